@@ -1,0 +1,143 @@
+"""From what was measured to the table: ratios, predictions, and what the difference is made of."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from fractions import Fraction
+from typing import Any
+
+from loader import theory
+from loader.schedule import Schedule
+from models.train import EpochRecord
+
+
+def compare(
+    records: list[EpochRecord],
+    full: list[EpochRecord],
+    *,
+    schedule: Schedule,
+    rounds: int,
+    samples: int,
+    batch_size: int,
+) -> dict[str, Any]:
+    """One setting's times against full training's, over the first `rounds` epochs.
+
+    measured = T_setting / T_full, each epoch counted at the median of the setting's epochs of as many
+    batches (see `typical`); `ratio_of_sums` is the ratio of the plain sums. The prediction of Theorem 4 comes from the measured T₀, T₀α and T₁,
+    Corollary 2 from α alone. measured − corollary is split, exactly, into (all as shares of T_full,
+    c the corollary, ₛ the setting, f full training, K batches):
+
+    - rounding: (Kₛ/K_f − c)·S_f, S being the time that is not waiting: ⌊αM⌋ is not αM;
+    - boundary: Bₛ − c·B_f, B being the time of waiting for epochs' first batches;
+    - starvation: Wₛ − c·W_f, W being the time of waiting for other batches;
+    - rest: Sₛ − Kₛ/K_f·S_f: batches that took longer or shorter than full training's (noise, the
+      shorter last batch of full epochs, the device's clock).
+
+    Args:
+        records: the setting's epochs; a schedule of fewer epochs than `rounds` may have ended.
+        full: full training's epochs, at least `rounds`.
+        schedule: the setting's.
+        rounds: epochs of full training to compare with, at least 1.
+    """
+    sums = _sum(records[:rounds], "train_seconds"), _sum(full[:rounds], "train_seconds")
+    mine, other = typical(records[:rounds]), typical(full[:rounds])
+    ratios = schedule.ratios[:rounds]
+    # A schedule that has ended spends nothing in the remaining rounds.
+    corollary = float(sum(ratios, start=Fraction(0)) / rounds)
+    total, total_full = _sum(mine, "train_seconds"), _sum(other, "train_seconds")
+    measured = total / total_full
+    boundary = _sum(mine, "first_wait_seconds") - corollary * _sum(other, "first_wait_seconds")
+    starvation = _sum(mine, "wait_seconds") - corollary * _sum(other, "wait_seconds")
+    batches, batches_full = _sum(mine, "batches"), _sum(other, "batches")
+    work, work_full = _work(mine), _work(other)
+    per_batch = [
+        (a.train_seconds / a.batches) / (b.train_seconds / b.batches)
+        for a, b in zip(records[:rounds], full[:rounds], strict=False)
+    ]
+    return {
+        "epochs": len(mine),
+        "batches": int(batches),
+        "train_seconds": sums[0],
+        "ratio_measured": measured,
+        "ratio_of_sums": sums[0] / sums[1],
+        "ratio_theorem": _theorem(mine, other, ratios=ratios, samples=samples, batch_size=batch_size),
+        "ratio_corollary": corollary,
+        "difference_points": 100 * (measured - corollary),
+        "rounding_points": 100 * (batches / batches_full - corollary) * work_full / total_full,
+        "boundary_points": 100 * boundary / total_full,
+        "starvation_points": 100 * starvation / total_full,
+        "rest_points": 100 * (work - batches / batches_full * work_full) / total_full,
+        "batch_seconds_ratio_median": statistics.median(per_batch),
+        "batch_seconds_ratio_spread": _interquartile(per_batch),
+        "images_per_second": _sum(mine, "images") / total,
+    }
+
+
+def typical(records: list[EpochRecord]) -> list[EpochRecord]:
+    """Each epoch replaced by the median one, by training time, of those with as many batches.
+
+    Epochs of equal size are repetitions of one measurement. A hiccup of the machine in one of them
+    would decide a ratio of sums; it leaves the median alone.
+    """
+    sizes: dict[int, list[EpochRecord]] = defaultdict(list)
+    for record in records:
+        sizes[record.batches].append(record)
+    medians = {
+        size: sorted(group, key=lambda r: r.train_seconds)[(len(group) - 1) // 2] for size, group in sizes.items()
+    }
+    return [medians[record.batches] for record in records]
+
+
+def _theorem(
+    mine: list[EpochRecord],
+    other: list[EpochRecord],
+    *,
+    ratios: tuple[Fraction, ...],
+    samples: int,
+    batch_size: int,
+) -> float:
+    """Theorem 4 with the measured times; regular epochs (ratio 1 throughout) are regular epochs."""
+    regular, last = _batch_seconds(other), _last_seconds(other, samples=samples, batch_size=batch_size)
+    if all(r == 1 for r in ratios):
+        full = -(-samples // batch_size)
+        own = _batch_seconds(mine) * (full - 1) + _last_seconds(mine, samples=samples, batch_size=batch_size)
+        return own / (regular * (full - 1) + last) * len(mine) / len(other)
+    by_ratio: dict[Fraction, list[EpochRecord]] = defaultdict(list)
+    for ratio, record in zip(ratios, mine, strict=True):
+        by_ratio[ratio].append(record)
+    return theory.time_ratio(
+        Schedule.of(ratios),
+        samples=samples,
+        batch_size=batch_size,
+        batch_seconds=regular,
+        reduced_batch_seconds={ratio: _batch_seconds(epochs) for ratio, epochs in by_ratio.items()},
+        last_batch_seconds=last,
+    )
+
+
+def _batch_seconds(records: list[EpochRecord]) -> float:
+    """T₀ (or T₀α): the mean time of a batch of full size."""
+    return _sum(records, "full_batch_seconds") / _sum(records, "full_batches")
+
+
+def _last_seconds(records: list[EpochRecord], *, samples: int, batch_size: int) -> float:
+    """T₁: the mean time of a regular epoch's last batch."""
+    if samples % batch_size == 0:
+        return _batch_seconds(records)
+    return _sum(records, "last_batch_seconds") / len(records)
+
+
+def _work(records: list[EpochRecord]) -> float:
+    return _sum(records, "train_seconds") - _sum(records, "first_wait_seconds") - _sum(records, "wait_seconds")
+
+
+def _sum(records: list[EpochRecord], name: str) -> float:
+    return sum(getattr(record, name) for record in records)
+
+
+def _interquartile(values: list[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return high - low

@@ -1,0 +1,133 @@
+"""Data for the benches: a `.beton`, a folder of images to convert, or generated JPEGs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress
+
+from loader.convert import convert
+from loader.dataset import Dataset
+from loader.errors import DatasetError
+from loader.generate import generate
+from loader.sources import Source, open_source
+
+_HOLD_OUT = 8  # without a validation folder, every eighth image of each class is kept for it
+
+
+@dataclass(frozen=True)
+class Data:
+    """A training set, and what to evaluate on (None: nothing). `name` is for people."""
+
+    name: str
+    train: Dataset
+    evaluation: Dataset | None
+
+    @property
+    def classes(self) -> int:
+        sets = [d for d in (self.train, self.evaluation) if d is not None]
+        return 1 + max(int(d.labels.max()) for d in sets)
+
+
+def prepare(
+    data: Path | None, *, evaluation: Path | None, folder: Path, images: int, seed: int, progress: Progress
+) -> Data:
+    """Make a bench's data ready; what is in `folder` already is taken as it is.
+
+    Args:
+        data: a `.beton`; an ImageFolder with train and val (or test) in it; one with the classes
+            right in it, of which every eighth image is held out; or None for generated JPEGs.
+        evaluation: a `.beton` or ImageFolder to evaluate on; default: see above, and for a `.beton`
+            the val.beton beside it, if there is one.
+        folder: where to put what is made.
+        images: how many to generate for training; a quarter as many for evaluation.
+        seed: of the generator.
+    """
+    if data is None:
+        return _generated(folder, images=images, seed=seed, progress=progress)
+    if not data.exists():
+        raise DatasetError(f"{data} does not exist; give --data a .beton file or a folder of images")
+    if data.is_file():
+        beside = data.with_name("val.beton")
+        if evaluation is None and beside.is_file() and beside != data:
+            evaluation = beside
+        held_out = _as_dataset(evaluation, folder / "val.beton", progress) if evaluation else None
+        return _checked(Data(data.name, Dataset(data), held_out))
+    if (data / "train").is_dir():
+        named = [data / name for name in ("val", "test") if (data / name).is_dir()]
+        evaluation = evaluation or (named[0] if named else None)
+        train = _as_dataset(data / "train", folder / "train.beton", progress)
+        held_out = _as_dataset(evaluation, folder / "val.beton", progress) if evaluation else None
+        return _checked(Data(data.name, train, held_out))
+    source = open_source(data)
+    if evaluation is not None:
+        train = _converted(source, folder / "train.beton", progress)
+        return _checked(Data(data.name, train, _as_dataset(evaluation, folder / "val.beton", progress)))
+    kept = _hold_out(source)
+    train = _converted(_part(source, ~kept), folder / "train.beton", progress)
+    return _checked(Data(data.name, train, _converted(_part(source, kept), folder / "val.beton", progress)))
+
+
+def _generated(folder: Path, *, images: int, seed: int, progress: Progress) -> Data:
+    sets = []
+    for name, count, offset in (("train", images, 0), ("val", max(images // 4, 1), 1)):
+        path = folder / f"{name}.beton"
+        if not path.exists():
+            jpegs = folder / "jpegs" / name
+            if not jpegs.is_dir():
+                jpegs.parent.mkdir(parents=True, exist_ok=True)
+                task = progress.add_task(f"generate {name}", total=count)
+                generate(
+                    jpegs, images=count, seed=2 * seed + offset, progress=lambda n, t=task: progress.update(t, completed=n)
+                )
+            _converted(open_source(jpegs), path, progress)
+        sets.append(Dataset(path))
+    return _checked(Data("generated JPEGs", *sets))
+
+
+def _as_dataset(path: Path, target: Path, progress: Progress) -> Dataset:
+    return Dataset(path) if path.is_file() else _converted(open_source(path, split="test"), target, progress)
+
+
+def _converted(source: Source, path: Path, progress: Progress) -> Dataset:
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        task = progress.add_task(f"convert {path.stem}", total=len(source))
+        convert(source, path, progress=lambda n: progress.update(task, completed=n))
+    return Dataset(path)
+
+
+def _hold_out(source: Source) -> np.ndarray:
+    """Which images are held out: every eighth of each class."""
+    kept = np.zeros(len(source), bool)
+    labels = np.asarray(source.labels)
+    for label in np.unique(labels):
+        kept[np.flatnonzero(labels == label)[_HOLD_OUT - 1 :: _HOLD_OUT]] = True
+    if not kept.any():
+        raise DatasetError(f"no class has {_HOLD_OUT} images to hold one out of; give --val a folder to evaluate on")
+    return kept
+
+
+def _part(source: Source, chosen: np.ndarray) -> Source:
+    where = np.flatnonzero(chosen)
+    return Source(
+        names=[source.names[i] for i in where],
+        labels=[source.labels[i] for i in where],
+        classes=source.classes,
+        load=lambda i: source.load(int(where[i])),
+        lossy=source.lossy,
+    )
+
+
+def _checked(data: Data) -> Data:
+    if int(data.train.labels.min()) < 0:
+        raise DatasetError(f"{data.train.path} has a negative label; labels are 0 … classes − 1")
+    other = data.evaluation
+    if other is not None and data.train.classes and other.classes and data.train.classes != other.classes:
+        raise DatasetError(
+            f"{data.train.path} and {other.path} have other classes ({len(data.train.classes)} and "
+            f"{len(other.classes)}), so that labels would not mean the same; convert both from the same class folders"
+        )
+    return data

@@ -1,0 +1,94 @@
+"""Pictures of a bench's results, drawn from its rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.dissertation import Printed, change, time_reduction
+
+_OURS, _PRINTED, _SHORT = "#1f77b4", "#d62728", "#7f7f7f"
+
+
+def time_ratios(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
+    """Measured against predicted training time, as a share of full training's."""
+    figure, axes = _axes(title, "predicted by Corollaries 1–2", "measured training time / full training's")
+    axes.plot([0, 1.05], [0, 1.05], color="#bbbbbb", linewidth=1, zorder=0)
+    for row in rows:
+        x, y = row["ratio_corollary"], row["ratio_measured"]
+        axes.scatter([x], [y], color=_SHORT if row["baseline"] else _OURS, zorder=2)
+        label = f"{row['setting']}  {y:.3f} ({row['difference_points']:+.2f} points)"
+        axes.annotate(label, (x, y), textcoords="offset points", xytext=(-8, 4), ha="right", fontsize=8)
+    axes.set_xlim(0, 1.05)
+    axes.set_ylim(0, 1.05)
+    _save(figure, path)
+
+
+def accuracy_against_time(
+    rows: Sequence[Mapping[str, Any]],
+    path: Path,
+    *,
+    metric: str,
+    title: str,
+    printed: Mapping[str, Printed],
+    data: str,
+) -> bool:
+    """Relative time reduction against relative accuracy change, the dissertation's points beside ours.
+
+    Args:
+        rows: with `top1` and `top5` as shares, or None where nothing was evaluated.
+        metric: "top1" or "top5".
+        printed: the dissertation's rows, one of them "full".
+        data: what ours were trained on, for the legend.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    full = next((row for row in rows if row["setting"] == "full"), None)
+    known = [row for row in rows if row.get(metric) is not None]
+    if full is None or not full.get(metric):
+        return False
+    figure, axes = _axes(title, "training time, relative change (%)", f"{metric}, relative change (%)")
+    axes.axhline(0, color="#bbbbbb", linewidth=1, zorder=0)
+    ours = [
+        (row["setting"], 100 * (row["ratio_measured"] - 1), change(row[metric], full=full[metric])) for row in known
+    ]
+    theirs = [
+        (name, time_reduction(row, full=printed["full"]), change(getattr(row, metric), full=getattr(printed["full"], metric)))
+        for name, row in printed.items()
+    ]
+    for points, color, marker, label in (
+        (theirs, _PRINTED, "^", "dissertation (ImageNet, 150 epochs)"),
+        (ours, _OURS, "o", f"measured ({data})"),
+    ):
+        axes.scatter([x for _, x, _ in points], [y for _, _, y in points], color=color, marker=marker, label=label)
+        for name, x, y in points:
+            axes.annotate(name, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7, color=color)
+    axes.legend(fontsize=8)
+    _save(figure, path)
+    return True
+
+
+def _axes(title: str, x: str, y: str) -> tuple[Any, Any]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.8), layout="constrained")
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.2)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.stem + ".partial" + path.suffix)
+    figure.savefig(partial, dpi=130)
+    partial.replace(path)
+    pyplot.close(figure)

@@ -1,0 +1,185 @@
+"""Batch plans: what each batch of each epoch consists of, before any byte is read.
+
+A plan is a pure function of (dataset, seed, epoch, step); everything that engines share is decided
+here, so that every engine gives the same batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from loader import rng, windows
+from loader.budget import Budget
+from loader.errors import ScheduleError
+from loader.order import Order, Sampling
+from loader.schedule import Schedule
+
+if TYPE_CHECKING:
+    import torch
+
+SAMPLE, TOP, LEFT, HEIGHT, WIDTH, FLIP = range(6)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """One batch to be made.
+
+    Attributes:
+        epoch, step: where it stands in the schedule.
+        positions: int64 [n], the places of its samples in the epoch's order.
+        rows: int64 [n, 6]: sample, top, left, height, width (pixels of the stored image), flip.
+        labels: int64 [n].
+    """
+
+    epoch: int
+    step: int
+    positions: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(slots=True)
+class Batch:
+    """One batch that an engine made.
+
+    Attributes:
+        images: [n, 3, height, width] in the loader's dtype, layout and device.
+        labels: int64 [n].
+        plan: what it was made from; `plan.rows[:, 0]` are the samples' numbers.
+        replaced: samples that did not decode and were replaced.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    plan: BatchPlan
+    replaced: int = 0
+
+
+class Index(Protocol):
+    """What a plan needs to know of a dataset: arrays of one entry per sample."""
+
+    heights: np.ndarray
+    widths: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The part of each global batch that one rank makes."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not (self.world_size >= 1 and 0 <= self.rank < self.world_size):
+            raise ScheduleError(f"rank {self.rank} of world_size {self.world_size}: give 0 <= rank < world_size")
+
+    def positions(self, start: int, stop: int) -> np.ndarray:
+        """This rank's positions of the batch [start, stop): every rank gets equally many.
+
+        Together the ranks have the whole batch. Where its size is no multiple of world_size (only
+        the short last batch of a full epoch), the batch's first samples fill the ranks up, so that
+        no rank is left without work in a collective operation.
+        """
+        share = -(-(stop - start) // self.world_size)
+        offsets = np.arange(self.rank * share, (self.rank + 1) * share, dtype=np.int64)
+        return start + offsets % (stop - start)
+
+
+class Planner:
+    """Makes the plan of any (epoch, step) of training.
+
+    Args:
+        index: the dataset's sizes and labels.
+        schedule, batch_size, seed, sampling: as in `BudgetLoader`.
+        shard: this rank's part.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        schedule: Schedule,
+        batch_size: int,
+        seed: int,
+        sampling: Sampling = "independent",
+        shard: Shard | None = None,
+    ) -> None:
+        self.index, self.seed = index, seed
+        self.budget = Budget(schedule, samples=len(index), batch_size=batch_size)
+        self.order = Order(self.budget, seed=seed, sampling=sampling)
+        self.shard = shard or Shard()
+        if batch_size % self.shard.world_size:
+            raise ScheduleError(
+                f"batch_size {batch_size} is the whole batch of all ranks and is no multiple of "
+                f"world_size {self.shard.world_size}; give one that is"
+            )
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Batches of each epoch."""
+        return self.budget.batches
+
+    def plan(self, epoch: int, step: int) -> BatchPlan:
+        start = step * self.budget.batch_size
+        stop = min(start + self.budget.batch_size, self.budget.samples)
+        positions = self.shard.positions(start, stop)
+        return self._plan(epoch, step, positions, self.order.ids(epoch, positions))
+
+    def replacement(self, plan: BatchPlan, row: int, *, attempt: int) -> BatchPlan:
+        """A plan of one sample, to stand in for a row that does not decode.
+
+        Which sample it is depends on (seed, epoch, position, attempt) alone.
+        """
+        positions = plan.positions[row : row + 1]
+        numbers = rng.draws(
+            positions, seed=self.seed, epoch=plan.epoch, purpose=rng.REPLACEMENT, block=attempt
+        )
+        samples = (numbers[0] << np.uint64(32) | numbers[1]) % np.uint64(len(self.index))
+        return self._plan(plan.epoch, plan.step, positions, samples.astype(np.int64))
+
+    def _plan(self, epoch: int, step: int, positions: np.ndarray, ids: np.ndarray) -> BatchPlan:
+        heights, widths = self.index.heights[ids], self.index.widths[ids]
+        crops = windows.random_resized_crop(heights, widths, positions, seed=self.seed, epoch=epoch)
+        rows = np.column_stack((ids, crops))
+        return BatchPlan(epoch, step, positions, rows, self.index.labels[ids])
+
+
+class EvaluationPlanner:
+    """Every sample once, in file order, centre crop, one epoch; the last batch may be short.
+
+    With several ranks, each takes every world_size-th sample; ranks may differ by one sample.
+    """
+
+    def __init__(self, index: Index, *, batch_size: int, shard: Shard | None = None) -> None:
+        shard = shard or Shard()
+        self.index, self.batch_size = index, batch_size
+        self._mine = np.arange(shard.rank, len(index), shard.world_size, dtype=np.int64)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return (-(-len(self._mine) // self.batch_size),)
+
+    def plan(self, epoch: int, step: int) -> BatchPlan:
+        ids = self._mine[step * self.batch_size : (step + 1) * self.batch_size]
+        crops = windows.center_crop(self.index.heights[ids], self.index.widths[ids])
+        return BatchPlan(epoch, step, ids, np.column_stack((ids, crops)), self.index.labels[ids])
+
+    def replacement(self, plan: BatchPlan, row: int, *, attempt: int) -> BatchPlan:
+        raise ScheduleError("evaluation replaces no sample: every one counts; use on_corrupt='raise'")
+
+
+def stream(planner: Any, *, epoch: int, step: int) -> Iterator[BatchPlan]:
+    """Plans from (epoch, step) to the end of the schedule, on across epochs."""
+    for e in range(epoch, len(planner.steps)):
+        for s in range(step if e == epoch else 0, planner.steps[e]):
+            yield planner.plan(e, s)

@@ -1,0 +1,62 @@
+"""Budgets: how many batches each epoch has.
+
+Source: Theorem 2 and Theorem 4 of the dissertation: M = ⌈D/B⌉, M_α = ⌊αM⌋.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from loader.errors import ScheduleError
+from loader.schedule import Schedule, _check_count
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Batches per epoch of a schedule over a dataset. Exact: no float takes part.
+
+    Args:
+        schedule: the ratios α_e.
+        samples: D, the samples of the dataset.
+        batch_size: B, the samples of a batch.
+
+    Raises:
+        ScheduleError: an epoch's budget would be zero batches.
+    """
+
+    schedule: Schedule
+    samples: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        _check_count(self.samples, what="samples")
+        _check_count(self.batch_size, what="batch_size")
+        full = self.full
+        batches = tuple(math.floor(ratio * full) for ratio in self.schedule.ratios)
+        for epoch, count in enumerate(batches):
+            if count == 0:
+                raise ScheduleError(
+                    f"epoch {epoch}: ratio {self.schedule.ratios[epoch]} of {full} batches is a budget of zero "
+                    f"batches; raise the ratio to at least 1/{full} or use a batch size below {self.batch_size}"
+                )
+        object.__setattr__(self, "_batches", batches)
+
+    @property
+    def full(self) -> int:
+        """M = ⌈D/B⌉, the batches of a full epoch; the last one may be short."""
+        return -(-self.samples // self.batch_size)
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """⌊α_e·M⌋ for each epoch e."""
+        return self._batches  # type: ignore[attr-defined]
+
+    @property
+    def total(self) -> int:
+        """Batches of the whole training."""
+        return sum(self.batches)
+
+    def epoch_samples(self, epoch: int) -> int:
+        """Samples of one epoch: whole batches, but for the last batch of a full epoch."""
+        return min(self.batches[epoch] * self.batch_size, self.samples)

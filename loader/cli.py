@@ -1,0 +1,275 @@
+"""The command line: python -m loader generate | convert | inspect | verify | plan."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from loader import theory
+from loader.errors import DatasetError, LoaderError
+from loader.schedule import PAPER_SETTINGS, Schedule
+
+if TYPE_CHECKING:
+    from loader.budget import Budget
+
+_EXAMINED = 256  # images whose headers `inspect` reads
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 1 for what went wrong, 2 for a wrong call, 130 for Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except LoaderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing half-written is left", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m loader", description="Datasets and plans of the budget loader.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(run: Callable[[argparse.Namespace], int], text: str) -> Callable[..., argparse.Action]:
+        sub = commands.add_parser(
+            run.__name__.strip("_"), help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        sub.set_defaults(run=run)
+        return sub.add_argument
+
+    add = command(_generate, "make an ImageNet-like folder of JPEGs from photographs that packages ship")
+    add("folder", help="to make; must not exist, or be empty")
+    add("--images", type=int, default=2048, help="how many")
+    add("--seed", type=int, default=0, help="of what is drawn; another seed gives other images of the same classes")
+
+    add = command(_convert, "convert a folder of images, CIFAR's pickles or a torchvision dataset to a .beton file")
+    add("source", help="folder of CLASS/IMAGE, or of CIFAR's pickles; with --torchvision the dataset's root")
+    add("file", help="the .beton to make")
+    add("--quality", type=int, help="JPEG quality; none: 90, or 100 for pixels that were never compressed")
+    add("--subsampling", choices=("4:2:0", "4:2:2", "4:4:4"), help="none: 4:2:0, or 4:4:4 for such pixels")
+    add("--interval", type=int, default=4, help="most MCUs between restart markers: 2 crops tighter, and is 1.5 %% larger")
+    add("--max-side", type=int, help="make images with a longer side smaller")
+    add("--on-bad", choices=("raise", "skip"), default="raise", help="what to do with an image that cannot be read")
+    add("--threads", type=int, help="none: one per core")
+    add("--split", help="train or test (CIFAR), or as the torchvision dataset calls it; none: its default")
+    add("--torchvision", metavar="NAME", help="the source is torchvision.datasets.NAME, on disk already")
+    add("--overwrite", action="store_true", help="replace the file if it exists")
+
+    add = command(_inspect, "say what is in a .beton file")
+    add("file")
+
+    add = command(_verify, "decode every image of a .beton file")
+    add("file")
+    add("--threads", type=int, help="none: one per core")
+
+    add = command(_plan, "show a schedule's budget: batches per epoch, predicted time, probability to miss a sample")
+    add("schedule", help=f"{', '.join(PAPER_SETTINGS)}, a ratio, or any string that Schedule.parse takes")
+    add("--epochs", type=int, help="where the schedule's string has no @EPOCHS")
+    add("--samples", type=int, help="of the dataset")
+    add("--data", help="a .beton to take the number of samples from")
+    add("--batch-size", type=int, default=256)
+    add("--picture", metavar="PNG", help="draw batches per epoch to this file (needs matplotlib)")
+    return parser
+
+
+def _generate(options: argparse.Namespace) -> int:
+    from loader.generate import generate
+
+    with _progress() as progress:
+        task = progress.add_task("generate", total=options.images)
+        size = generate(
+            options.folder, images=options.images, seed=options.seed, progress=lambda n: progress.update(task, completed=n)
+        )
+    print(f"{options.folder}: {options.images:,} images, {size / options.images / 1000:.1f} kB each")
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from loader import sources
+    from loader.convert import Settings, convert
+
+    settings = Settings(
+        quality=options.quality,
+        subsampling=options.subsampling,
+        interval=options.interval,
+        max_side=options.max_side,
+        on_bad=options.on_bad,
+        threads=options.threads,
+    )
+    if options.torchvision:
+        source = sources.torchvision_dataset(options.torchvision, options.source, split=options.split)
+    else:
+        source = sources.open_source(options.source, split=options.split or "train")
+    with _progress() as progress:
+        task = progress.add_task("convert", total=len(source))
+        report = convert(
+            source,
+            options.file,
+            settings=settings,
+            exists="replace" if options.overwrite else "raise",
+            progress=lambda n: progress.update(task, completed=n),
+        )
+    print(f"{options.file}: {report.samples:,} images, {report.jpeg_bytes / report.samples / 1000:.1f} kB each")
+    for mode, count in sorted(report.converted.items()):
+        print(f"  {count:,} brought to RGB from {mode}")
+    if report.resized:
+        print(f"  {report.resized:,} made smaller to {options.max_side} pixels")
+    for line in report.skipped:
+        print(f"  skipped {line}", file=sys.stderr)
+    return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from loader.dataset import Dataset
+    from loader.jpeg import JpegError, read_frame
+
+    dataset = Dataset(options.file)
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, _EXAMINED).astype(int))
+    kinds: Counter[str] = Counter()
+    for sample in chosen:
+        try:
+            frame = read_frame(dataset.jpeg(sample))
+        except JpegError as error:
+            kinds[f"damaged: {error}"] += 1
+            continue
+        if len(frame.segments):
+            kinds["with a segment table: cropped on compressed bytes"] += 1
+        else:
+            kinds["without a segment table: decoded whole, slower; convert the images again to have one"] += 1
+    labels = np.unique(dataset.labels)
+    lines = {
+        "samples": f"{len(dataset):,}",
+        "classes": f"{len(labels):,} (labels {labels[0]} … {labels[-1]}){_names(dataset.classes)}",
+        "images": " × ".join(f"{a.min()}–{a.max()}" for a in (dataset.widths, dataset.heights)) + " pixels",
+        "JPEG bytes": f"{dataset.sizes.sum():,}, {dataset.sizes.mean() / 1000:.1f} kB each",
+        "written by": _writer(dataset.notes),
+        "fingerprint": dataset.fingerprint,
+    }
+    for name, value in lines.items():
+        print(f"{name:>12}: {value}")
+    for kind, count in kinds.most_common():
+        print(f"{'JPEGs':>12}: {count} of {len(chosen)} examined {kind}")
+    return 0
+
+
+def _names(classes: Sequence[str]) -> str:
+    shown = ", ".join(classes[:6])
+    return f": {shown}{', …' if len(classes) > 6 else ''}" if classes else ""
+
+
+def _writer(notes: dict[str, Any]) -> str:
+    if not notes:
+        return "FFCV, or somebody else"
+    return ", ".join(f"{k} {notes[k]}" for k in ("writer", "quality", "subsampling", "interval") if k in notes)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    import simplejpeg
+
+    from loader.dataset import Dataset
+    from loader.parallel import in_order
+
+    dataset = Dataset(options.file)
+
+    def problem(sample: int) -> str:
+        try:
+            pixels = simplejpeg.decode_jpeg(dataset.jpeg(sample))
+        except ValueError as error:
+            return str(error)
+        size, expected = pixels.shape[:2], (dataset.heights[sample], dataset.widths[sample])
+        return "" if size == expected else f"it is {size[1]} × {size[0]}, and the index says {expected[1]} × {expected[0]}"
+
+    bad = 0
+    with _progress() as progress:
+        task = progress.add_task("verify", total=len(dataset))
+        for sample, why in enumerate(in_order(problem, len(dataset), threads=options.threads)):
+            progress.update(task, completed=sample + 1)
+            if why:
+                bad += 1
+                print(f"sample {sample}: {why}", file=sys.stderr)
+    if bad:
+        raise DatasetError(f"{options.file}: {bad:,} of {len(dataset):,} images do not decode; convert it again")
+    print(f"{options.file}: all {len(dataset):,} images decode")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    if (options.samples is None) == (options.data is None):
+        raise DatasetError("give one of --samples and --data")
+    samples = options.samples
+    if options.data is not None:
+        from loader.dataset import Dataset
+
+        samples = len(Dataset(options.data))
+    schedule = Schedule.parse(options.schedule, epochs=options.epochs)
+    budget = schedule.budget(samples, batch_size=options.batch_size)
+    view = Table(title=f"{schedule}: {samples:,} samples in batches of {options.batch_size}, M = {budget.full}")
+    for name in ("epochs", "ratio", "batches", "samples", ""):
+        view.add_column(name, justify="left" if not name else "right")
+    epoch = 0
+    for (ratio, batches), group in itertools.groupby(zip(schedule.ratios, budget.batches, strict=True)):
+        last = epoch + len(list(group)) - 1
+        bar = "█" * max(1, round(24 * batches / budget.full))
+        numbers = f"{epoch}–{last}" if last > epoch else str(epoch)
+        view.add_row(numbers, f"{float(ratio):.4g}", str(batches), f"{budget.epoch_samples(epoch):,}", bar)
+        epoch = last + 1
+    Console(highlight=False).print(view)
+    share = budget.total / (budget.full * schedule.epochs)
+    print(f"batches in all: {budget.total:,} of {budget.full * schedule.epochs:,} ({share:.6f})")
+    print(f"predicted time, Corollaries 1–2: {theory.corollary(schedule):.6f} of full training's")
+    low, high = theory.time_ratio_bounds(schedule, samples=samples, batch_size=options.batch_size)
+    print(f"  by eq. (9), with equal batch times: at least {low:.6f}, below {high:.6f}")
+    print(f"probability that a sample is never seen, Theorems 1 and 3: {_probability(schedule)}")
+    if options.picture:
+        _picture(schedule, budget, options.picture)
+    return 0
+
+
+def _probability(schedule: Schedule) -> str:
+    exponent = theory.log10_miss_probability(schedule)
+    return "0" if exponent == float("-inf") else f"10^{exponent:.2f}"
+
+
+def _picture(schedule: Schedule, budget: Budget, path: str) -> None:
+    try:
+        import matplotlib
+    except ImportError:
+        raise LoaderError("--picture needs matplotlib; pip install matplotlib") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 2.8), layout="constrained")
+    axes.bar(range(schedule.epochs), budget.batches, width=1.0, edgecolor="white", linewidth=0.3)
+    axes.axhline(budget.full, color="#bbbbbb", linewidth=1)
+    axes.set_title(f"{schedule}: {budget.total:,} batches, {theory.corollary(schedule):.4f} of full training's time")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("batches")
+    try:
+        figure.savefig(path, dpi=130)
+    except (OSError, ValueError) as error:
+        raise LoaderError(f"cannot write {path}: {error}") from None
+    print(f"picture: {path}")
+
+
+def _progress() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )

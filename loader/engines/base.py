@@ -1,0 +1,145 @@
+"""What every engine is: plans in, batches out, in order, endlessly.
+
+`submit` up to `capacity` plans ahead, `get` the batches in the same order. An engine never learns
+of epochs' ends: it is not drained, rebuilt or restarted between them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from loader.batch import Batch, BatchPlan
+from loader.dataset import Dataset
+from loader.errors import EngineError
+from loader.resize import INTERPOLATIONS, Interpolation
+from loader.schedule import _check_count
+
+if TYPE_CHECKING:
+    import torch
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+DTYPES = ("float32", "float16", "bfloat16", "uint8")
+LAYOUTS = ("channels_last", "contiguous")
+OnCorrupt = Literal["raise", "replace"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a batch looks like.
+
+    Args:
+        image_size: height and width of the images, pixels.
+        dtype: "float32", "float16", "bfloat16": (value/255 − mean)/std; "uint8": the pixels.
+        layout: "channels_last" or "contiguous", the order in memory; the shape is [n, 3, h, w].
+        device: a torch device, such as "cpu" or "cuda:0".
+        interpolation: see `loader.resize`.
+        mean, std: of the red, green and blue channel, on the scale 0 … 1.
+    """
+
+    image_size: int
+    dtype: str = "float32"
+    layout: str = "channels_last"
+    device: str = "cpu"
+    interpolation: Interpolation = "antialias"
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        _check_count(self.image_size, what="image_size")
+        object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
+        for name, allowed in (("dtype", DTYPES), ("layout", LAYOUTS), ("interpolation", INTERPOLATIONS)):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise EngineError(f"{name} {value!r} is not known; give one of {', '.join(allowed)}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise EngineError(f"mean {self.mean} and std {self.std}: give three numbers each, std above 0")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        import torch
+
+        return getattr(torch, self.dtype)
+
+    def table(self) -> torch.Tensor:
+        """Each channel's output value for each pixel value: [3, 256] in the output's dtype."""
+        import torch
+
+        values = torch.arange(256, dtype=torch.float64).expand(3, 256)
+        if self.dtype != "uint8":
+            mean, std = torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64)
+            values = (values / 255 - mean[:, None]) / std[:, None]
+        return values.to(self.torch_dtype).contiguous()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an engine needs to know to work.
+
+    Args:
+        dataset: the file.
+        output: what batches look like.
+        batch_size: the most samples of a plan.
+        workers: threads.
+        capacity: the most plans under way.
+        on_corrupt: "raise", or "replace" by the sample that `replacement` names.
+        replacement: (plan, row, attempt) → a plan of one sample to stand in for a row.
+    """
+
+    dataset: Dataset
+    output: Output
+    batch_size: int
+    workers: int
+    capacity: int
+    on_corrupt: OnCorrupt
+    replacement: Callable[..., BatchPlan]
+
+
+class Engine(Protocol):
+    """The interface of an engine. All methods are called from one thread."""
+
+    capacity: int
+    work: Work
+
+    def submit(self, plan: BatchPlan) -> None:
+        """Begin a batch. At most `capacity` may be under way."""
+
+    def get(self) -> Batch:
+        """Wait for the oldest batch under way. Errors of its making are raised here."""
+
+    def abort(self) -> None:
+        """Forget every batch under way; the next `get` belongs to the next `submit`."""
+
+    def close(self) -> None:
+        """Stop and leave no thread behind. May be called twice."""
+
+
+class Work:
+    """What an engine has done; safe to read and to add to from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._decoded: Counter[int] = Counter()
+        self._idle_seconds = 0.0
+
+    def add_decoded(self, epoch: int, samples: int) -> None:
+        with self._lock:
+            self._decoded[epoch] += samples
+
+    def add_idle(self, seconds: float) -> None:
+        """Time in which the engine, or a worker's share of it, had nothing to do."""
+        with self._lock:
+            self._idle_seconds += seconds
+
+    def decoded(self, epoch: int) -> int:
+        with self._lock:
+            return self._decoded[epoch]
+
+    @property
+    def idle_seconds(self) -> float:
+        with self._lock:
+            return self._idle_seconds

@@ -1,0 +1,240 @@
+"""The native engine: a pool of threads over libjpeg-turbo, without a process or a copy in between.
+
+Decoding, resizing and normalising all release the GIL. Batches are written to buffers that are
+taken again as soon as the trainer has dropped the last tensor that shows them: a batch that is kept
+stays valid for as long as it is kept.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import weakref
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+import simplejpeg
+import torch
+
+from loader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, WIDTH, Batch, BatchPlan
+from loader.dataset import Dataset, corrupt
+from loader.engines.base import Job, Output, Work
+from loader.errors import CorruptSampleError, EngineError
+from loader.resize import resample
+
+_ROWS_PER_TASK = 8  # small enough to share a batch among threads, large enough to hide a queue's cost
+_REPLACEMENT_ATTEMPTS = 16
+
+
+class NativeEngine:
+    """See `loader.engines.base.Engine`."""
+
+    def __init__(self, job: Job) -> None:
+        self.capacity = job.capacity
+        self.work = Work()
+        self._job = job
+        self._buffers = BufferPool(job.output, job.batch_size)
+        self._pending: deque[_Pending] = deque()
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        compile_kernels(job.output)
+        worker = _Worker(job, self._buffers, self._tasks, self.work)
+        self._threads = [
+            threading.Thread(target=worker.run, name=f"native-{i}", daemon=True) for i in range(job.workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+        self._finalizer = weakref.finalize(self, _stop, self._tasks, self._threads)
+
+    def submit(self, plan: BatchPlan) -> None:
+        if not self._finalizer.alive:
+            raise EngineError("the loader is closed; make a new one")
+        if len(self._pending) >= self.capacity:
+            raise EngineError(f"{self.capacity} batches are under way already; get one first")
+        starts = range(0, len(plan), _ROWS_PER_TASK)
+        pending = _Pending(plan, self._buffers.take(len(plan)), plan.labels.copy(), tasks_left=len(starts))
+        self._pending.append(pending)
+        for start in starts:
+            self._tasks.put(_Task(pending, start, min(start + _ROWS_PER_TASK, len(plan))))
+
+    def get(self) -> Batch:
+        if not self._pending:
+            raise EngineError("no batch is under way; submit a plan first")
+        pending = self._pending.popleft()
+        while not pending.done.wait(timeout=1.0):
+            if not any(thread.is_alive() for thread in self._threads):
+                raise EngineError("the engine's threads have ended; make a new loader")
+        if pending.error is not None:
+            raise pending.error
+        images = self._buffers.tensor(pending.buffer)
+        return Batch(images, torch.from_numpy(pending.labels), pending.plan, pending.replaced)
+
+    def abort(self) -> None:
+        for pending in self._pending:
+            pending.cancelled = True
+        self._pending.clear()
+
+    def close(self) -> None:
+        self.abort()
+        self._finalizer()
+
+
+def _stop(tasks: queue.SimpleQueue, threads: list[threading.Thread]) -> None:
+    for _ in threads:
+        tasks.put(None)
+    for thread in threads:
+        thread.join()
+
+
+def compile_kernels(output: Output) -> None:
+    """Compile, or load from numba's cache, what a batch of this output needs."""
+    pool = BufferPool(output, 1)
+    row = np.array([0, 0, 0, 2, 2, 0])
+    black, out = np.zeros((2, 2, 3), np.uint8), pool.image(pool.take(1), 0)
+    resample(black, row[TOP], row[LEFT], row[HEIGHT], row[WIDTH], True, False, _unsigned(output.table()), out)
+
+
+def _unsigned(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's bits as unsigned integers: numba then copies float16 and bfloat16, too."""
+    return tensor.view((torch.uint8, torch.uint16, None, torch.uint32)[tensor.element_size() - 1]).numpy()
+
+
+class BufferPool:
+    """Batch buffers that return when the last tensor that shows them is gone.
+
+    A buffer is of unsigned integers of the output's size, [batch, h, w, 3] for channels-last
+    memory and [batch, 3, h, w] for contiguous.
+    """
+
+    def __init__(self, output: Output, batch_size: int) -> None:
+        size = output.image_size
+        self._dtype = output.torch_dtype
+        self._channels_last = output.layout == "channels_last"
+        self._shape = (batch_size, size, size, 3) if self._channels_last else (batch_size, 3, size, size)
+        self._unsigned = np.dtype(f"u{self._dtype.itemsize}")
+        self._free: deque[np.ndarray] = deque()
+
+    def take(self, count: int) -> np.ndarray:
+        """A buffer for `count` images. It returns to the pool when the array given here is gone."""
+        try:
+            whole = self._free.pop()
+        except IndexError:
+            whole = np.empty(self._shape, self._unsigned)
+        buffer = whole[:count]
+        weakref.finalize(buffer, self._free.append, whole).atexit = False
+        return buffer
+
+    def image(self, buffer: np.ndarray, row: int) -> np.ndarray:
+        """One image of a buffer: [h, w, 3]."""
+        return buffer[row] if self._channels_last else buffer[row].transpose(1, 2, 0)
+
+    def tensor(self, buffer: np.ndarray) -> torch.Tensor:
+        """A buffer as images [count, 3, h, w], without a copy; it keeps the buffer from returning."""
+        images = torch.from_numpy(buffer).view(self._dtype)
+        return images.permute(0, 3, 1, 2) if self._channels_last else images
+
+
+@dataclass(eq=False, slots=True)
+class _Pending:
+    """A batch under way."""
+
+    plan: BatchPlan
+    buffer: np.ndarray
+    labels: np.ndarray
+    tasks_left: int = 0
+    replaced: int = 0
+    cancelled: bool = False
+    error: BaseException | None = None
+    done: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def finish_task(self, *, replaced: int, error: BaseException | None) -> None:
+        with self.lock:
+            self.tasks_left -= 1
+            self.replaced += replaced
+            if error is not None and self.error is None:
+                self.error = error
+            last = self.tasks_left == 0
+        if last or error is not None:
+            self.done.set()
+
+
+@dataclass(eq=False, slots=True)
+class _Task:
+    """Some rows of a batch."""
+
+    pending: _Pending
+    start: int
+    stop: int
+
+
+class _Worker:
+    """What the threads run. It does not know the engine, so that a forgotten engine can be freed."""
+
+    def __init__(self, job: Job, buffers: BufferPool, tasks: queue.SimpleQueue[_Task | None], work: Work) -> None:
+        self._job, self._buffers, self._tasks, self._work = job, buffers, tasks, work
+        self._table = _unsigned(job.output.table())
+        self._antialias = job.output.interpolation == "antialias"
+
+    def run(self) -> None:
+        decoder = Decoder(self._job.dataset)
+        while True:
+            asked = time.perf_counter()
+            task = self._tasks.get()
+            if task is None:
+                return
+            self._work.add_idle((time.perf_counter() - asked) / self._job.workers)
+            pending, replaced, error = task.pending, 0, None
+            if not pending.cancelled and pending.error is None:
+                try:
+                    for row in range(task.start, task.stop):
+                        replaced += self._make(pending, row, decoder)
+                except BaseException as caught:  # noqa: BLE001  it is the trainer's to see
+                    error = caught
+            pending.finish_task(replaced=replaced, error=error)
+            del task, pending  # while this thread waits, it must not keep a buffer
+
+    def _make(self, pending: _Pending, row: int, decoder: Decoder) -> int:
+        """Fill one row of a batch; 1 if another sample had to stand in, else 0."""
+        plan, at = pending.plan, row
+        for attempt in range(_REPLACEMENT_ATTEMPTS):
+            try:
+                self._work.add_decoded(pending.plan.epoch, 1)
+                self._render(plan.rows[at], self._buffers.image(pending.buffer, row), decoder)
+            except CorruptSampleError:
+                if self._job.on_corrupt == "raise" or attempt == _REPLACEMENT_ATTEMPTS - 1:
+                    raise
+                plan, at = self._job.replacement(pending.plan, row, attempt=attempt), 0
+                continue
+            pending.labels[row] = plan.labels[at]
+            return int(attempt > 0)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _render(self, plan_row: np.ndarray, out: np.ndarray, decoder: Decoder) -> None:
+        sample, top, left = int(plan_row[SAMPLE]), plan_row[TOP], plan_row[LEFT]
+        pixels = decoder.decode(sample)
+        flip = bool(plan_row[FLIP])
+        fits = resample(
+            pixels, top, left, plan_row[HEIGHT], plan_row[WIDTH], self._antialias, flip, self._table, out
+        )
+        if not fits:
+            raise corrupt(self._job.dataset, sample, "its size is not the one in the index")
+
+
+class Decoder:
+    """Decodes samples of a dataset to a buffer of its own: one per thread."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._pixels = np.empty(0, np.uint8)
+
+    def decode(self, sample: int) -> np.ndarray:
+        """The whole image: uint8 [height, width, 3], valid until the next call."""
+        height, width = int(self._dataset.heights[sample]), int(self._dataset.widths[sample])
+        if self._pixels.size < height * width * 3:
+            self._pixels = np.empty(height * width * 3, np.uint8)
+        try:
+            return simplejpeg.decode_jpeg(self._dataset.jpeg(sample), buffer=self._pixels)
+        except ValueError as error:
+            raise corrupt(self._dataset, sample, str(error)) from None

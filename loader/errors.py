@@ -1,0 +1,29 @@
+"""The errors that this package raises; each message names the value received and what to do."""
+
+
+class LoaderError(Exception):
+    """Base of every error that the package raises on purpose. Command lines print it as one line."""
+
+
+class ScheduleError(LoaderError, ValueError):
+    """A schedule or a budget that cannot be: ratio outside (0, 1], stages that do not fit, …"""
+
+
+class DatasetError(LoaderError):
+    """A dataset file or an input folder that is missing, foreign, truncated or inconsistent."""
+
+
+class CorruptSampleError(DatasetError):
+    """One sample whose bytes do not decode. `sample` is its index in the dataset file."""
+
+    def __init__(self, message: str, *, sample: int) -> None:
+        super().__init__(message)
+        self.sample = sample
+
+
+class ResumeError(LoaderError):
+    """A `state_dict` that was taken from another stream than the one it is loaded into."""
+
+
+class EngineError(LoaderError, RuntimeError):
+    """An engine that failed, was closed, or is not installed."""

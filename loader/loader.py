@@ -1,0 +1,332 @@
+"""BudgetLoader: a dataset, a schedule and an engine, as an iterable of each epoch's budget."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from loader import engines
+from loader.batch import Batch, BatchPlan, EvaluationPlanner, Planner, Shard, stream
+from loader.dataset import Dataset
+from loader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
+from loader.errors import EngineError, ResumeError, ScheduleError
+from loader.order import Sampling, check_seed
+from loader.parallel import cores
+from loader.resize import Interpolation
+from loader.schedule import Schedule, _check_count
+from loader.stats import EpochStats, Verdict, judge
+
+if TYPE_CHECKING:
+    import torch
+
+_STATE_VERSION = 1
+
+
+class BudgetLoader:
+    """Batches of a dataset, exactly ⌊α_e·M⌋ of them in epoch e, prefetched on across epochs.
+
+    Each ``for images, labels in batches`` is one epoch of the schedule and the next one begins where
+    the last has ended or was left; `set_epoch` and `load_state_dict` go elsewhere. Nothing beyond
+    the budget is read or decoded, except for at most `prefetch` batches where an epoch is left
+    early.
+
+    Args:
+        path: a `.beton` file (or an open `Dataset`).
+        schedule: the ratio of every epoch. Not needed with train=False.
+        batch_size: samples of a batch, of all ranks together.
+        image_size: height and width of the images, pixels.
+        engine: "auto", or one of `loader.engines.NAMES`.
+        device: a torch device.
+        seed: 0 … 2⁶⁴ − 1. Together with epoch and step it determines a batch's samples, windows and
+            flips, on any engine and with any number of workers or ranks.
+        train: True: random resized crop and flip. False: every sample once in file order, centre
+            crop; the last batch may be short.
+        dtype: "float32", "float16", "bfloat16" (normalised) or "uint8" (not).
+        layout: "channels_last" or "contiguous": the order in memory.
+        interpolation: "antialias" or "linear".
+        mean, std: for the normalisation, of values on the scale 0 … 1.
+        workers: threads of the engine; default: one per core.
+        prefetch: batches under way ahead of the trainer.
+        rank, world_size: this process's share of each batch; default: torch.distributed's where it is
+            initialised, else 0 of 1.
+        sampling: "independent" or "cyclic"; see `loader.order.Order`.
+        on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
+            position) determines, counted in `stats`.
+        with_ids: True yields (images, labels, ids), ids int64 [batch]: the samples' numbers.
+
+    Yields:
+        images [batch, 3, image_size, image_size] and labels int64 [batch]. They stay valid for as
+        long as they are kept.
+
+    Raises:
+        LoaderError: what cannot be, with what to do about it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike | Dataset,
+        *,
+        batch_size: int,
+        image_size: int,
+        schedule: Schedule | None = None,
+        engine: str = "auto",
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        train: bool = True,
+        dtype: str | torch.dtype = "float32",
+        layout: str = "channels_last",
+        interpolation: Interpolation = "antialias",
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        workers: int | None = None,
+        prefetch: int = 3,
+        rank: int | None = None,
+        world_size: int | None = None,
+        sampling: Sampling = "independent",
+        on_corrupt: OnCorrupt = "raise",
+        with_ids: bool = False,
+    ) -> None:
+        _check_count(batch_size, what="batch_size")
+        if on_corrupt not in ("raise", "replace"):
+            raise EngineError(f"on_corrupt {on_corrupt!r} is not known; give 'raise' or 'replace'")
+        output = Output(image_size, str(dtype), layout, str(device), interpolation, tuple(mean), tuple(std))
+        self.dataset = path if isinstance(path, Dataset) else Dataset(path)
+        self.seed = check_seed(seed)
+        shard = _shard(rank, world_size)
+        if train:
+            if schedule is None:
+                raise ScheduleError("schedule is missing; give one such as Schedule.full(epochs=90)")
+            self._planner: Any = Planner(
+                self.dataset,
+                schedule=schedule,
+                batch_size=batch_size,
+                seed=seed,
+                sampling=sampling,
+                shard=shard,
+            )
+        elif schedule is not None or on_corrupt != "raise":
+            raise ScheduleError("train=False takes every sample once; leave schedule and on_corrupt out")
+        else:
+            self._planner = EvaluationPlanner(self.dataset, batch_size=batch_size, shard=shard)
+        self.schedule = schedule
+        self.engine = engines.resolve(engine)
+        self._train, self._with_ids = train, with_ids
+        self._identity = {
+            "dataset": self.dataset.fingerprint,
+            "schedule": str(schedule),
+            "batch_size": batch_size,
+            "sampling": sampling,
+        }
+        self._job = Job(
+            dataset=self.dataset,
+            output=output,
+            batch_size=-(-batch_size // (shard.world_size if train else 1)),
+            workers=_check_count(cores() if workers is None else workers, what="workers"),
+            capacity=_check_count(prefetch, what="prefetch"),
+            on_corrupt=on_corrupt,
+            replacement=self._planner.replacement,
+        )
+        self._engine: Engine | None = engines.create(self.engine, self._job)
+        self._epoch, self._step = 0, 0  # of the next batch to hand out
+        self._begun = False  # whether the epoch has been iterated over, or left
+        self._stream: _Stream | None = None
+        self._iteration: object = None
+        self.stats: list[EpochStats] = []
+
+    # Where it stands
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, or the next one."""
+        return self._epoch
+
+    @property
+    def step(self) -> int:
+        """Batches of the epoch that were handed out."""
+        return self._step
+
+    def __len__(self) -> int:
+        """Batches of the epoch under way, or of the next one."""
+        return self._planner.steps[self._check_epoch(self._epoch)]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of `epoch`.
+
+        If the loader was resumed in the middle of that epoch and not iterated since, it stays
+        there, so that the usual ``for epoch in range(start, epochs): batches.set_epoch(epoch)``
+        resumes exactly.
+        """
+        self._check_open()
+        epoch = self._check_epoch(epoch) if self._train else 0  # evaluation has one epoch, again and again
+        if epoch != self._epoch or self._begun:
+            self._go(epoch, 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the next batch will come from; JSON-able, under 1 kB.
+
+        It counts the batches handed out, not those prefetched, and holds for any number of workers
+        or ranks, and for any engine.
+        """
+        epoch, step = self._epoch, self._step
+        if step and step == self._planner.steps[epoch]:
+            epoch, step = epoch + 1, 0
+        return {"version": _STATE_VERSION, "epoch": epoch, "step": step, "seed": self.seed, **self._identity}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to where `state_dict` was taken.
+
+        Raises:
+            ResumeError: the state is of another dataset, schedule, batch size, sampling or seed.
+        """
+        self._check_open()
+        if not isinstance(state, dict) or state.get("version") != _STATE_VERSION:
+            raise ResumeError(f"state {state!r} is no state_dict of this version ({_STATE_VERSION})")
+        for name, mine in {"seed": self.seed, **self._identity}.items():
+            if state.get(name) != mine:
+                raise ResumeError(
+                    f"the state was taken with {name} {state.get(name)!r}, and this loader has {mine!r}; "
+                    "make the loader with the state's"
+                )
+        epoch, step = state["epoch"], state["step"]
+        steps = self._planner.steps
+        whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (epoch, step))
+        if not whole or not (epoch < len(steps) and step < steps[epoch] or (epoch, step) == (len(steps), 0)):
+            raise ResumeError(f"the state's epoch {epoch!r}, step {step!r} is outside the schedule")
+        self._go(epoch, step)
+
+    # Iteration
+
+    def __iter__(self) -> Iterator[tuple]:
+        self._check_open()
+        if self._begun:
+            self._go(self._epoch + 1 if self._train else 0, 0)
+        self._check_epoch(self._epoch)
+        self._begun = True
+        self._iteration = object()
+        return self._iterate(self._iteration)
+
+    def _iterate(self, iteration: object) -> Iterator[tuple]:
+        epoch = self._epoch
+        stats = EpochStats(epoch)
+        self.stats.append(stats)
+        began = time.perf_counter()
+        idle = self._engine.work.idle_seconds if self._engine else 0.0
+        while self._step < self._planner.steps[epoch]:
+            asked = time.perf_counter()
+            batch = self._next_batch()
+            self._step += 1
+            waited = time.perf_counter() - asked
+            stats.trainer_wait_seconds += waited
+            if not stats.batches:
+                stats.boundary_seconds = waited
+            stats.batches += 1
+            stats.samples_emitted += len(batch.labels)
+            stats.samples_replaced += batch.replaced
+            self._measure(stats, began, idle)
+            yield self._item(batch)
+            if self._iteration is not iteration:
+                raise EngineError("a newer iteration over the loader has begun; go on with that one")
+            self._measure(stats, began, idle)
+        self._epoch, self._step, self._begun = (epoch + 1, 0, False) if self._train else (0, 0, False)
+
+    def _measure(self, stats: EpochStats, began: float, idle: float) -> None:
+        stats.seconds = time.perf_counter() - began
+        if self._engine is not None:
+            stats.engine_wait_seconds = self._engine.work.idle_seconds - idle
+            stats.samples_decoded = self._engine.work.decoded(stats.epoch)
+
+    def _next_batch(self) -> Batch:
+        engine = self._check_open()
+        here = (self._epoch, self._step)
+        if self._stream is None or self._stream.next_out != here:
+            engine.abort()
+            self._stream = _Stream(engine, stream(self._planner, epoch=here[0], step=here[1]), here)
+        try:
+            return self._stream.get()
+        except BaseException:
+            self._stream = None  # what was under way is aborted before anything else is asked for
+            raise
+
+    def _item(self, batch: Batch) -> tuple:
+        if not self._with_ids:
+            return batch.images, batch.labels
+        import torch
+
+        return batch.images, batch.labels, torch.from_numpy(batch.plan.rows[:, 0].copy())
+
+    def _go(self, epoch: int, step: int) -> None:
+        self._epoch, self._step, self._begun = epoch, step, False
+
+    # What it measured, and its end
+
+    def verdict(self) -> Verdict | None:
+        """What limits the speed, judged by all epochs but the first where there are more."""
+        return judge(self.stats[1:] or self.stats)
+
+    def close(self) -> None:
+        """Stop the engine and leave no thread behind. May be called twice."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = self._stream = None
+
+    def __enter__(self) -> BudgetLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> Engine:
+        if self._engine is None:
+            raise EngineError("the loader is closed; make a new one")
+        return self._engine
+
+    def _check_epoch(self, epoch: int) -> int:
+        count = len(self._planner.steps)
+        if not (isinstance(epoch, int) and 0 <= epoch < count):
+            raise ScheduleError(
+                f"epoch {epoch!r} is outside the schedule's {count} (0 … {count - 1}); "
+                "use set_epoch to go back, or a longer schedule"
+            )
+        return epoch
+
+
+class _Stream:
+    """Keeps an engine's capacity filled with plans, in order, across epochs."""
+
+    def __init__(self, engine: Engine, plans: Iterator[BatchPlan], first: tuple[int, int]) -> None:
+        self._engine, self._plans = engine, plans
+        self._under_way: list[tuple[int, int]] = []
+        self.next_out: tuple[int, int] | None = first
+        self._fill()
+
+    def get(self) -> Batch:
+        batch = self._engine.get()
+        self._under_way.pop(0)
+        self._fill()
+        self.next_out = self._under_way[0] if self._under_way else None
+        return batch
+
+    def _fill(self) -> None:
+        while len(self._under_way) < self._engine.capacity:
+            plan = next(self._plans, None)
+            if plan is None:
+                return
+            self._engine.submit(plan)
+            self._under_way.append((plan.epoch, plan.step))
+
+
+def _shard(rank: int | None, world_size: int | None) -> Shard:
+    if (rank is None) != (world_size is None):
+        raise ScheduleError(f"rank {rank} and world_size {world_size}: give both or neither")
+    if rank is not None and world_size is not None:
+        return Shard(rank, world_size)
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        return Shard(distributed.get_rank(), distributed.get_world_size())
+    return Shard()

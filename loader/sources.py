@@ -1,0 +1,177 @@
+"""Where images to convert come from: folders, CIFAR's pickles, torchvision datasets on disk."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from loader.errors import DatasetError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled images that are loaded one at a time, from any thread.
+
+    Attributes:
+        names: what to call each image in messages.
+        labels: each image's class.
+        classes: the classes' names, or () where they are not known.
+        load: gives image i as PIL has it, in any mode.
+        lossy: whether the images have been through a lossy codec already (False for CIFAR's pixels).
+    """
+
+    names: list[str]
+    labels: list[int]
+    classes: tuple[str, ...]
+    load: Callable[[int], Image.Image]
+    lossy: bool = True
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def open_source(path: str | Path, *, split: str = "train") -> Source:
+    """The source that `path` is: a folder of class folders, or one with CIFAR's pickles.
+
+    Args:
+        path: the folder.
+        split: "train" or "test", for CIFAR.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise DatasetError(f"{root} is no folder; give one with a folder of images for each class")
+    for child in ("", "cifar-10-batches-py", "cifar-100-python"):
+        for meta in ("batches.meta", "meta"):
+            if (root / child / meta).is_file():
+                return cifar(root / child, split=split)
+    return image_folder(root)
+
+
+def image_folder(root: str | Path) -> Source:
+    """A folder with a folder for each class, as torchvision's ImageFolder reads it (sorted)."""
+    from PIL import Image
+
+    root = Path(root)
+    try:
+        classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        files = [
+            (file, label)
+            for label, name in enumerate(classes)
+            for file in sorted((root / name).rglob("*"))
+            if file.suffix.lower() in SUFFIXES and file.is_file() and not file.name.startswith(".")
+        ]
+    except OSError as error:
+        raise DatasetError(f"{error.filename or root} cannot be read: {error.strerror}") from None
+    if not files:
+        raise DatasetError(
+            f"{root} has no images in class folders; it needs CLASS/NAME.jpg ({', '.join(sorted(SUFFIXES))})"
+        )
+
+    def load(i: int) -> Image.Image:
+        image = Image.open(files[i][0])
+        image.load()
+        return image
+
+    return Source([str(f.relative_to(root)) for f, _ in files], [label for _, label in files], tuple(classes), load)
+
+
+def cifar(root: str | Path, *, split: str = "train") -> Source:
+    """CIFAR-10 or CIFAR-100 as its authors distribute it ("python version", unpacked)."""
+    from PIL import Image
+
+    root = Path(root)
+    tens = (root / "batches.meta").is_file()
+    if split not in ("train", "test"):
+        raise DatasetError(f"split {split!r} is not known; CIFAR has 'train' and 'test'")
+    files = [f"data_batch_{i}" for i in range(1, 6)] if tens and split == "train" else [f"{split}_batch" if tens else split]
+    meta = _unpickle(root / ("batches.meta" if tens else "meta"))
+    parts = [_unpickle(root / name) for name in files]
+    key = b"labels" if tens else b"fine_labels"
+    try:
+        pixels = np.concatenate([part[b"data"] for part in parts]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        labels = [int(label) for part in parts for label in part[key]]
+        classes = tuple(name.decode() for name in meta[b"label_names" if tens else b"fine_label_names"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise DatasetError(f"{root} does not hold CIFAR's pickles as they are distributed ({error})") from None
+    names = [f"{split} image {i}" for i in range(len(labels))]
+    return Source(names, labels, classes, lambda i: Image.fromarray(np.ascontiguousarray(pixels[i])), lossy=False)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads CIFAR's pickles (dicts of lists and arrays) and refuses to call anything else."""
+
+    _ALLOWED = {
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _unpickle(path: Path) -> dict:
+    try:
+        with open(path, "rb") as file:
+            return _PlainUnpickler(file, encoding="bytes").load()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
+    except (pickle.UnpicklingError, EOFError, ValueError, ImportError, IndexError) as error:
+        raise DatasetError(f"{path} is no pickle of CIFAR's ({error}); download it again") from None
+
+
+def torchvision_dataset(name: str, root: str | Path, *, split: str | None = None) -> Source:
+    """A torchvision dataset that is on disk already, such as "Flowers102" (nothing is downloaded)."""
+    import inspect
+
+    from PIL import Image
+
+    try:
+        import torchvision.datasets as datasets
+    except ImportError:
+        raise DatasetError("torchvision is not installed; pip install torchvision") from None
+    factory = getattr(datasets, name, None)
+    if not (isinstance(factory, type) and issubclass(factory, datasets.VisionDataset)):
+        raise DatasetError(f"torchvision has no dataset {name!r}")
+    options: dict[str, Any] = {}
+    parameters = inspect.signature(factory).parameters
+    if split is not None:
+        if "split" in parameters:
+            options["split"] = split
+        elif "train" in parameters:
+            options["train"] = split == "train"
+    try:
+        dataset = factory(str(root), **options)
+        count = len(dataset)
+        labels = _labels(dataset, count)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise DatasetError(f"torchvision's {name} cannot be read from {root}: {str(error).splitlines()[0]}") from None
+    classes = tuple(str(c) for c in getattr(dataset, "classes", ()))
+
+    def load(i: int) -> Image.Image:
+        image = dataset[i][0]
+        return image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image))
+
+    return Source([f"{name} {i}" for i in range(count)], labels, classes, load)
+
+
+def _labels(dataset: Any, count: int) -> list[int]:
+    for attribute in ("targets", "labels", "_labels"):
+        values = getattr(dataset, attribute, None)
+        if values is not None and len(values) == count:
+            return [int(v) for v in values]
+    return [int(dataset[i][1]) for i in range(count)]

@@ -1,0 +1,129 @@
+import shutil
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from loader import Dataset, DatasetError, beton
+
+
+@pytest.fixture
+def copy(beton, tmp_path):
+    return shutil.copy(beton, tmp_path / "copy.beton")
+
+
+def patch(path, offset, data):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def test_the_index_says_what_the_folder_has(dataset, folder):
+    assert len(dataset) == 70 and dataset.classes == tuple(sorted(p.name for p in folder.iterdir()))
+    np.testing.assert_array_equal(dataset.labels, np.repeat(np.arange(14), 5))
+
+
+def test_the_bytes_are_views_of_the_map_and_read_only(dataset):
+    view = dataset.jpeg(3)
+    assert view.base is not None and not view.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(b"", "too short"), (b"hello", "too short"), (b"PK\x03\x04" + bytes(100), "version 2"), (bytes(5000), "version 2")],
+)
+def test_a_foreign_file_is_refused(tmp_path, content, why):
+    (tmp_path / "x.beton").write_bytes(content)
+    with pytest.raises(DatasetError, match=why):
+        Dataset(tmp_path / "x.beton")
+
+
+def test_a_missing_file_and_a_folder_are_said(tmp_path):
+    with pytest.raises(DatasetError, match="does not exist"):
+        Dataset(tmp_path / "none.beton")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        Dataset(tmp_path)
+
+
+def test_a_truncated_file_is_refused_wherever_it_is_cut(copy):
+    size = copy.stat().st_size
+    for keep in (size - 1, size - 24, size - 70 * 24, size // 2, 9_000_000, 3000, 30):
+        with open(copy, "r+b") as file:
+            file.truncate(keep)
+        with pytest.raises(DatasetError, match="truncated|damaged|allocation|too short"):
+            Dataset(copy)
+
+
+def test_a_file_of_unsupported_fields_is_refused(copy):
+    patch(copy, beton.HEADER.itemsize, b"\x03")
+    with pytest.raises(DatasetError, match="types"):
+        Dataset(copy)
+
+
+def test_raw_pixels_are_refused(copy):
+    patch(copy, beton.HEADER.itemsize + 2 * beton.FIELD.itemsize, b"\x01")
+    with pytest.raises(DatasetError, match="raw pixels"):
+        Dataset(copy)
+
+
+def test_pointers_outside_the_file_are_refused(copy):
+    patch(copy, beton.HEADER.itemsize + 2 * beton.FIELD.itemsize + 5, b"\xff" * 8)
+    with pytest.raises(DatasetError, match="sample 0"):
+        Dataset(copy)
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_damage_before_the_images_raises_or_is_harmless(copy, data):
+    """Whatever the index says after damage, reading the samples stays inside the file."""
+    end = beton.HEADER.itemsize + 2 * beton.FIELD.itemsize + 70 * 24
+    places = [p for p in (*range(30), *range(end - 70 * 24, end), *range(30, 60))]
+    offset = data.draw(st.sampled_from(places))
+    with open(copy, "rb") as file:
+        file.seek(offset)
+        before = file.read(1)
+    patch(copy, offset, bytes([data.draw(st.integers(0, 255))]))
+    try:
+        dataset = Dataset(copy)
+        assert sum(len(dataset.jpeg(i)) for i in range(len(dataset))) > 0
+    except DatasetError:
+        pass
+    finally:
+        patch(copy, offset, before)
+
+
+def test_an_index_of_imagenets_size_takes_less_than_200_mb(tmp_path):
+    """The bar of memory; the time is the benchmark below."""
+    path = imagenet_sized(tmp_path)
+    tracemalloc.start()
+    dataset = Dataset(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(dataset) == 1_281_167 and peak < 200_000_000
+
+
+def test_benchmark_open_imagenet_sized(benchmark, tmp_path):
+    """The bar: under 2 s."""
+    path = imagenet_sized(tmp_path)
+    benchmark.pedantic(Dataset, args=(path,), rounds=5, warmup_rounds=1)
+
+
+def imagenet_sized(folder):
+    """A file with ImageNet's number of index entries, all of one image's bytes."""
+    count, path = 1_281_167, folder / "big.beton"
+    samples = np.zeros(count, beton.metadata_type((beton.TYPE_IMAGE, beton.TYPE_INT)))
+    start = -(-(100_000 + samples.nbytes) // beton.PAGE_BYTES) * beton.PAGE_BYTES
+    samples["f0"]["width"], samples["f0"]["height"] = 500, 375
+    samples["f0"]["data_ptr"] = start + np.arange(count)
+    table = np.zeros(count, beton.ALLOCATION)
+    table["ptr"], table["size"] = start + np.arange(count), 1
+    fields = np.zeros(2, beton.FIELD)
+    fields["type_id"] = beton.TYPE_IMAGE, beton.TYPE_INT
+    header = np.array([(beton.VERSION, 2, beton.PAGE_BYTES, count, start + count)], beton.HEADER)
+    with open(path, "wb") as file:
+        file.write(header.tobytes() + fields.tobytes() + samples.tobytes())
+        file.seek(start + count)
+        file.write(table.tobytes())
+    return path

@@ -1,0 +1,93 @@
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from loader import DatasetError
+from loader.sources import cifar, image_folder, open_source, torchvision_dataset
+
+
+def write_cifar10(root, per_file=4):
+    root.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    for name in names:
+        content = {
+            b"data": random.integers(0, 256, (per_file, 3072), dtype=np.uint8),
+            b"labels": random.integers(0, 10, per_file).tolist(),
+        }
+        (root / name).write_bytes(pickle.dumps(content))
+    (root / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"c%d" % i for i in range(10)]}))
+    return root
+
+
+def test_an_image_folder_is_read_in_order(folder):
+    source = image_folder(folder)
+    assert source.names == sorted(source.names) and source.labels == sorted(source.labels)
+    assert source.classes[0] == "astronaut" and source.load(0).mode == "RGB"
+
+
+def test_an_empty_and_a_missing_folder_are_said(tmp_path):
+    with pytest.raises(DatasetError, match="no images in class folders"):
+        open_source(tmp_path)
+    with pytest.raises(DatasetError, match="is no folder"):
+        open_source(tmp_path / "none")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_folder_is_said(tmp_path):
+    (tmp_path / "a").mkdir(mode=0)
+    with pytest.raises(DatasetError, match="cannot be read|no images"):
+        open_source(tmp_path)
+
+
+def test_cifar_pickles_are_read_as_their_authors_wrote_them(tmp_path):
+    root = write_cifar10(tmp_path / "cifar-10-batches-py")
+    train, test = open_source(tmp_path), open_source(root, split="test")
+    assert (len(train), len(test)) == (20, 4) and train.classes[3] == "c3" and not train.lossy
+    first = pickle.loads((root / "data_batch_1").read_bytes())
+    np.testing.assert_array_equal(
+        np.asarray(train.load(2)), first[b"data"][2].reshape(3, 32, 32).transpose(1, 2, 0)
+    )
+    assert train.labels[:4] == first[b"labels"]
+
+
+def test_cifar100_has_fine_labels(tmp_path):
+    content = {b"data": np.zeros((3, 3072), np.uint8), b"fine_labels": [5, 6, 7], b"coarse_labels": [0, 0, 0]}
+    (tmp_path / "train").write_bytes(pickle.dumps(content))
+    (tmp_path / "meta").write_bytes(pickle.dumps({b"fine_label_names": [b"x"] * 100}))
+    source = open_source(tmp_path)
+    assert source.labels == [5, 6, 7] and len(source.classes) == 100
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    root = write_cifar10(tmp_path)
+    marker = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(marker),)
+
+    (root / "data_batch_3").write_bytes(pickle.dumps({b"data": Evil()}))
+    with pytest.raises(DatasetError, match="data_batch_3"):
+        cifar(root)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps({b"x": 1}), pickle.dumps([1])])
+def test_damaged_pickles_are_said(tmp_path, content):
+    root = write_cifar10(tmp_path)
+    (root / "data_batch_2").write_bytes(content)
+    with pytest.raises(DatasetError, match="CIFAR"):
+        cifar(root)
+
+
+def test_torchvision_datasets_on_disk_are_read(folder, tmp_path):
+    write_cifar10(tmp_path / "cifar-10-batches-py")
+    ours = torchvision_dataset("ImageFolder", folder)
+    assert ours.labels == image_folder(folder).labels and ours.load(0).mode == "RGB"
+    with pytest.raises(DatasetError, match="no dataset 'Nope'"):
+        torchvision_dataset("Nope", tmp_path)
+    with pytest.raises(DatasetError, match="Flowers102 cannot be read"):
+        torchvision_dataset("Flowers102", tmp_path)
