@@ -24,9 +24,10 @@ def compare(
     """One setting's times against full training's, over the first `rounds` epochs.
 
     measured = T_setting / T_full, each epoch counted at the median of the setting's epochs of as many
-    batches (see `typical`); `ratio_of_sums` is the ratio of the plain sums. The prediction of Theorem 4 comes from the measured T₀, T₀α and T₁,
-    Corollary 2 from α alone. measured − corollary is split, exactly, into (all as shares of T_full,
-    c the corollary, ₛ the setting, f full training, K batches):
+    batches (see `typical`); `ratio_of_sums` is the ratio of the plain sums. The prediction of
+    Theorem 4 comes from the measured T₀, T₀α and T₁, Corollary 2 from α alone. measured − corollary
+    is split, exactly, into (all as shares of T_full, c the corollary, ₛ the setting, f full
+    training, K batches):
 
     - rounding: (Kₛ/K_f − c)·S_f, S being the time that is not waiting: ⌊αM⌋ is not αM;
     - boundary: Bₛ − c·B_f, B being the time of waiting for epochs' first batches;

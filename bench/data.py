@@ -71,20 +71,20 @@ def prepare(
 
 
 def _generated(folder: Path, *, images: int, seed: int, progress: Progress) -> Data:
-    sets = []
-    for name, count, offset in (("train", images, 0), ("val", max(images // 4, 1), 1)):
-        path = folder / f"{name}.beton"
-        if not path.exists():
-            jpegs = folder / "jpegs" / name
-            if not jpegs.is_dir():
-                jpegs.parent.mkdir(parents=True, exist_ok=True)
-                task = progress.add_task(f"generate {name}", total=count)
-                generate(
-                    jpegs, images=count, seed=2 * seed + offset, progress=lambda n, t=task: progress.update(t, completed=n)
-                )
-            _converted(open_source(jpegs), path, progress)
-        sets.append(Dataset(path))
-    return _checked(Data("generated JPEGs", *sets))
+    train = _generated_set(folder, "train", images=images, seed=2 * seed, progress=progress)
+    evaluation = _generated_set(folder, "val", images=max(images // 4, 1), seed=2 * seed + 1, progress=progress)
+    return _checked(Data("generated JPEGs", train, evaluation))
+
+
+def _generated_set(folder: Path, name: str, *, images: int, seed: int, progress: Progress) -> Dataset:
+    path, jpegs = folder / f"{name}.beton", folder / "jpegs" / name
+    if path.exists():
+        return Dataset(path)
+    if not jpegs.is_dir():
+        jpegs.parent.mkdir(parents=True, exist_ok=True)
+        task = progress.add_task(f"generate {name}", total=images)
+        generate(jpegs, images=images, seed=seed, progress=lambda n: progress.update(task, completed=n))
+    return _converted(open_source(jpegs), path, progress)
 
 
 def _as_dataset(path: Path, target: Path, progress: Progress) -> Dataset:
@@ -100,13 +100,15 @@ def _converted(source: Source, path: Path, progress: Progress) -> Dataset:
 
 
 def _hold_out(source: Source) -> np.ndarray:
-    """Which images are held out: every eighth of each class."""
+    """Which images are held out: every eighth of each class, and one of a class that has from 2 to 7."""
     kept = np.zeros(len(source), bool)
     labels = np.asarray(source.labels)
     for label in np.unique(labels):
-        kept[np.flatnonzero(labels == label)[_HOLD_OUT - 1 :: _HOLD_OUT]] = True
+        mine = np.flatnonzero(labels == label)
+        if len(mine) > 1:
+            kept[mine[min(len(mine), _HOLD_OUT) - 1 :: _HOLD_OUT]] = True
     if not kept.any():
-        raise DatasetError(f"no class has {_HOLD_OUT} images to hold one out of; give --val a folder to evaluate on")
+        raise DatasetError("no class has two images, so that none can be held out; give --val a folder to evaluate on")
     return kept
 
 

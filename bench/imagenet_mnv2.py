@@ -6,11 +6,12 @@ Corollary 1 (flat) and Corollary 2 (three-stage) of the dissertation give, from 
     python -m bench.imagenet_mnv2                                # generated JPEGs, 2 cores, minutes
     python -m bench.imagenet_mnv2 --preset imagenet --data /imagenet --device cuda
 
-How time is measured: an epoch's training time goes from asking for its first batch to the end of its
-last optimiser step (synchronised on a GPU); evaluation, saving and warm-up are not in it and are
-reported beside it. The settings run interleaved, epoch by epoch, in one process, and who is first
-changes from round to round. In the measured ratio each epoch counts as the median of the setting's
-epochs of as many batches; the ratio of the plain sums stands beside it. Ctrl-C keeps what was measured; the same command goes on from there.
+How time is measured: an epoch's training time goes from asking for its first batch to the end of
+its last optimiser step (synchronised on a GPU); evaluation, saving and warm-up are not in it and
+are reported beside it. The settings run interleaved, epoch by epoch, in one process, and who is
+first changes from round to round. In the measured ratio each epoch counts as the median of the
+setting's epochs of as many batches; the ratio of the plain sums stands beside it. Ctrl-C keeps what
+was measured; the same command goes on from there.
 """
 
 from __future__ import annotations
@@ -37,10 +38,18 @@ from loader.schedule import Schedule
 _LOG_WIDTH = 120  # of a log file, where no terminal says how wide it is
 SETTINGS = ("full", "R1_0.8", "R1_0.618", "R2_2", "short")
 # quick: 1,910 images are 60 batches of 32, of which ⌊0.618·60⌋ = 37 (0.6167), the last one short;
-# 15 epochs are the fewest in which R2_2 has the mean ratio that it has in 150.
+# 15 epochs are the fewest in which R2_2 has the mean ratio that it has in 150. The learning rate is
+# smaller with the batch.
 PRESETS: dict[str, dict[str, Any]] = {
-    "quick": {"epochs": 15, "batch_size": 32, "image_size": 64, "width": 0.5, "images": 1910},
-    "imagenet": {"epochs": 150, "batch_size": 256, "image_size": 224, "width": 1.0, "images": 20_000},
+    "quick": {"epochs": 15, "batch_size": 32, "image_size": 64, "width": 0.5, "images": 1910, "learning_rate": 0.02},
+    "imagenet": {
+        "epochs": 150,
+        "batch_size": 256,
+        "image_size": 224,
+        "width": 1.0,
+        "images": 20_000,
+        "learning_rate": 0.05,
+    },
 }
 
 
@@ -57,6 +66,7 @@ class Options:
     batch_size: int
     image_size: int
     width: float
+    learning_rate: float
     device: str
     engine: str
     workers: int | None
@@ -89,6 +99,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str]:
     add("--batch-size", type=int, help="(preset)")
     add("--image-size", type=int, help="pixels (preset)")
     add("--width", type=float, help="MobileNetV2's width multiplier (preset)")
+    add("--learning-rate", type=float, help="at the start (preset)")
     add("--device", default="cpu", help="cpu, cuda or cuda:N")
     add("--engine", choices=engines.NAMES, default="auto", help="the loader's")
     add("--workers", type=int, help="threads of the engine; none: one per core")
@@ -104,7 +115,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str]:
         if given[name] is None:
             given[name] = value
     given["settings"] = tuple(dict.fromkeys(("full", *given["settings"])))
-    for name in ("images", "epochs", "batch_size", "image_size", "width"):
+    for name in ("images", "epochs", "batch_size", "image_size", "width", "learning_rate"):
         if not given[name] > 0:
             raise ScheduleError(f"--{name.replace('_', '-')} {given[name]} is not above 0")
     if given["preset"] == "imagenet" and not given["data"]:
@@ -114,9 +125,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str]:
 
 def schedules(options: Options, *, samples: int) -> dict[str, Schedule]:
     """Each setting's schedule. "short": full epochs, as many as the smallest budget pays for."""
-    named = {
-        name: Schedule.parse(name, epochs=options.epochs) for name in options.settings if name != "short"
-    }
+    named = {name: Schedule.parse(name, epochs=options.epochs) for name in options.settings if name != "short"}
     budgets = {name: s.budget(samples, batch_size=options.batch_size) for name, s in named.items()}
     if "short" in options.settings:
         least = min(budget.total for budget in budgets.values())
@@ -132,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options, how = parse(arguments)
         return _main(options, console, how=how)
-    except (LoaderError, ValueError, OSError) as error:
+    except (LoaderError, RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -145,7 +154,13 @@ def _main(options: Options, console: Console, *, how: str) -> int:
 
     out = Path(options.out)
     _claim(out, options, how=how)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         data = bench_data.prepare(
             Path(options.data) if options.data else None,
@@ -215,7 +230,7 @@ class _Run:
         options = self.options
         if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
             raise ScheduleError(f"--device {options.device}: torch sees no GPU here; use --device cpu")
-        shape = {
+        shape: dict[str, Any] = {
             "batch_size": options.batch_size,
             "image_size": options.image_size,
             "engine": options.engine,
@@ -229,7 +244,7 @@ class _Run:
             torch.manual_seed(options.seed)  # every setting starts from the same weights
             trainer = Trainer(
                 mobilenet_v2(classes=self.data.classes, width=options.width),
-                recipe=IMAGENET,
+                recipe=dataclasses.replace(IMAGENET, learning_rate=options.learning_rate),
                 epochs=schedule.epochs,
                 device=options.device,
                 amp=options.amp,
@@ -252,7 +267,10 @@ class _Run:
         from bench import interleave
 
         options = self.options
-        total = sum(sum(s.batches.schedule.budget(len(self.data.train), batch_size=options.batch_size).batches) for s in self.settings)
+        total = sum(
+            sum(s.batches.schedule.budget(len(self.data.train), batch_size=options.batch_size).batches)
+            for s in self.settings
+        )
         done = sum(record.batches for s in self.settings for record in s.records)
         task = progress.add_task("train", total=total, completed=done)
         if done == total:
@@ -267,7 +285,9 @@ class _Run:
                     setting.load(self._state(setting))
 
         def batch_done(setting: Any) -> None:
-            progress.update(task, advance=1, description=f"{setting.name} {len(setting.records) + 1}/{setting.schedule.epochs}")
+            progress.update(
+                task, advance=1, description=f"{setting.name} {len(setting.records) + 1}/{setting.schedule.epochs}"
+            )
 
         def epoch_done(setting: Any) -> None:
             record, accuracy = setting.records[-1], setting.accuracy
@@ -319,7 +339,9 @@ class _Run:
                     "baseline": setting.baseline,
                     **row,
                     "rounds": rounds,
-                    "end_to_end_seconds": row["train_seconds"] + setting.other_seconds + self.warm_up_seconds.get(setting.name, 0.0),
+                    "end_to_end_seconds": row["train_seconds"]
+                    + setting.other_seconds
+                    + self.warm_up_seconds.get(setting.name, 0.0),
                     "warm_up_seconds": self.warm_up_seconds.get(setting.name),
                     "top1": accuracy.top1 if accuracy else None,
                     "top5": accuracy.top5 if accuracy else None,
@@ -362,7 +384,12 @@ def report(results: dict[str, Any], out: Path, console: Console) -> None:
     plot.time_ratios(rows, out / "time_ratio.png", title=f"MobileNetV2, {data}: time against sampling ratio")
     for metric, figure in (("top1", "4.5"), ("top5", "4.6")):
         plot.accuracy_against_time(
-            rows, out / f"{metric}_against_time.png", metric=metric, title=f"As Figure {figure}", printed=IMAGENET, data=data
+            rows,
+            out / f"{metric}_against_time.png",
+            metric=metric,
+            title=f"As Figure {figure}",
+            printed=IMAGENET,
+            data=data,
         )
     title = f"MobileNetV2, {data}, {results['samples']:,} images, {results['options']['device']}"
     for view in tables(rows, title=title):

@@ -6,6 +6,7 @@ interrupted run goes on where it was, and an epoch that was cut short is run aga
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import time
@@ -122,7 +123,7 @@ def run(
                 continue
             torch.manual_seed(zlib.crc32(f"{seed} {setting.name} {epoch}".encode()))
             setting.batches.set_epoch(epoch)
-            counted = Counted(setting.batches, lambda setting=setting: batch_done(setting))
+            counted = Counted(setting.batches, functools.partial(batch_done, setting))
             setting.records.append(setting.trainer.train_epoch(counted, epoch=epoch))
             began = time.perf_counter()
             due = setting.finished or (eval_every and (epoch + 1) % eval_every == 0)

@@ -55,7 +55,11 @@ def accuracy_against_time(
         (row["setting"], 100 * (row["ratio_measured"] - 1), change(row[metric], full=full[metric])) for row in known
     ]
     theirs = [
-        (name, time_reduction(row, full=printed["full"]), change(getattr(row, metric), full=getattr(printed["full"], metric)))
+        (
+            name,
+            time_reduction(row, full=printed["full"]),
+            change(getattr(row, metric), full=getattr(printed["full"], metric)),
+        )
         for name, row in printed.items()
     ]
     for points, color, marker, label in (

@@ -141,9 +141,7 @@ class Planner:
         Which sample it is depends on (seed, epoch, position, attempt) alone.
         """
         positions = plan.positions[row : row + 1]
-        numbers = rng.draws(
-            positions, seed=self.seed, epoch=plan.epoch, purpose=rng.REPLACEMENT, block=attempt
-        )
+        numbers = rng.draws(positions, seed=self.seed, epoch=plan.epoch, purpose=rng.REPLACEMENT, block=attempt)
         samples = (numbers[0] << np.uint64(32) | numbers[1]) % np.uint64(len(self.index))
         return self._plan(plan.epoch, plan.step, positions, samples.astype(np.int64))
 

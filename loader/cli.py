@@ -53,7 +53,12 @@ def _parser() -> argparse.ArgumentParser:
     add("file", help="the .beton to make")
     add("--quality", type=int, help="JPEG quality; none: 90, or 100 for pixels that were never compressed")
     add("--subsampling", choices=("4:2:0", "4:2:2", "4:4:4"), help="none: 4:2:0, or 4:4:4 for such pixels")
-    add("--interval", type=int, default=4, help="most MCUs between restart markers: 2 crops tighter, and is 1.5 %% larger")
+    add(
+        "--interval",
+        type=int,
+        default=4,
+        help="most MCUs between restart markers: 2 crops tighter, and is 1.5 %% larger",
+    )
     add("--max-side", type=int, help="make images with a longer side smaller")
     add("--on-bad", choices=("raise", "skip"), default="raise", help="what to do with an image that cannot be read")
     add("--threads", type=int, help="none: one per core")
@@ -84,7 +89,10 @@ def _generate(options: argparse.Namespace) -> int:
     with _progress() as progress:
         task = progress.add_task("generate", total=options.images)
         size = generate(
-            options.folder, images=options.images, seed=options.seed, progress=lambda n: progress.update(task, completed=n)
+            options.folder,
+            images=options.images,
+            seed=options.seed,
+            progress=lambda n: progress.update(task, completed=n),
         )
     print(f"{options.folder}: {options.images:,} images, {size / options.images / 1000:.1f} kB each")
     return 0
@@ -185,7 +193,9 @@ def _verify(options: argparse.Namespace) -> int:
         except ValueError as error:
             return str(error)
         size, expected = pixels.shape[:2], (dataset.heights[sample], dataset.widths[sample])
-        return "" if size == expected else f"it is {size[1]} × {size[0]}, and the index says {expected[1]} × {expected[0]}"
+        return (
+            "" if size == expected else f"it is {size[1]} × {size[0]}, and the index says {expected[1]} × {expected[0]}"
+        )
 
     bad = 0
     with _progress() as progress:

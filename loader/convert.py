@@ -144,12 +144,13 @@ def _encode(image: Image.Image, settings: Settings, *, quality: int, subsampling
     mode = image.mode
     image = to_rgb(image)
     longest = max(image.size)
-    resized = settings.max_side is not None and longest > settings.max_side
-    if resized:
+    resized = False
+    if settings.max_side is not None and longest > settings.max_side:
         from PIL import Image
 
         width, height = (max(1, round(side * settings.max_side / longest)) for side in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)
+        resized = True
     if max(image.size) > _LARGEST_SIDE:
         raise DatasetError(f"a side of {longest:,} pixels is over JPEG's {_LARGEST_SIDE:,}; use --max-side")
     data = jpeg.encode(image, quality=quality, subsampling=subsampling, interval=settings.interval)

@@ -132,7 +132,6 @@ def _sizes(starts: np.ndarray, table: np.ndarray, *, end: int) -> np.ndarray:
 def corrupt(dataset: Dataset, sample: int, why: str) -> CorruptSampleError:
     """The error for a sample that does not decode."""
     return CorruptSampleError(
-        f"{dataset.path}: sample {sample} does not decode ({why}); "
-        "convert it again, or pass on_corrupt='replace'",
+        f"{dataset.path}: sample {sample} does not decode ({why}); convert it again, or pass on_corrupt='replace'",
         sample=sample,
     )

@@ -113,7 +113,7 @@ def render(photos: dict[str, np.ndarray], *, label: int, seed: int, number: int)
     """One image of class `label` as a JPEG."""
     random = np.random.Generator(np.random.Philox(key=[seed, number]))
     names = list(photos)
-    long, short = (int(round(side * random.uniform(0.94, 1.02))) for side in (500, 375))
+    long, short = (round(side * random.uniform(0.94, 1.02)) for side in (500, 375))
     height, width = (short, long) if random.random() < 0.75 else (long, short)
     canvas = _part(photos[names[label]], height, width, random, zoom=(0.25, 0.9))
     for _ in range(random.integers(1, 4)):
@@ -153,11 +153,9 @@ def _encode_to_size(pixels: np.ndarray, noise: np.ndarray, random: np.random.Gen
     goal = random.uniform(*_FILE_BYTES)
     level, low, high = 4.0, -4.0, 40.0  # standard deviation of the noise; negative: of a blur
     data = b""
+    changed: np.ndarray
     for _ in range(_SEARCH_STEPS):
-        if level >= 0:
-            changed = pixels + noise * np.float32(level)
-        else:
-            changed = cv2.GaussianBlur(pixels, (0, 0), -level)
+        changed = pixels + noise * np.float32(level) if level >= 0 else cv2.GaussianBlur(pixels, (0, 0), -level)
         data = _jpeg(np.clip(changed, 0, 255).astype(np.uint8))
         if abs(len(data) - goal) < 3_000:
             break

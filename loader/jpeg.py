@@ -2,7 +2,7 @@
 
 A baseline JPEG with a restart marker every few MCUs is a row of segments that decode independently
 of each other (ITU-T T.81, B.2.4.4 and E.1.4). We keep the segments' lengths in an APP11 segment in
-front of the frame header, so that the segments of any window are found without reading the others.
+front, so that the segments of any window are found without reading the others.
 Any decoder reads such a file as the ordinary JPEG that it is.
 
 The segment table, big-endian as JPEG is: "RRSX", version (u8, 1), a zero, the number of segments of
@@ -18,6 +18,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numba
 import numpy as np
 
 from loader.errors import DatasetError
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 SUBSAMPLINGS: dict[str, tuple[int, int]] = {"4:4:4": (8, 8), "4:2:2": (16, 8), "4:2:0": (16, 16)}  # MCU in pixels
-_APP11, _SOF0, _SOF1, _SOS, _DRI, _EOI = 0xEB, 0xC0, 0xC1, 0xDA, 0xDD, 0xD9
+_APP11, _SOF1, _SOS, _DRI, _EOI = 0xEB, 0xC1, 0xDA, 0xDD, 0xD9
 _TABLE_HEAD = struct.Struct(">4sBxII")
 _TABLE_MAGIC = b"RRSX"
+MARGIN = 2  # pixels around a window that chroma upsampling looks at
 _TABLE_MOST = (0xFFFF - 2 - _TABLE_HEAD.size) // 2
 
 
@@ -82,14 +84,12 @@ def encode(image: Image.Image, *, quality: int, subsampling: Subsampling, interv
     mcu_width = SUBSAMPLINGS[subsampling][0]
     blocks = interval_for(-(-image.width // mcu_width), most=interval)
     buffer = io.BytesIO()
-    image.save(
-        buffer, "JPEG", quality=quality, subsampling=subsampling, optimize=True, restart_marker_blocks=blocks
-    )
+    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling, optimize=True, restart_marker_blocks=blocks)
     return add_table(buffer.getvalue())
 
 
 def add_table(data: bytes) -> bytes:
-    """The same JPEG with a segment table in front of its frame header.
+    """The same JPEG with a segment table behind its JFIF header.
 
     Raises:
         JpegError: it is not baseline, has no restart markers, or they do not fit its rows.
@@ -108,7 +108,8 @@ def add_table(data: bytes) -> bytes:
     rows = -(-frame.height // frame.mcu_height)
     if len(lengths) != columns // frame.interval * rows or lengths.max() > 0xFFFF:
         raise JpegError("has another number of segments than its size asks for")
-    at = _frame_header(data)
+    # JFIF's own segment, where there is one, has to stay the first.
+    at = 4 + int.from_bytes(data[4:6], "big") if data[2:4] == b"\xff\xe0" else 2
     return data[:at] + _table(lengths) + data[at:]
 
 
@@ -121,68 +122,237 @@ def _table(lengths: np.ndarray) -> bytes:
     return b"".join(parts)
 
 
-def _frame_header(data: bytes) -> int:
-    return next(at for code, at, _ in _headers(data) if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC))
-
-
-def _headers(data: bytes | np.ndarray):
-    """(code, where the marker starts, payload) of each header segment, the scan's as the last."""
-    view = memoryview(data)
-    if bytes(view[:2]) != b"\xff\xd8":
-        raise JpegError("is no JPEG")
-    at = 2
-    while at + 4 <= len(view):
-        if view[at] != 0xFF:
-            raise JpegError("has a damaged header")
-        code = view[at + 1]
-        if code == 0xFF:  # a fill byte
-            at += 1
-            continue
-        length = view[at + 2] << 8 | view[at + 3]
-        if length < 2 or at + 2 + length > len(view):
-            break
-        yield code, at, view[at + 4 : at + 2 + length]
-        at += 2 + length
-        if code == _SOS:
-            return
-    raise JpegError("ends in its header")
-
-
 def read_frame(data: bytes | np.ndarray) -> Frame:
     """Parse the headers, and the segment table where there is one.
 
     Raises:
         JpegError: it is no JPEG, or its headers are damaged.
     """
-    size: tuple | None = None
-    interval, baseline, pieces, total = 0, False, [], 0
-    for code, at, payload in _headers(data):
-        if 0xC0 <= code <= 0xCF and code not in (0xC4, 0xC8, 0xCC):
-            if len(payload) < 6 or len(payload) < 6 + 3 * payload[5] or not payload[5]:
-                raise JpegError("has a damaged frame header")
-            precision, height, width, count = struct.unpack_from(">BHHB", payload)
-            factors = [(payload[7 + 3 * i] >> 4, payload[7 + 3 * i] & 15) for i in range(count)]
-            if not all(1 <= h <= 4 and 1 <= v <= 4 for h, v in factors) or not width:
-                raise JpegError("has a damaged frame header")
-            across, down = (max(f) for f in zip(*factors, strict=True)) if count > 1 else (1, 1)
-            size = (width, height, count, 8 * across, 8 * down)
-            baseline = code in (_SOF0, _SOF1) and precision == 8
-        elif code == _DRI and len(payload) == 2:
-            interval = payload[0] << 8 | payload[1]
-        elif code == _APP11 and len(payload) >= _TABLE_HEAD.size and bytes(payload[:4]) == _TABLE_MAGIC:
-            _, version, total, first = _TABLE_HEAD.unpack_from(payload)
-            if version == 1 and first == sum(map(len, pieces)):
-                pieces.append(np.frombuffer(payload[_TABLE_HEAD.size :], ">u2").astype(np.int64))
+    data = np.frombuffer(data, np.uint8)
+    head = np.zeros(_FIELDS, np.int64)
+    status = _parse(data, head, np.empty(0, np.int64))
+    segments = np.empty(head[_SEGMENTS], np.int64)
+    if status == _OK and len(segments):
+        status = _parse(data, head, segments)
+    if status != _OK:
+        raise JpegError(_PROBLEMS[status])
+    width, height, components, mcu_width, mcu_height, baseline, interval, start, _, _ = head.tolist()
+    return Frame(width, height, components, mcu_width, mcu_height, bool(baseline), interval, start, segments)
+
+
+_OK, _NO_JPEG, _DAMAGED, _ENDS, _NO_TABLE, _BAD_SEGMENTS, _NO_ROOM, _OUTSIDE = range(0, -8, -1)
+_PROBLEMS = {
+    _NO_JPEG: "is no JPEG",
+    _DAMAGED: "has a damaged header",
+    _ENDS: "ends in its header",
+    _NO_TABLE: "has no segment table",
+    _BAD_SEGMENTS: "has segments that are not where its table says",
+    _OUTSIDE: "is smaller than the window",
+}
+_FIELDS = 10
+_WIDTH, _HEIGHT, _COMPONENTS, _MCU_WIDTH, _MCU_HEIGHT, _BASELINE, _INTERVAL, _START, _SOF, _SEGMENTS = range(_FIELDS)
+
+
+@numba.njit(nogil=True, cache=True)
+def _parse(data, head, lengths):
+    """Fill `head` with what the headers say, and `lengths` with the segment table where it fits.
+
+    `head[_SEGMENTS]` is the table's number of entries, 0 where there is none or it is not whole.
+    """
+    size = len(data)
+    head[:] = 0
+    if size < 4 or data[0] != 0xFF or data[1] != 0xD8:
+        return _NO_JPEG
+    at, listed, total = 2, 0, 0
+    while at + 4 <= size:
+        if data[at] != 0xFF:
+            return _DAMAGED
+        code = data[at + 1]
+        if code == 0xFF:  # a fill byte
+            at += 1
+            continue
+        length = (np.int64(data[at + 2]) << 8) | data[at + 3]
+        body, end = at + 4, at + 2 + length
+        if length < 2 or end > size:
+            return _ENDS
+        if 0xC0 <= code <= 0xCF and code != 0xC4 and code != 0xC8 and code != 0xCC:
+            if end - body < 6 or data[body + 5] == 0 or end - body < 6 + 3 * np.int64(data[body + 5]):
+                return _DAMAGED
+            count = np.int64(data[body + 5])
+            across, down = 1, 1
+            for i in range(count):
+                h, v = np.int64(data[body + 7 + 3 * i] >> 4), np.int64(data[body + 7 + 3 * i] & 15)
+                if h < 1 or h > 4 or v < 1 or v > 4:
+                    return _DAMAGED
+                if count > 1:  # a single component's MCU is one block, whatever its factors
+                    across, down = max(across, h), max(down, v)
+            head[_HEIGHT] = (np.int64(data[body + 1]) << 8) | data[body + 2]
+            head[_WIDTH] = (np.int64(data[body + 3]) << 8) | data[body + 4]
+            if head[_WIDTH] == 0 or head[_HEIGHT] == 0:
+                return _DAMAGED
+            head[_COMPONENTS], head[_MCU_WIDTH], head[_MCU_HEIGHT] = count, 8 * across, 8 * down
+            head[_BASELINE] = code <= _SOF1 and data[body] == 8
+            head[_SOF] = at
+        elif code == _DRI and length == 4:
+            head[_INTERVAL] = (np.int64(data[body]) << 8) | data[body + 1]
+        elif code == _APP11 and end - body >= 14 and _is_table(data, body):
+            total, first = _u32(data, body + 6), _u32(data, body + 10)
+            entries = (end - body - 14) // 2
+            if first == listed:
+                for i in range(min(entries, len(lengths) - listed)):
+                    lengths[listed + i] = (np.int64(data[body + 14 + 2 * i]) << 8) | data[body + 15 + 2 * i]
+                listed += entries
         elif code == _SOS:
-            if size is None:
-                raise JpegError("has a scan without a frame header")
-            segments = np.concatenate(pieces) if pieces else np.empty(0, np.int64)
-            whole = payload[0] == size[2] if len(payload) else False
-            return Frame(
-                *size,
-                baseline=baseline and whole,
-                interval=interval,
-                start=at + 4 + len(payload),
-                segments=segments if len(segments) == total else segments[:0],
-            )
-    raise JpegError("has no scan")
+            if head[_WIDTH] == 0 or end == body:
+                return _DAMAGED
+            head[_BASELINE] = head[_BASELINE] and data[body] == head[_COMPONENTS]
+            head[_START] = end
+            head[_SEGMENTS] = total if listed == total else 0
+            return _OK
+        at = end
+    return _ENDS
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _is_table(data, at):
+    # "RRSX", version 1
+    return data[at] == 82 and data[at + 1] == 82 and data[at + 2] == 83 and data[at + 3] == 88 and data[at + 4] == 1
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def _u32(data, at):
+    value = np.int64(0)
+    for i in range(4):
+        value = (value << 8) | data[at + i]
+    return value
+
+
+@numba.njit(nogil=True, cache=True)
+def _crop(data, top, left, height, width, out, head, lengths, place):
+    """Write the smaller JPEG to `out`; its bytes, or a negative status.
+
+    `place` becomes (top, left) of the written JPEG in the image.
+    """
+    status = _parse(data, head, lengths)
+    if status != _OK:
+        return status
+    total, interval = head[_SEGMENTS], head[_INTERVAL]
+    mcu_width, mcu_height = head[_MCU_WIDTH], head[_MCU_HEIGHT]
+    if top < 0 or left < 0 or height < 1 or width < 1:
+        return _OUTSIDE
+    if top + height > head[_HEIGHT] or left + width > head[_WIDTH]:
+        return _OUTSIDE
+    columns = -(-head[_WIDTH] // mcu_width)
+    rows = -(-head[_HEIGHT] // mcu_height)
+    if total == 0 or head[_BASELINE] == 0 or interval == 0 or columns % interval != 0:
+        return _NO_TABLE
+    across = columns // interval
+    if total != across * rows:
+        return _BAD_SEGMENTS
+    if total > len(lengths) or len(out) < len(data) + 2:
+        return _NO_ROOM
+    first_row = max(top - MARGIN, 0) // mcu_height
+    last_row = -(-min(top + height + MARGIN, head[_HEIGHT]) // mcu_height)
+    step = interval * mcu_width
+    first = max(left - MARGIN, 0) // step
+    last = -(-min(left + width + MARGIN, head[_WIDTH]) // step)
+
+    to = _copy_headers(data, head, out)
+    new_height = min(last_row * mcu_height, head[_HEIGHT]) - first_row * mcu_height
+    new_width = min(last * step, head[_WIDTH]) - first * step
+    sof = head[_SOF]  # where the copy has it now
+    out[sof + 5], out[sof + 6] = new_height >> 8, new_height & 0xFF
+    out[sof + 7], out[sof + 8] = new_width >> 8, new_width & 0xFF
+
+    at, number = head[_START], 0
+    for segment in range(last_row * across):
+        row, column = segment // across, segment % across
+        length = lengths[segment]
+        end = at + length
+        if end > len(data) or length < 2:
+            return _BAD_SEGMENTS
+        if row >= first_row and first <= column < last:
+            bytes_of_it = length
+            if segment < total - 1:
+                if data[end - 2] != 0xFF or data[end - 1] != 0xD0 + segment % 8:
+                    return _BAD_SEGMENTS
+                bytes_of_it = length - 2
+            if number:
+                out[to], out[to + 1] = 0xFF, 0xD0 + (number - 1) % 8
+                to += 2
+            out[to : to + bytes_of_it] = data[at : at + bytes_of_it]
+            to += bytes_of_it
+            number += 1
+        at = end
+    out[to], out[to + 1] = 0xFF, _EOI
+    place[0], place[1] = first_row * mcu_height, first * step
+    return to + 2
+
+
+@numba.njit(nogil=True, cache=True)
+def _copy_headers(data, head, out):
+    """Copy the headers a decoder needs (no APPn but JFIF's and Adobe's, which say what the colours
+    are, and no comment); `head[_SOF]` becomes the frame header's place in `out`. The bytes written.
+    """
+    out[0], out[1] = 0xFF, 0xD8
+    at, to = 2, 2
+    while at < head[_START]:  # `_parse` has been through these and found them whole
+        code = data[at + 1]
+        if code == 0xFF:
+            at += 1
+            continue
+        length = 2 + ((np.int64(data[at + 2]) << 8) | data[at + 3])
+        if code != 0xFE and (code < 0xE0 or code > 0xEF or code == 0xE0 or code == 0xEE):
+            if at == head[_SOF]:
+                head[_SOF] = to
+            out[to : to + length] = data[at : at + length]
+            to += length
+        at += length
+    return to
+
+
+class Cropper:
+    """Crops JPEGs without decoding them; one per thread, for its scratch memory.
+
+    The segments that cover the window and a margin of 2 pixels (which chroma upsampling looks at)
+    are copied, their restart markers renumbered, and the frame header is given the new size. What
+    comes out decodes to exactly the pixels that the whole image has there.
+    """
+
+    def __init__(self) -> None:
+        self._head = np.zeros(_FIELDS, np.int64)
+        self._place = np.zeros(2, np.int64)
+        self._lengths = np.empty(1024, np.int64)
+        self._out = np.empty(1 << 17, np.uint8)
+
+    def crop(
+        self, data: np.ndarray, *, top: int, left: int, height: int, width: int, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, int, int]:
+        """The part of a JPEG that shows a window, as a JPEG.
+
+        Args:
+            data: uint8 [n], a JPEG; one that cannot be cropped (no segment table) comes back whole.
+            top, left, height, width: the window, pixels.
+            out: uint8 [at least n + 2] to write to; default: memory that the next call takes again.
+
+        Returns:
+            uint8 bytes (a view of `out`, or of `data`), and the top and left that they begin at.
+
+        Raises:
+            JpegError: it is no JPEG, the window is not inside it, or the table is wrong.
+        """
+        while True:
+            room = self._out if out is None else out
+            size = _crop(data, top, left, height, width, room, self._head, self._lengths, self._place)
+            if size > 0:
+                return room[:size], int(self._place[0]), int(self._place[1])
+            if size == _NO_TABLE:
+                return data, 0, 0
+            if size != _NO_ROOM:
+                raise JpegError(_PROBLEMS[size])
+            if self._head[_SEGMENTS] > len(self._lengths):
+                self._lengths = np.empty(2 * self._head[_SEGMENTS], np.int64)
+            elif out is None:
+                self._out = np.empty(2 * (len(data) + 2), np.uint8)
+            else:
+                raise JpegError(f"needs {len(data) + 2} bytes to be cropped in, and got {len(out)}")

@@ -92,7 +92,7 @@ class BudgetLoader:
         _check_count(batch_size, what="batch_size")
         if on_corrupt not in ("raise", "replace"):
             raise EngineError(f"on_corrupt {on_corrupt!r} is not known; give 'raise' or 'replace'")
-        output = Output(image_size, str(dtype), layout, str(device), interpolation, tuple(mean), tuple(std))
+        output = Output(image_size, str(dtype), layout, str(device), interpolation, mean, std)
         self.dataset = path if isinstance(path, Dataset) else Dataset(path)
         self.seed = check_seed(seed)
         shard = _shard(rank, world_size)
@@ -193,7 +193,7 @@ class BudgetLoader:
         epoch, step = state["epoch"], state["step"]
         steps = self._planner.steps
         whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (epoch, step))
-        if not whole or not (epoch < len(steps) and step < steps[epoch] or (epoch, step) == (len(steps), 0)):
+        if not whole or not ((epoch < len(steps) and step < steps[epoch]) or (epoch, step) == (len(steps), 0)):
             raise ResumeError(f"the state's epoch {epoch!r}, step {step!r} is outside the schedule")
         self._go(epoch, step)
 

@@ -91,14 +91,10 @@ class Schedule:
     form: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        if isinstance(self.ratios, (str, bytes)) or not isinstance(self.ratios, Iterable):
-            raise ScheduleError(f"ratios {self.ratios!r} is not a sequence; give one ratio per epoch")
-        ratios = tuple(as_ratio(r, what=f"epoch {e}: ratio") for e, r in enumerate(self.ratios))
-        if not ratios:
+        if not self.ratios:
             raise ScheduleError("a schedule needs at least one epoch, and got none")
-        object.__setattr__(self, "ratios", ratios)
         if not self.form:
-            object.__setattr__(self, "form", "of:" + _run_lengths(ratios))
+            object.__setattr__(self, "form", "of:" + _run_lengths(self.ratios))
 
     @property
     def epochs(self) -> int:
@@ -129,9 +125,7 @@ class Schedule:
         return cls((ratio,) * epochs, form=f"flat:{_text(ratio)}")
 
     @classmethod
-    def bottleneck(
-        cls, ratio: RatioLike, *, epochs: int, squeeze: RatioLike = "0.8", inner: int = 4
-    ) -> Schedule:
+    def bottleneck(cls, ratio: RatioLike, *, epochs: int, squeeze: RatioLike = "0.8", inner: int = 4) -> Schedule:
         """Stacked bottleneck blocks (section 3.2.2, Figures 3.7 and 3.8), cut off at `epochs`.
 
         One epoch at `ratio`, `inner` epochs at `squeeze·ratio`, one at `ratio`, and so on: the last
@@ -169,7 +163,9 @@ class Schedule:
         epochs = _check_count(epochs, what="epochs")
         shown = ", ".join(_text(s) for s in shares)
         if min(shares) < 0 or sum(shares) != 1:
-            raise ScheduleError(f"stages ({shown}) add up to {_text(sum(shares))}; give three shares >= 0 of 1")
+            raise ScheduleError(
+                f"stages ({shown}) add up to {_text(sum(shares, start=Fraction(0)))}; give three shares >= 0 of 1"
+            )
         first, last = _nearest(shares[0] * epochs), _nearest(shares[2] * epochs)
         lengths = (first, epochs - first - last, last)
         if any(n < 0 or (share and not n) for n, share in zip(lengths, shares, strict=True)):
@@ -198,7 +194,7 @@ class Schedule:
     @classmethod
     def of(cls, ratios: Iterable[RatioLike]) -> Schedule:
         """Any ratios, one per epoch."""
-        return cls(tuple(_sequence(ratios, "ratios")))
+        return cls(tuple(as_ratio(r, what=f"epoch {e}: ratio") for e, r in enumerate(_sequence(ratios, "ratios"))))
 
     @classmethod
     def parse(cls, text: str, *, epochs: int | None = None) -> Schedule:
@@ -221,7 +217,7 @@ class Schedule:
         kind, _, rest = body.partition(":")
         try:
             if kind == "of":
-                schedule = cls(tuple(_expand(rest)))
+                schedule = cls.of(_expand(rest))
                 if epochs is not None and epochs != schedule.epochs:
                     raise ScheduleError(f"it lists {schedule.epochs} epochs, but epochs={epochs} was asked for")
                 return schedule

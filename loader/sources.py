@@ -93,7 +93,9 @@ def cifar(root: str | Path, *, split: str = "train") -> Source:
     tens = (root / "batches.meta").is_file()
     if split not in ("train", "test"):
         raise DatasetError(f"split {split!r} is not known; CIFAR has 'train' and 'test'")
-    files = [f"data_batch_{i}" for i in range(1, 6)] if tens and split == "train" else [f"{split}_batch" if tens else split]
+    files = (
+        [f"data_batch_{i}" for i in range(1, 6)] if tens and split == "train" else [f"{split}_batch" if tens else split]
+    )
     meta = _unpickle(root / ("batches.meta" if tens else "meta"))
     parts = [_unpickle(root / name) for name in files]
     key = b"labels" if tens else b"fine_labels"
@@ -110,13 +112,15 @@ def cifar(root: str | Path, *, split: str = "train") -> Source:
 class _PlainUnpickler(pickle.Unpickler):
     """Reads CIFAR's pickles (dicts of lists and arrays) and refuses to call anything else."""
 
-    _ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
-    }
+    _ALLOWED = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:

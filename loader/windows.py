@@ -38,9 +38,7 @@ def random_resized_crop(
         if not pending.size:
             break
         if attempt % 2 == 0:  # a block of four numbers serves two tries
-            block = rng.draws(
-                positions[pending], seed=seed, epoch=epoch, purpose=rng.WINDOW, block=1 + attempt // 2
-            )
+            block = rng.draws(positions[pending], seed=seed, epoch=epoch, purpose=rng.WINDOW, block=1 + attempt // 2)
             pairs, known = block, pending
         mine = pairs[:, np.searchsorted(known, pending)]
         area, ratio = mine[2 * (attempt % 2)], mine[2 * (attempt % 2) + 1]

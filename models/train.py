@@ -111,7 +111,8 @@ class Trainer:
         steps = len(batches)
         clock = _Clock(self.device)
         loss_sum = torch.zeros((), device=self.device)
-        waits, sizes = [], []
+        waits: list[float] = []
+        sizes: list[int] = []
         source = iter(batches)
         while True:
             asked = time.perf_counter()

@@ -95,7 +95,11 @@ def test_evaluation_takes_every_sample_once_in_file_order():
 
 
 def test_evaluations_ranks_share_every_sample_once():
-    plans = [b for r in range(3) for b in stream(EvaluationPlanner(index(20), batch_size=4, shard=Shard(r, 3)), epoch=0, step=0)]
+    plans = [
+        b
+        for r in range(3)
+        for b in stream(EvaluationPlanner(index(20), batch_size=4, shard=Shard(r, 3)), epoch=0, step=0)
+    ]
     assert sorted(np.concatenate([b.rows[:, 0] for b in plans])) == list(range(20))
 
 

@@ -67,8 +67,11 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
 
 def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
     """/dev/full gives the kernel's own ENOSPC."""
-    with pytest.raises(DatasetError, match="disk is full"), beton.Writer(tmp_path / "a.beton", capacity=9, notes={}) as w:
-        full = open("/dev/full", "r+b", buffering=0)
+    with (
+        pytest.raises(DatasetError, match="disk is full"),
+        beton.Writer(tmp_path / "a.beton", capacity=9, notes={}) as w,
+    ):
+        full = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115  the writer closes it
         w._file.close()
         w._file = full
         w.add(b"x" * 100, width=1, height=1, label=0)

@@ -93,7 +93,9 @@ def test_a_huge_image_is_refused_and_made_smaller_on_request(tmp_path):
     assert report.resized == 1 and Dataset(tmp_path / "x.beton").widths[0] == 500
 
 
-@pytest.mark.parametrize("bad", [{"quality": 0}, {"interval": 65}, {"subsampling": "4:1:1"}, {"on_bad": "x"}, {"threads": 0}])
+@pytest.mark.parametrize(
+    "bad", [{"quality": 0}, {"interval": 65}, {"subsampling": "4:1:1"}, {"on_bad": "x"}, {"threads": 0}]
+)
 def test_settings_outside_their_range_are_refused(bad):
     with pytest.raises(DatasetError, match=f"{next(iter(bad))} {next(iter(bad.values()))!r}"):
         Settings(**bad)

@@ -32,7 +32,12 @@ def test_the_bytes_are_views_of_the_map_and_read_only(dataset):
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(b"", "too short"), (b"hello", "too short"), (b"PK\x03\x04" + bytes(100), "version 2"), (bytes(5000), "version 2")],
+    [
+        (b"", "too short"),
+        (b"hello", "too short"),
+        (b"PK\x03\x04" + bytes(100), "version 2"),
+        (bytes(5000), "version 2"),
+    ],
 )
 def test_a_foreign_file_is_refused(tmp_path, content, why):
     (tmp_path / "x.beton").write_bytes(content)
@@ -79,7 +84,7 @@ def test_pointers_outside_the_file_are_refused(copy):
 def test_damage_before_the_images_raises_or_is_harmless(copy, data):
     """Whatever the index says after damage, reading the samples stays inside the file."""
     end = beton.HEADER.itemsize + 2 * beton.FIELD.itemsize + 70 * 24
-    places = [p for p in (*range(30), *range(end - 70 * 24, end), *range(30, 60))]
+    places = [*range(30), *range(end - 70 * 24, end), *range(30, 60)]
     offset = data.draw(st.sampled_from(places))
     with open(copy, "rb") as file:
         file.seek(offset)

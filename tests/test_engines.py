@@ -72,9 +72,7 @@ def test_batches_come_in_order_with_their_plans_labels(make, dataset):
 
 def test_pixels_do_not_depend_on_workers_or_capacity(make, dataset):
     todo = plans(dataset, 10)
-    first, *others = (
-        produce(make(workers=w, capacity=c), todo) for w, c in ((1, 1), (2, 3), (4, 5))
-    )
+    first, *others = (produce(make(workers=w, capacity=c), todo) for w, c in ((1, 1), (2, 3), (4, 5)))
     for other in others:
         assert all(torch.equal(a.images, b.images) for a, b in zip(first, other, strict=True))
 

@@ -13,8 +13,8 @@ def test_the_images_are_like_imagenets(folder):
     sizes = np.array([source.load(i).size for i in range(len(source))])
     kilobytes = np.array([os.path.getsize(folder / name) for name in source.names]) / 1000
     assert (kilobytes > 60).all() and (kilobytes < 110).all()
-    assert 470 <= sizes.max(axis=1).min() and sizes.max() <= 510
-    assert 353 <= sizes.min() and len(source.classes) == 14
+    assert sizes.max(axis=1).min() >= 470 and sizes.max() <= 510
+    assert sizes.min() >= 353 and len(source.classes) == 14
     assert np.bincount(source.labels).tolist() == [5] * 14
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import io
 
 import numpy as np
@@ -84,12 +85,86 @@ def test_damaged_headers_never_do_more_than_raise(data):
     whole = bytearray(jpeg.encode(photo(64, 48), quality=80, subsampling="4:2:0"))
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, 700))] = data.draw(st.integers(0, 255))
-    try:
+    with contextlib.suppress(jpeg.JpegError):
         jpeg.read_frame(bytes(whole[: data.draw(st.integers(0, len(whole)))]))
-    except jpeg.JpegError:
-        pass
 
 
 @pytest.mark.parametrize(("columns", "expected"), [(32, 4), (31, 1), (30, 3), (34, 2), (1, 1)])
 def test_the_interval_is_the_largest_divisor(columns, expected):
     assert jpeg.interval_for(columns) == expected
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_cropped_bytes_decode_to_exactly_the_whole_images_pixels(data):
+    width, height = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 150))
+    subsampling = data.draw(st.sampled_from((*SUBSAMPLINGS, "grey")))
+    image = photo(width, height, seed=data.draw(st.integers(0, 9)))
+    if subsampling == "grey":
+        blocks = jpeg.interval_for(-(-width // 8))
+        whole = jpeg.add_table(plain(image.convert("L"), restart_marker_blocks=blocks))
+    else:
+        whole = jpeg.encode(image, quality=90, subsampling=subsampling, interval=data.draw(st.integers(1, 5)))
+    top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
+    h, w = data.draw(st.integers(1, height - top)), data.draw(st.integers(1, width - left))
+    expected = simplejpeg.decode_jpeg(whole)[top : top + h, left : left + w]
+    source = np.frombuffer(whole, np.uint8)
+    cropped, y, x = jpeg.Cropper().crop(source, top=top, left=left, height=h, width=w)
+    pixels = simplejpeg.decode_jpeg(cropped)  # strict: it is valid, with all markers where they belong
+    np.testing.assert_array_equal(pixels[top - y : top - y + h, left - x : left - x + w], expected)
+    assert len(cropped) <= len(whole)
+
+
+def test_a_crop_has_no_more_segments_than_it_needs():
+    whole = jpeg.encode(photo(512, 384), quality=90, subsampling="4:2:0", interval=4)
+    cropped, y, x = jpeg.Cropper().crop(np.frombuffer(whole, np.uint8), top=100, left=200, height=50, width=60)
+    frame = jpeg.read_frame(cropped)
+    assert (y, x, frame.height, frame.width) == (96, 192, 64, 128)  # rows 98…152, columns 198…262 of 16 and 64
+    assert len(cropped) < len(whole) / 10
+
+
+def test_a_jpeg_without_a_table_comes_back_whole():
+    data = np.frombuffer(plain(photo(64, 64)), np.uint8)
+    cropped, y, x = jpeg.Cropper().crop(data, top=8, left=8, height=8, width=8)
+    assert cropped is data and (y, x) == (0, 0)
+
+
+def test_scratch_memory_grows_with_the_image():
+    whole = np.frombuffer(jpeg.encode(photo(1600, 1200), quality=98, subsampling="4:4:4", interval=1), np.uint8)
+    cropped, _, _ = jpeg.Cropper().crop(whole, top=0, left=0, height=1200, width=1600)
+    assert len(whole) > 1 << 17
+    np.testing.assert_array_equal(simplejpeg.decode_jpeg(cropped), simplejpeg.decode_jpeg(whole))
+
+
+@pytest.mark.parametrize("window", [(-1, 0, 5, 5), (0, 0, 0, 5), (60, 0, 5, 5), (0, 60, 5, 5)])
+def test_a_window_outside_the_image_cannot_be_cropped(window):
+    whole = np.frombuffer(jpeg.encode(photo(64, 64), quality=80, subsampling="4:2:0"), np.uint8)
+    with pytest.raises(jpeg.JpegError, match="window"):
+        jpeg.Cropper().crop(whole, **dict(zip(("top", "left", "height", "width"), window, strict=True)))
+
+
+def test_too_little_room_is_said():
+    whole = np.frombuffer(jpeg.encode(photo(64, 64), quality=80, subsampling="4:2:0"), np.uint8)
+    with pytest.raises(jpeg.JpegError, match="bytes to be cropped in"):
+        jpeg.Cropper().crop(whole, top=0, left=0, height=9, width=9, out=np.empty(10, np.uint8))
+
+
+@given(st.data())
+@settings(max_examples=500, deadline=None)
+def test_damage_anywhere_raises_or_gives_bytes_and_never_reads_outside(data):
+    whole = np.frombuffer(jpeg.encode(photo(96, 80), quality=80, subsampling="4:2:0"), np.uint8).copy()
+    for _ in range(data.draw(st.integers(1, 6))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    whole = whole[: data.draw(st.integers(len(whole) // 2, len(whole)))].copy()
+    try:
+        cropped, _, _ = jpeg.Cropper().crop(whole, top=20, left=30, height=40, width=40)
+        assert 4 <= len(cropped) <= len(whole) + 2
+        simplejpeg.decode_jpeg(cropped)
+    except (jpeg.JpegError, ValueError):
+        pass
+
+
+def test_benchmark_crop_imagenet_window(benchmark):
+    whole = np.frombuffer(jpeg.encode(photo(500, 375), quality=90, subsampling="4:2:0"), np.uint8)
+    cropper = jpeg.Cropper()
+    benchmark(lambda: cropper.crop(whole, top=60, left=80, height=250, width=260))

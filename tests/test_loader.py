@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 import torch
 
-from loader import BudgetLoader, CorruptSampleError, Dataset, DatasetError, EngineError, ResumeError, Schedule, ScheduleError
+from loader import (
+    BudgetLoader,
+    CorruptSampleError,
+    Dataset,
+    DatasetError,
+    EngineError,
+    ResumeError,
+    Schedule,
+    ScheduleError,
+)
 
 R3 = Schedule.paper("R3", epochs=12)
 
@@ -186,12 +195,9 @@ def test_resume_on_another_number_of_ranks_gives_the_same_global_batches(open_lo
                 yield torch.cat([p[2] for p in parts]).tolist(), loaders[0].state_dict()
 
     everything = [batch for batch, _ in ids(1)]
-    first = []
-    for batch, state in ids(before):
-        first.append(batch)
-        if len(first) == 17:
-            break
-    assert first + [batch for batch, _ in ids(after, state)] == everything
+    first = list(itertools.islice(ids(before), 17))
+    state = first[-1][1]
+    assert [batch for batch, _ in (*first, *ids(after, state))] == everything
 
 
 _TRAINER = """

@@ -57,7 +57,9 @@ def test_pixels_outside_the_window_do_not_matter():
     np.testing.assert_array_equal(resized(pixels, (10, 12, 30, 31), (9, 9)), inside)
 
 
-@pytest.mark.parametrize("window", [(-1, 0, 5, 5), (0, -1, 5, 5), (0, 0, 0, 5), (0, 0, 5, 0), (6, 0, 5, 5), (0, 6, 5, 5)])
+@pytest.mark.parametrize(
+    "window", [(-1, 0, 5, 5), (0, -1, 5, 5), (0, 0, 0, 5), (0, 0, 5, 0), (6, 0, 5, 5), (0, 6, 5, 5)]
+)
 def test_a_window_outside_the_image_is_refused_and_writes_nothing(window):
     out = np.full((4, 4, 3), 7, np.uint8)
     assert not resample(noise(10, 10), *window, True, False, IDENTITY, out)

@@ -47,9 +47,7 @@ def test_cifar_pickles_are_read_as_their_authors_wrote_them(tmp_path):
     train, test = open_source(tmp_path), open_source(root, split="test")
     assert (len(train), len(test)) == (20, 4) and train.classes[3] == "c3" and not train.lossy
     first = pickle.loads((root / "data_batch_1").read_bytes())
-    np.testing.assert_array_equal(
-        np.asarray(train.load(2)), first[b"data"][2].reshape(3, 32, 32).transpose(1, 2, 0)
-    )
+    np.testing.assert_array_equal(np.asarray(train.load(2)), first[b"data"][2].reshape(3, 32, 32).transpose(1, 2, 0))
     assert train.labels[:4] == first[b"labels"]
 
 

@@ -51,9 +51,7 @@ def test_the_distribution_is_torchvisions():
         theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(n)])
         for column in range(4):
             values = np.unique(np.concatenate((ours[:, column], theirs[:, column])))
-            a, b = (
-                np.searchsorted(np.sort(x), values, side="right") / n for x in (ours[:, column], theirs[:, column])
-            )
+            a, b = (np.searchsorted(np.sort(x), values, side="right") / n for x in (ours[:, column], theirs[:, column]))
             assert np.abs(a - b).max() < 1.95 * np.sqrt(2 / n)  # significance 0.001
         assert abs(ours[:, 4].mean() - 0.5) < 4 * 0.5 / np.sqrt(n)
 

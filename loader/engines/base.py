@@ -56,7 +56,9 @@ class Output:
             value = getattr(self, name)
             if value not in allowed:
                 raise EngineError(f"{name} {value!r} is not known; give one of {', '.join(allowed)}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
+        object.__setattr__(self, "std", tuple(float(v) for v in self.std))
+        if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
             raise EngineError(f"mean {self.mean} and std {self.std}: give three numbers each, std above 0")
 
     @property

@@ -18,10 +18,11 @@ import numpy as np
 import simplejpeg
 import torch
 
-from loader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, WIDTH, Batch, BatchPlan
+from loader.batch import Batch, BatchPlan
 from loader.dataset import Dataset, corrupt
 from loader.engines.base import Job, Output, Work
 from loader.errors import CorruptSampleError, EngineError
+from loader.jpeg import Cropper, JpegError
 from loader.resize import resample
 
 _ROWS_PER_TASK = 8  # small enough to share a batch among threads, large enough to hide a queue's cost
@@ -90,14 +91,14 @@ def _stop(tasks: queue.SimpleQueue, threads: list[threading.Thread]) -> None:
 def compile_kernels(output: Output) -> None:
     """Compile, or load from numba's cache, what a batch of this output needs."""
     pool = BufferPool(output, 1)
-    row = np.array([0, 0, 0, 2, 2, 0])
     black, out = np.zeros((2, 2, 3), np.uint8), pool.image(pool.take(1), 0)
-    resample(black, row[TOP], row[LEFT], row[HEIGHT], row[WIDTH], True, False, _unsigned(output.table()), out)
+    resample(black, 0, 0, 2, 2, True, False, _unsigned(output.table()), out)
 
 
 def _unsigned(tensor: torch.Tensor) -> np.ndarray:
     """The tensor's bits as unsigned integers: numba then copies float16 and bfloat16, too."""
-    return tensor.view((torch.uint8, torch.uint16, None, torch.uint32)[tensor.element_size() - 1]).numpy()
+    same_size = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32}
+    return tensor.view(same_size[tensor.element_size()]).numpy()
 
 
 class BufferPool:
@@ -190,7 +191,7 @@ class _Worker:
                 try:
                     for row in range(task.start, task.stop):
                         replaced += self._make(pending, row, decoder)
-                except BaseException as caught:  # noqa: BLE001  it is the trainer's to see
+                except BaseException as caught:
                     error = caught
             pending.finish_task(replaced=replaced, error=error)
             del task, pending  # while this thread waits, it must not keep a buffer
@@ -212,29 +213,31 @@ class _Worker:
         raise AssertionError("the last attempt returns or raises")
 
     def _render(self, plan_row: np.ndarray, out: np.ndarray, decoder: Decoder) -> None:
-        sample, top, left = int(plan_row[SAMPLE]), plan_row[TOP], plan_row[LEFT]
-        pixels = decoder.decode(sample)
-        flip = bool(plan_row[FLIP])
-        fits = resample(
-            pixels, top, left, plan_row[HEIGHT], plan_row[WIDTH], self._antialias, flip, self._table, out
-        )
-        if not fits:
+        sample, top, left, height, width, flip = plan_row.tolist()
+        pixels, top, left = decoder.decode(sample, top=top, left=left, height=height, width=width)
+        if not resample(pixels, top, left, height, width, self._antialias, bool(flip), self._table, out):
             raise corrupt(self._job.dataset, sample, "its size is not the one in the index")
 
 
 class Decoder:
-    """Decodes samples of a dataset to a buffer of its own: one per thread."""
+    """Decodes windows of a dataset's samples to a buffer of its own: one per thread."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
+        self._cropper = Cropper()
         self._pixels = np.empty(0, np.uint8)
 
-    def decode(self, sample: int) -> np.ndarray:
-        """The whole image: uint8 [height, width, 3], valid until the next call."""
-        height, width = int(self._dataset.heights[sample]), int(self._dataset.widths[sample])
-        if self._pixels.size < height * width * 3:
-            self._pixels = np.empty(height * width * 3, np.uint8)
+    def decode(self, sample: int, *, top: int, left: int, height: int, width: int) -> tuple[np.ndarray, int, int]:
+        """A part of the image that the window is in: uint8 [h, w, 3], and the window's top and left there.
+
+        The pixels are valid until the next call.
+        """
+        data = self._dataset.jpeg(sample)
+        pixels_bytes = int(self._dataset.heights[sample] * self._dataset.widths[sample]) * 3
+        if self._pixels.size < pixels_bytes:
+            self._pixels = np.empty(pixels_bytes, np.uint8)
         try:
-            return simplejpeg.decode_jpeg(self._dataset.jpeg(sample), buffer=self._pixels)
-        except ValueError as error:
+            data, y, x = self._cropper.crop(data, top=top, left=left, height=height, width=width)
+            return simplejpeg.decode_jpeg(data, buffer=self._pixels), top - y, left - x
+        except (JpegError, ValueError) as error:
             raise corrupt(self._dataset, sample, str(error)) from None

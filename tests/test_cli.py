@@ -1,0 +1,103 @@
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from loader import Dataset
+from loader.cli import main
+
+
+def fails(capsys, *arguments) -> str:
+    """Run a command that must fail with one clear line and status 1; the line."""
+    assert main(list(map(str, arguments))) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_from_nothing_to_a_verified_file(tmp_path, capsys):
+    assert main(["generate", str(tmp_path / "g"), "--images", "15"]) == 0
+    assert main(["convert", str(tmp_path / "g"), str(tmp_path / "x.beton"), "--quality", "80"]) == 0
+    assert main(["inspect", str(tmp_path / "x.beton")]) == 0
+    assert main(["verify", str(tmp_path / "x.beton")]) == 0
+    out = capsys.readouterr().out
+    assert "15 images" in out and "cropped on compressed bytes" in out and "quality 80" in out
+    assert "all 15 images decode" in out
+
+
+def test_convert_says_what_it_did(folder, tmp_path, capsys):
+    root = tmp_path / "i"
+    (root / "a").mkdir(parents=True)
+    Image.new("L", (50, 40), 99).save(root / "a" / "grey.png")
+    (root / "a" / "z.jpg").write_bytes(b"no")
+    assert main(["convert", str(root), str(tmp_path / "x.beton"), "--on-bad", "skip", "--max-side", "20"]) == 0
+    printed = capsys.readouterr()
+    assert "1 brought to RGB from L" in printed.out and "made smaller to 20" in printed.out
+    assert "skipped a/z.jpg" in printed.err
+
+
+def test_bad_input_is_one_clear_line_and_loses_nothing(folder, tmp_path, capsys):
+    kept = tmp_path / "kept.beton"
+    kept.write_bytes(b"mine")
+    assert "exists" in fails(capsys, "convert", folder, kept)
+    assert kept.read_bytes() == b"mine"
+    assert "no images" in fails(capsys, "convert", tmp_path, tmp_path / "x.beton")
+    assert "is no folder" in fails(capsys, "convert", tmp_path / "none", tmp_path / "x.beton")
+    assert "version 2" in fails(capsys, "inspect", __file__)
+    assert "does not exist" in fails(capsys, "verify", tmp_path / "none.beton")
+    assert "not empty" in fails(capsys, "generate", folder)
+    assert "quality 0" in fails(capsys, "convert", folder, tmp_path / "x.beton", "--quality", 0)
+    plan = ("plan", "--samples", 100, "--batch-size", 10, "--epochs", 6)
+    assert "outside (0, 1]" in fails(capsys, *plan, "1.5")
+    assert "zero batches" in fails(capsys, *plan, "0.01")
+    assert "do not fit" in fails(capsys, "plan", "R3", "--samples", 100, "--epochs", 1)
+    assert "one of --samples and --data" in fails(capsys, "plan", "R3", "--epochs", 6)
+
+
+def test_verify_names_what_does_not_decode(beton, tmp_path, capsys):
+    dataset, path = Dataset(beton), tmp_path / "x.beton"
+    data = bytearray(beton.read_bytes())
+    for sample in (4, 60):
+        data[dataset.starts[sample] : dataset.starts[sample] + 4] = b"nope"
+    path.write_bytes(data)
+    assert main(["verify", str(path)]) == 1
+    printed = capsys.readouterr().err
+    assert "sample 4:" in printed and "sample 60:" in printed and "2 of 70" in printed
+
+
+def test_plan_shows_budget_prediction_and_miss_probability(tmp_path, capsys):
+    picture = tmp_path / "p.png"
+    arguments = [
+        "plan",
+        "R3",
+        "--epochs",
+        "120",
+        "--samples",
+        "50000",
+        "--batch-size",
+        "128",
+        "--picture",
+        str(picture),
+    ]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "M = 391" in out and "0.644333" in out and "30,164" in out and "10^-60.1" in out
+    assert Image.open(picture).size[0] > 400
+
+
+def test_plan_takes_the_samples_of_a_file(beton, capsys):
+    assert main(["plan", "0.5@2", "--data", str(beton), "--batch-size", "10"]) == 0
+    assert "M = 7" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["warp"], ["convert"], ["plan", "R3", "--epochs", "x"]])
+def test_a_wrong_call_is_status_2(arguments):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+
+
+def test_the_module_runs():
+    result = subprocess.run([sys.executable, "-m", "loader", "--help"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and "convert" in result.stdout

@@ -1,0 +1,120 @@
+"""The main job on a small scale, as a user starts it."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from bench.imagenet_mnv2 import main, parse, schedules
+from loader import Schedule
+
+SMALL = ["--image-size", "16", "--width", "0.1", "--batch-size", "8", "--epochs", "3", "--workers", "1"]
+
+
+def run(out, data, *more):
+    return main([*SMALL, "--data", str(data), "--out", str(out), *more])
+
+
+@pytest.fixture(scope="module")
+def finished(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    assert run(out, folder, "--settings", "0.618", "of:1,0.5*2", "short") == 0
+    return out
+
+
+def test_the_record_has_every_setting_with_what_the_design_asks_for(finished):
+    results = json.loads((finished / "results.json").read_text())
+    rows = {row["setting"]: row for row in results["settings"]}
+    assert list(rows) == ["full", "0.618", "of:1,0.5*2", "short"] and results["finished"]
+    assert results["samples"] == 56  # of the 70 images, one of each of the 14 classes is held out
+    assert [row["batches"] for row in rows.values()] == [21, 12, 13, 7]
+    for row in rows.values():
+        assert row["train_seconds"] > 0 and row["end_to_end_seconds"] > row["train_seconds"]
+        assert 0 <= row["top1"] <= row["top5"] <= 1 and row["images_per_second"] > 0
+        assert Schedule.parse(row["schedule"]).epochs == row["epochs"]
+    assert rows["full"]["ratio_measured"] == 1 == rows["full"]["ratio_theorem"] == rows["full"]["ratio_corollary"]
+    assert rows["0.618"]["ratio_corollary"] == pytest.approx(0.618)
+    assert rows["of:1,0.5*2"]["ratio_corollary"] == pytest.approx(2 / 3)
+    assert {"cpu", "git", "versions", "date", "cores"} <= set(results["environment"])
+    assert str(finished) not in json.dumps(results)  # a record names no path of the machine
+
+
+def test_the_csv_and_the_pictures_are_there(finished):
+    with open(finished / "results.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and float(rows[1]["ratio_measured"]) > 0
+    for name in ("time_ratio", "top1_against_time", "top5_against_time"):
+        assert (finished / f"{name}.png").stat().st_size > 10_000
+
+
+def test_a_finished_run_is_shown_again_and_other_options_are_refused(finished, folder, capsys):
+    before = json.loads((finished / "results.json").read_text())["settings"]
+    assert run(finished, folder, "--settings", "0.618", "of:1,0.5*2", "short") == 0
+    after = json.loads((finished / "results.json").read_text())["settings"]
+    assert [r["train_seconds"] for r in before] == [r["train_seconds"] for r in after]
+    assert run(finished, folder, "--seed", "1") == 1
+    assert "seed=0, not 1" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_keeps_what_it_measured_and_goes_on(folder, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "bench.imagenet_mnv2", *SMALL, "--data", str(folder), "--out", str(out)]
+    command += ["--settings", "0.5", "--epochs", "30", "--learning-rate", "0.001"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "epoch 4/30" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "goes on from there" in output + errors
+    rows = json.loads((out / "results.json").read_text())["settings"]
+    assert rows[0]["epochs"] >= 3 and (out / "results.csv").exists()
+    first = rows[0]["epoch_records"][0]
+    assert main(command[3:]) == 0
+    resumed = json.loads((out / "results.json").read_text())
+    assert resumed["finished"] and resumed["settings"][0]["epochs"] == 30
+    assert resumed["settings"][0]["epoch_records"][0] == first  # it was not measured again
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--settings", "2"], "outside (0, 1]"),
+        (["--settings", "0.001"], "zero batches"),
+        (["--settings", "R3", "--epochs", "2"], "do not fit"),
+        (["--batch-size", "0"], "--batch-size 0"),
+        (["--data", "/nonexistent"], "does not exist"),
+        (["--device", "cuda:99"], "GPU"),
+        (["--preset", "imagenet"], "--data"),
+    ],
+)
+def test_bad_input_is_one_line(options, why, tmp_path, beton, capsys):
+    arguments = [*SMALL, "--out", str(tmp_path / "o"), *options]
+    if "--data" not in options and "imagenet" not in options:
+        arguments += ["--data", str(beton)]
+    assert main(arguments) == 1
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1 and errors[0].startswith("error: ") and why in errors[0]
+
+
+def test_short_has_as_many_full_epochs_as_the_smallest_budget_pays_for():
+    options, _ = parse([])
+    named = schedules(options, samples=1910)
+    assert named["short"] == Schedule.full(epochs=15 * 37 // 60)
+    assert [named[n].epochs for n in ("full", "R1_0.8", "R1_0.618", "R2_2")] == [15] * 4
+
+
+def test_the_imagenet_preset_is_the_dissertations():
+    options, _ = parse(["--preset", "imagenet", "--data", "x"])
+    assert (options.epochs, options.batch_size, options.image_size, options.width) == (150, 256, 224, 1.0)
+
+
+def test_the_quick_presets_corollaries_are_the_dissertations():
+    from loader import theory
+
+    options, _ = parse([])
+    values = {name: theory.corollary(s) for name, s in schedules(options, samples=1910).items()}
+    assert values["R2_2"] == pytest.approx(0.62) and values["R1_0.618"] == pytest.approx(0.618)

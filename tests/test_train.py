@@ -1,0 +1,138 @@
+import io
+import math
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from models import IMAGENET, Recipe, TopK, Trainer, TrainingError
+
+STEP = Recipe(120, 128, 32, 0.1, decay="step", milestones=(0.5, 0.75))
+
+
+def batches(count=6, size=8, last=None, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    sizes = [size] * (count - 1) + [last or size]
+    return [(torch.randn(n, 3, 8, 8, generator=g), torch.randint(0, 4, (n,), generator=g)) for n in sizes]
+
+
+def trainer(**options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 4))
+    return Trainer(model, recipe=Recipe(2, 8, 8, 0.05), **options)
+
+
+def test_the_imagenet_recipe_is_the_dissertations():
+    assert (IMAGENET.epochs, IMAGENET.batch_size, IMAGENET.image_size) == (150, 256, 224)
+    assert (IMAGENET.learning_rate, IMAGENET.momentum, IMAGENET.weight_decay) == (0.05, 0.9, 4e-5)
+
+
+@pytest.mark.parametrize(("progress", "rate"), [(0, 0.05), (0.5, 0.025), (1, 0)])
+def test_cosine_goes_from_the_rate_to_zero(progress, rate):
+    assert IMAGENET.learning_rate_at(progress) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(("progress", "rate"), [(0, 0.1), (0.499, 0.1), (0.5, 0.01), (0.75, 0.001), (1, 0.001)])
+def test_steps_are_at_their_milestones(progress, rate):
+    assert STEP.learning_rate_at(progress) == pytest.approx(rate)
+
+
+def test_progress_outside_0_1_is_refused():
+    with pytest.raises(ValueError, match=r"1\.1"):
+        IMAGENET.learning_rate_at(1.1)
+
+
+def test_the_learning_rate_follows_full_epochs_whatever_the_budget():
+    """The method: after half the epochs the rate is the same for any number of batches."""
+    rates = [trainer(epochs=4).train_epoch(batches(n), epoch=2).learning_rate for n in (1, 1000 // 250, 20)]
+    starts = [trainer(epochs=4).recipe.learning_rate_at((2 + (n - 1) / n) / 4) for n in (1, 4, 20)]
+    assert rates == starts and rates[0] == pytest.approx(0.025)
+
+
+def test_an_epoch_trains_and_records_itself():
+    t = trainer()
+    data = batches(6, last=3)
+    losses = [t.train_epoch(data, epoch=0).loss for _ in range(10)]
+    assert losses[-1] < 0.7 * losses[0]
+    record = t.train_epoch(data, epoch=1)
+    assert (record.batches, record.images, record.full_batches) == (6, 43, 5)
+    assert record.train_seconds == pytest.approx(
+        record.first_wait_seconds + record.full_batch_seconds + record.last_batch_seconds
+    )
+    assert 0 <= record.wait_seconds < record.train_seconds
+
+
+def test_waiting_for_the_first_batch_is_kept_apart():
+    class Slow(list):
+        def __iter__(self):
+            for i, item in enumerate(super().__iter__()):
+                time.sleep(0.2 if i == 0 else 0.02)
+                yield item
+
+    record = trainer().train_epoch(Slow(batches(4)), epoch=0)
+    assert record.first_wait_seconds >= 0.2 and 0.06 <= record.wait_seconds < 0.2
+    assert record.full_batch_seconds < record.train_seconds - 0.19
+
+
+def test_a_loss_that_is_not_finite_ends_the_training():
+    data = batches(2)
+    data[1][0].fill_(math.nan)
+    with pytest.raises(TrainingError, match="loss is nan"):
+        trainer().train_epoch(data, epoch=0)
+
+
+@pytest.mark.parametrize("given", [0, 2, 4])
+def test_a_loader_that_does_not_keep_its_length_is_caught(given):
+    class Liar(list):
+        def __len__(self):
+            return 3
+
+    with pytest.raises(TrainingError, match="said 3 batches"):
+        trainer().train_epoch(Liar(batches(given) if given else []), epoch=0)
+
+
+def test_a_saved_trainer_goes_on_bit_for_bit():
+    a = trainer()
+    a.train_epoch(batches(), epoch=0)
+    file = io.BytesIO()
+    torch.save(a.state_dict(), file)
+    file.seek(0)
+    b = trainer()
+    b.load_state_dict(torch.load(file, weights_only=True))
+    for t in (a, b):
+        t.train_epoch(batches(seed=1), epoch=1)
+    assert all(
+        torch.equal(x, y) for x, y in zip(a.model.state_dict().values(), b.model.state_dict().values(), strict=True)
+    )
+
+
+def test_topk_by_hand():
+    counts = TopK()
+    scores = torch.tensor([[9.0, 8, 7, 6, 5, 4], [4, 5, 6, 7, 8, 9]])
+    counts.add(scores, torch.tensor([0, 0]))
+    counts.add(scores, torch.tensor([4, 5]))
+    result = counts.result()
+    assert (result.top1, result.top5, result.samples) == (0.5, 0.75, 4)
+
+
+def test_nothing_to_evaluate_is_said():
+    with pytest.raises(ValueError, match="empty"):
+        trainer().evaluate([])
+
+
+def test_evaluation_changes_nothing():
+    t = trainer()
+    before = {k: v.clone() for k, v in t.model.state_dict().items()}
+    assert t.evaluate(batches()).samples == 48
+    assert all(torch.equal(before[k], v) for k, v in t.model.state_dict().items())
+
+
+@pytest.mark.parametrize("bad", [{"amp": "yes"}, {"compile": "maybe"}])
+def test_unknown_options_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad.values()))):
+        trainer(**bad)
+
+
+def test_mixed_precision_runs_on_a_cpu_when_asked():
+    assert math.isfinite(trainer(amp="on").train_epoch(batches(), epoch=0).loss)
