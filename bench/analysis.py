@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -23,11 +24,10 @@ def compare(
 ) -> dict[str, Any]:
     """One setting's times against full training's, over the first `rounds` epochs.
 
-    measured = T_setting / T_full, each epoch counted at the median of the setting's epochs of as many
-    batches (see `typical`); `ratio_of_sums` is the ratio of the plain sums. The prediction of
-    Theorem 4 comes from the measured T₀, T₀α and T₁, Corollary 2 from α alone. measured − corollary
-    is split, exactly, into (all as shares of T_full, c the corollary, ₛ the setting, f full
-    training, K batches):
+    measured = T_setting / T_full, over typical epochs (see `typical`); `ratio_of_sums` is the ratio of
+    the plain sums. The prediction of Theorem 4 comes from the measured T₀, T₀α and T₁, Corollary 2
+    from α alone. measured − corollary is split, exactly, into (all as shares of T_full, c the
+    corollary, ₛ the setting, f full training, K batches):
 
     - rounding: (Kₛ/K_f − c)·S_f, S being the time that is not waiting: ⌊αM⌋ is not αM;
     - boundary: Bₛ − c·B_f, B being the time of waiting for epochs' first batches;
@@ -42,7 +42,7 @@ def compare(
         rounds: epochs of full training to compare with, at least 1.
     """
     sums = _sum(records[:rounds], "train_seconds"), _sum(full[:rounds], "train_seconds")
-    mine, other = typical(records[:rounds]), typical(full[:rounds])
+    mine, other = typical(records[:rounds], full[:rounds])
     ratios = schedule.ratios[:rounds]
     # A schedule that has ended spends nothing in the remaining rounds.
     corollary = float(sum(ratios, start=Fraction(0)) / rounds)
@@ -75,19 +75,43 @@ def compare(
     }
 
 
-def typical(records: list[EpochRecord]) -> list[EpochRecord]:
-    """Each epoch replaced by the median one, by training time, of those with as many batches.
+def typical(mine: list[EpochRecord], full: list[EpochRecord]) -> tuple[list[EpochRecord], list[EpochRecord]]:
+    """Both lists of epochs without what the machine did to single ones of them.
 
-    Epochs of equal size are repetitions of one measurement. A hiccup of the machine in one of them
-    would decide a ratio of sums; it leaves the median alone.
+    A setting's epoch and full training's of the same round ran within seconds of each other: their
+    ratio is free of the machine's drift. Rounds in which the setting's epoch has as many batches are
+    repetitions of one measurement. Of those, the quarter with the largest ratios and the quarter with
+    the smallest are left out, so that a hiccup in one epoch, which would decide a ratio of sums, does
+    not count; the times of the others, and each of their parts, are averaged, and stand for all.
+
+    Args:
+        mine: the setting's epochs; fewer than `full` where its schedule has ended.
+        full: full training's.
+
+    Returns:
+        As many epochs of each.
     """
-    sizes: dict[int, list[EpochRecord]] = defaultdict(list)
-    for record in records:
-        sizes[record.batches].append(record)
-    medians = {
-        size: sorted(group, key=lambda r: r.train_seconds)[(len(group) - 1) // 2] for size, group in sizes.items()
-    }
-    return [medians[record.batches] for record in records]
+    sizes: dict[int, list[int]] = defaultdict(list)
+    for epoch, record in enumerate(mine):
+        sizes[record.batches].append(epoch)
+    typical_mine, typical_full = list(mine), list(full)
+    all_kept = []
+    for rounds in sizes.values():
+        ranked = sorted(rounds, key=lambda e: mine[e].train_seconds / full[e].train_seconds)
+        kept = ranked[len(ranked) // 4 : len(ranked) - len(ranked) // 4]
+        all_kept += kept
+        for epoch in rounds:
+            typical_mine[epoch] = _mean([mine[e] for e in kept])
+            typical_full[epoch] = _mean([full[e] for e in kept])
+    for epoch in range(len(mine), len(full)):
+        typical_full[epoch] = _mean([full[e] for e in all_kept])
+    return typical_mine, typical_full
+
+
+def _mean(records: list[EpochRecord]) -> EpochRecord:
+    times = ("train_seconds", "first_wait_seconds", "wait_seconds", "full_batch_seconds", "last_batch_seconds")
+    means: dict[str, Any] = {name: _sum(records, name) / len(records) for name in times}
+    return replace(records[0], **means)
 
 
 def _theorem(

@@ -9,9 +9,9 @@ Corollary 1 (flat) and Corollary 2 (three-stage) of the dissertation give, from 
 How time is measured: an epoch's training time goes from asking for its first batch to the end of
 its last optimiser step (synchronised on a GPU); evaluation, saving and warm-up are not in it and
 are reported beside it. The settings run interleaved, epoch by epoch, in one process, and who is
-first changes from round to round. In the measured ratio each epoch counts as the median of the
-setting's epochs of as many batches; the ratio of the plain sums stands beside it. Ctrl-C keeps what
-was measured; the same command goes on from there.
+first changes from round to round. The measured ratio compares epochs of the same round, without
+the quarters of the rounds where the ratio was largest and smallest (bench/analysis.py); the ratio of
+the plain sums stands beside it. Ctrl-C keeps what was measured; the same command goes on from there.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from loader.schedule import Schedule
 if TYPE_CHECKING:
     import torch
 
+Crop = Literal["resized", "pad"]
 SAMPLE, TOP, LEFT, HEIGHT, WIDTH, FLIP = range(6)
 
 
@@ -102,6 +103,7 @@ class Planner:
         index: the dataset's sizes and labels.
         schedule, batch_size, seed, sampling: as in `BudgetLoader`.
         shard: this rank's part.
+        crop: "resized" (random resized crop) or "pad" (pad by 4 pixels, crop the image's size).
     """
 
     def __init__(
@@ -113,8 +115,10 @@ class Planner:
         seed: int,
         sampling: Sampling = "independent",
         shard: Shard | None = None,
+        crop: Crop = "resized",
     ) -> None:
         self.index, self.seed = index, seed
+        self._windows = windows.padded_crop if crop == "pad" else windows.random_resized_crop
         self.budget = Budget(schedule, samples=len(index), batch_size=batch_size)
         self.order = Order(self.budget, seed=seed, sampling=sampling)
         self.shard = shard or Shard()
@@ -147,19 +151,22 @@ class Planner:
 
     def _plan(self, epoch: int, step: int, positions: np.ndarray, ids: np.ndarray) -> BatchPlan:
         heights, widths = self.index.heights[ids], self.index.widths[ids]
-        crops = windows.random_resized_crop(heights, widths, positions, seed=self.seed, epoch=epoch)
+        crops = self._windows(heights, widths, positions, seed=self.seed, epoch=epoch)
         rows = np.column_stack((ids, crops))
         return BatchPlan(epoch, step, positions, rows, self.index.labels[ids])
 
 
 class EvaluationPlanner:
-    """Every sample once, in file order, centre crop, one epoch; the last batch may be short.
+    """Every sample once, in file order, one epoch; the last batch may be short.
+
+    The window is the centre, or with crop="pad" the whole image.
 
     With several ranks, each takes every world_size-th sample; ranks may differ by one sample.
     """
 
-    def __init__(self, index: Index, *, batch_size: int, shard: Shard | None = None) -> None:
+    def __init__(self, index: Index, *, batch_size: int, shard: Shard | None = None, crop: Crop = "resized") -> None:
         shard = shard or Shard()
+        self._windows = windows.whole if crop == "pad" else windows.center_crop
         self.index, self.batch_size = index, batch_size
         self._mine = np.arange(shard.rank, len(index), shard.world_size, dtype=np.int64)
 
@@ -169,7 +176,7 @@ class EvaluationPlanner:
 
     def plan(self, epoch: int, step: int) -> BatchPlan:
         ids = self._mine[step * self.batch_size : (step + 1) * self.batch_size]
-        crops = windows.center_crop(self.index.heights[ids], self.index.widths[ids])
+        crops = self._windows(self.index.heights[ids], self.index.widths[ids])
         return BatchPlan(epoch, step, ids, np.column_stack((ids, crops)), self.index.labels[ids])
 
     def replacement(self, plan: BatchPlan, row: int, *, attempt: int) -> BatchPlan:

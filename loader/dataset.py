@@ -25,6 +25,7 @@ class Dataset:
         heights, widths: int64 [D], pixels.
         labels: int64 [D].
         classes: the classes' names, or () where the file does not know them.
+        fields, image_field: the fields' names, and which of them is the image.
         notes: what the writer noted ({} for a file of FFCV's own).
         fingerprint: 16 hex digits that tell datasets apart.
 
@@ -82,6 +83,8 @@ class Dataset:
         fields = np.frombuffer(self._read(beton.HEADER.itemsize, end), beton.FIELD)
         samples, image, label = self._metadata(fields, count, start=end)
         table = self._table(table_start)
+        self.fields = tuple(row["name"].tobytes().split(b"\0")[0].decode("ascii", "replace") for row in fields)
+        self.image_field = self.fields[image]
         self.notes = beton.parse_notes(fields[image]["arguments"].tobytes(), self._read)
         images = samples[f"f{image}"]
         if np.any(images["mode"] != beton.MODE_JPEG):

@@ -129,35 +129,35 @@ def read_frame(data: bytes | np.ndarray) -> Frame:
         JpegError: it is no JPEG, or its headers are damaged.
     """
     data = np.frombuffer(data, np.uint8)
-    head = np.zeros(_FIELDS, np.int64)
-    status = _parse(data, head, np.empty(0, np.int64))
-    segments = np.empty(head[_SEGMENTS], np.int64)
+    head = np.zeros(FIELDS, np.int64)
+    status = parse_into(data, head, np.empty(0, np.int64))
+    segments = np.empty(head[SEGMENTS], np.int64)
     if status == _OK and len(segments):
-        status = _parse(data, head, segments)
+        status = parse_into(data, head, segments)
     if status != _OK:
         raise JpegError(_PROBLEMS[status])
     width, height, components, mcu_width, mcu_height, baseline, interval, start, _, _ = head.tolist()
     return Frame(width, height, components, mcu_width, mcu_height, bool(baseline), interval, start, segments)
 
 
-_OK, _NO_JPEG, _DAMAGED, _ENDS, _NO_TABLE, _BAD_SEGMENTS, _NO_ROOM, _OUTSIDE = range(0, -8, -1)
+_OK, _NO_JPEG, _DAMAGED, _ENDS, NO_TABLE, _BAD_SEGMENTS, _NO_ROOM, _OUTSIDE = range(0, -8, -1)
 _PROBLEMS = {
     _NO_JPEG: "is no JPEG",
     _DAMAGED: "has a damaged header",
     _ENDS: "ends in its header",
-    _NO_TABLE: "has no segment table",
+    NO_TABLE: "has no segment table",
     _BAD_SEGMENTS: "has segments that are not where its table says",
     _OUTSIDE: "is smaller than the window",
 }
-_FIELDS = 10
-_WIDTH, _HEIGHT, _COMPONENTS, _MCU_WIDTH, _MCU_HEIGHT, _BASELINE, _INTERVAL, _START, _SOF, _SEGMENTS = range(_FIELDS)
+FIELDS = 10
+WIDTH_OF, HEIGHT_OF, _COMPONENTS, _MCU_WIDTH, _MCU_HEIGHT, _BASELINE, _INTERVAL, _START, _SOF, SEGMENTS = range(FIELDS)
 
 
 @numba.njit(nogil=True, cache=True)
-def _parse(data, head, lengths):
+def parse_into(data, head, lengths):
     """Fill `head` with what the headers say, and `lengths` with the segment table where it fits.
 
-    `head[_SEGMENTS]` is the table's number of entries, 0 where there is none or it is not whole.
+    `head[SEGMENTS]` is the table's number of entries, 0 where there is none or it is not whole.
     """
     size = len(data)
     head[:] = 0
@@ -185,10 +185,10 @@ def _parse(data, head, lengths):
                 if h < 1 or h > 4 or v < 1 or v > 4:
                     return _DAMAGED
                 if count > 1:  # a single component's MCU is one block, whatever its factors
-                    across, down = max(across, h), max(down, v)
-            head[_HEIGHT] = (np.int64(data[body + 1]) << 8) | data[body + 2]
-            head[_WIDTH] = (np.int64(data[body + 3]) << 8) | data[body + 4]
-            if head[_WIDTH] == 0 or head[_HEIGHT] == 0:
+                    across, down = max(across, int(h)), max(down, int(v))
+            head[HEIGHT_OF] = (np.int64(data[body + 1]) << 8) | data[body + 2]
+            head[WIDTH_OF] = (np.int64(data[body + 3]) << 8) | data[body + 4]
+            if head[WIDTH_OF] == 0 or head[HEIGHT_OF] == 0:
                 return _DAMAGED
             head[_COMPONENTS], head[_MCU_WIDTH], head[_MCU_HEIGHT] = count, 8 * across, 8 * down
             head[_BASELINE] = code <= _SOF1 and data[body] == 8
@@ -203,11 +203,11 @@ def _parse(data, head, lengths):
                     lengths[listed + i] = (np.int64(data[body + 14 + 2 * i]) << 8) | data[body + 15 + 2 * i]
                 listed += entries
         elif code == _SOS:
-            if head[_WIDTH] == 0 or end == body:
+            if head[WIDTH_OF] == 0 or end == body:
                 return _DAMAGED
             head[_BASELINE] = head[_BASELINE] and data[body] == head[_COMPONENTS]
             head[_START] = end
-            head[_SEGMENTS] = total if listed == total else 0
+            head[SEGMENTS] = total if listed == total else 0
             return _OK
         at = end
     return _ENDS
@@ -228,38 +228,38 @@ def _u32(data, at):
 
 
 @numba.njit(nogil=True, cache=True)
-def _crop(data, top, left, height, width, out, head, lengths, place):
+def crop_into(data, top, left, height, width, out, head, lengths, place):
     """Write the smaller JPEG to `out`; its bytes, or a negative status.
 
     `place` becomes (top, left) of the written JPEG in the image.
     """
-    status = _parse(data, head, lengths)
+    status = parse_into(data, head, lengths)
     if status != _OK:
         return status
-    total, interval = head[_SEGMENTS], head[_INTERVAL]
+    total, interval = head[SEGMENTS], head[_INTERVAL]
     mcu_width, mcu_height = head[_MCU_WIDTH], head[_MCU_HEIGHT]
     if top < 0 or left < 0 or height < 1 or width < 1:
         return _OUTSIDE
-    if top + height > head[_HEIGHT] or left + width > head[_WIDTH]:
+    if top + height > head[HEIGHT_OF] or left + width > head[WIDTH_OF]:
         return _OUTSIDE
-    columns = -(-head[_WIDTH] // mcu_width)
-    rows = -(-head[_HEIGHT] // mcu_height)
+    columns = -(-head[WIDTH_OF] // mcu_width)
+    rows = -(-head[HEIGHT_OF] // mcu_height)
     if total == 0 or head[_BASELINE] == 0 or interval == 0 or columns % interval != 0:
-        return _NO_TABLE
+        return NO_TABLE
     across = columns // interval
     if total != across * rows:
         return _BAD_SEGMENTS
     if total > len(lengths) or len(out) < len(data) + 2:
         return _NO_ROOM
     first_row = max(top - MARGIN, 0) // mcu_height
-    last_row = -(-min(top + height + MARGIN, head[_HEIGHT]) // mcu_height)
+    last_row = -(-min(top + height + MARGIN, head[HEIGHT_OF]) // mcu_height)
     step = interval * mcu_width
     first = max(left - MARGIN, 0) // step
-    last = -(-min(left + width + MARGIN, head[_WIDTH]) // step)
+    last = -(-min(left + width + MARGIN, head[WIDTH_OF]) // step)
 
     to = _copy_headers(data, head, out)
-    new_height = min(last_row * mcu_height, head[_HEIGHT]) - first_row * mcu_height
-    new_width = min(last * step, head[_WIDTH]) - first * step
+    new_height = min(last_row * mcu_height, head[HEIGHT_OF]) - first_row * mcu_height
+    new_width = min(last * step, head[WIDTH_OF]) - first * step
     sof = head[_SOF]  # where the copy has it now
     out[sof + 5], out[sof + 6] = new_height >> 8, new_height & 0xFF
     out[sof + 7], out[sof + 8] = new_width >> 8, new_width & 0xFF
@@ -296,7 +296,7 @@ def _copy_headers(data, head, out):
     """
     out[0], out[1] = 0xFF, 0xD8
     at, to = 2, 2
-    while at < head[_START]:  # `_parse` has been through these and found them whole
+    while at < head[_START]:  # `parse_into` has been through these and found them whole
         code = data[at + 1]
         if code == 0xFF:
             at += 1
@@ -320,7 +320,7 @@ class Cropper:
     """
 
     def __init__(self) -> None:
-        self._head = np.zeros(_FIELDS, np.int64)
+        self._head = np.zeros(FIELDS, np.int64)
         self._place = np.zeros(2, np.int64)
         self._lengths = np.empty(1024, np.int64)
         self._out = np.empty(1 << 17, np.uint8)
@@ -343,15 +343,15 @@ class Cropper:
         """
         while True:
             room = self._out if out is None else out
-            size = _crop(data, top, left, height, width, room, self._head, self._lengths, self._place)
+            size = crop_into(data, top, left, height, width, room, self._head, self._lengths, self._place)
             if size > 0:
                 return room[:size], int(self._place[0]), int(self._place[1])
-            if size == _NO_TABLE:
+            if size == NO_TABLE:
                 return data, 0, 0
             if size != _NO_ROOM:
                 raise JpegError(_PROBLEMS[size])
-            if self._head[_SEGMENTS] > len(self._lengths):
-                self._lengths = np.empty(2 * self._head[_SEGMENTS], np.int64)
+            if self._head[SEGMENTS] > len(self._lengths):
+                self._lengths = np.empty(2 * self._head[SEGMENTS], np.int64)
             elif out is None:
                 self._out = np.empty(2 * (len(data) + 2), np.uint8)
             else:

@@ -6,10 +6,10 @@ import os
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from loader import engines
-from loader.batch import Batch, BatchPlan, EvaluationPlanner, Planner, Shard, stream
+from loader.batch import Batch, BatchPlan, Crop, EvaluationPlanner, Planner, Shard, stream
 from loader.dataset import Dataset
 from loader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
 from loader.errors import EngineError, ResumeError, ScheduleError
@@ -47,6 +47,8 @@ class BudgetLoader:
         dtype: "float32", "float16", "bfloat16" (normalised) or "uint8" (not).
         layout: "channels_last" or "contiguous": the order in memory.
         interpolation: "antialias" or "linear".
+        crop: "resized": random resized crop; "pad": shift by up to 4 pixels, for small images that are
+            all image_size × image_size; "auto": "pad" for such images, else "resized".
         mean, std: for the normalisation, of values on the scale 0 … 1.
         workers: threads of the engine; default: one per core.
         prefetch: batches under way ahead of the trainer.
@@ -79,6 +81,7 @@ class BudgetLoader:
         dtype: str | torch.dtype = "float32",
         layout: str = "channels_last",
         interpolation: Interpolation = "antialias",
+        crop: str = "auto",
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
         workers: int | None = None,
@@ -92,8 +95,9 @@ class BudgetLoader:
         _check_count(batch_size, what="batch_size")
         if on_corrupt not in ("raise", "replace"):
             raise EngineError(f"on_corrupt {on_corrupt!r} is not known; give 'raise' or 'replace'")
-        output = Output(image_size, str(dtype), layout, str(device), interpolation, mean, std)
         self.dataset = path if isinstance(path, Dataset) else Dataset(path)
+        crop = _crop(crop, self.dataset, image_size)
+        output = Output(image_size, str(dtype), layout, str(device), interpolation, crop, mean, std)
         self.seed = check_seed(seed)
         shard = _shard(rank, world_size)
         if train:
@@ -106,19 +110,21 @@ class BudgetLoader:
                 seed=seed,
                 sampling=sampling,
                 shard=shard,
+                crop=crop,
             )
         elif schedule is not None or on_corrupt != "raise":
             raise ScheduleError("train=False takes every sample once; leave schedule and on_corrupt out")
         else:
-            self._planner = EvaluationPlanner(self.dataset, batch_size=batch_size, shard=shard)
+            self._planner = EvaluationPlanner(self.dataset, batch_size=batch_size, shard=shard, crop=crop)
         self.schedule = schedule
-        self.engine = engines.resolve(engine)
+        self.engine = engines.resolve(engine, output=output, dataset=self.dataset)
         self._train, self._with_ids = train, with_ids
         self._identity = {
             "dataset": self.dataset.fingerprint,
             "schedule": str(schedule),
             "batch_size": batch_size,
             "sampling": sampling,
+            "crop": crop,
         }
         self._job = Job(
             dataset=self.dataset,
@@ -318,6 +324,17 @@ class _Stream:
                 return
             self._engine.submit(plan)
             self._under_way.append((plan.epoch, plan.step))
+
+
+def _crop(crop: str, dataset: Dataset, image_size: int) -> Crop:
+    fits = bool((dataset.heights == image_size).all() and (dataset.widths == image_size).all())
+    if crop == "auto":
+        return "pad" if fits else "resized"
+    if crop == "pad" and not fits:
+        raise EngineError(f"crop='pad' needs images of {image_size} × {image_size} alone; use crop='resized'")
+    if crop not in ("pad", "resized"):
+        raise EngineError(f"crop {crop!r} is not known; give 'auto', 'resized' or 'pad'")
+    return cast(Crop, crop)
 
 
 def _shard(rank: int | None, world_size: int | None) -> Shard:

@@ -18,7 +18,7 @@ INTERPOLATIONS = ("antialias", "linear")
 
 
 @numba.njit(nogil=True, cache=True)
-def _taps(offset, length, target, antialias):
+def taps(offset, length, target, antialias):
     """First pixel, number of pixels and weights of each target pixel along one axis.
 
     The window is `length` pixels from `offset` on; the first pixels are counted from the axis's
@@ -110,8 +110,8 @@ def resample(source, top, left, height, width, antialias, flip, table, out):
     if top + height > source.shape[0] or left + width > source.shape[1]:
         return False
     out_height, out_width = out.shape[0], out.shape[1]
-    row_first, row_count, row_weights = _taps(top, height, out_height, antialias)
-    col_first, col_count, col_weights = _taps(0, width, out_width, antialias)
+    row_first, row_count, row_weights = taps(top, height, out_height, antialias)
+    col_first, col_count, col_weights = taps(0, width, out_width, antialias)
     most = col_count.max()
     flat = source.reshape(source.shape[0], source.shape[1] * 3)
     row = np.zeros((width + most) * 3, np.float32)  # zeros behind the window for taps of weight 0

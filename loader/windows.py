@@ -14,6 +14,7 @@ from loader import rng
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 CENTER = 0.875  # the centred window of evaluation: 224 of 256 pixels
+PAD = 4
 _TRIES = 10
 
 
@@ -62,6 +63,24 @@ def center_crop(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
     """
     side = np.maximum(np.rint(np.minimum(heights, widths) * CENTER).astype(np.int64), 1)
     return np.stack(((heights - side) // 2, (widths - side) // 2, side, side, np.zeros_like(side)), axis=1)
+
+
+def padded_crop(heights: np.ndarray, widths: np.ndarray, positions: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """Windows and flips of training on small images of one size: the image, shifted by up to 4 pixels.
+
+    K. He et al., "Deep residual learning" (2016), section 4.2: pad 4 pixels on each side, crop the
+    image's size. A window may reach outside the image, where it is black. Arguments and shapes as in
+    `random_resized_crop`.
+    """
+    place = rng.draws(positions, seed=seed, epoch=epoch, purpose=rng.WINDOW)
+    top, left = (rng.below(place[i], 2 * PAD + 1) - PAD for i in (0, 1))
+    return np.stack((top, left, heights, widths, rng.below(place[2], 2)), axis=1)
+
+
+def whole(heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """Windows of evaluation on small images: all of each, unflipped. Shapes as above."""
+    zero = np.zeros_like(heights)
+    return np.stack((zero, zero, heights, widths, zero), axis=1)
 
 
 def _fallback(heights: np.ndarray, widths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

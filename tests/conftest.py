@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from loader.convert import convert
+from loader.convert import Settings, convert
 from loader.dataset import Dataset
 from loader.generate import generate
-from loader.sources import image_folder
+from loader.sources import Source, image_folder
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +29,27 @@ def beton(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def small_beton(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`folder` with every image made 40 × 40, as CIFAR's are of one size."""
+    path = tmp_path_factory.mktemp("beton") / "small.beton"
+    source = image_folder(folder)
+    load = lambda i: source.load(i).resize((40, 40))  # noqa: E731
+    convert(Source(source.names, source.labels, source.classes, load), path, settings=Settings(quality=95))
+    return path
+
+
 @pytest.fixture
 def dataset(beton: Path) -> Dataset:
     return Dataset(beton)
+
+
+def damage(path: Path, target: Path, *, samples: tuple[int, ...]) -> Path:
+    """A copy of a .beton in which some samples do not decode."""
+    dataset = Dataset(path)
+    shutil.copy(path, target)
+    with open(target, "r+b") as file:
+        for sample in samples:
+            file.seek(int(dataset.starts[sample]))
+            file.write(b"\xff\xd8 no jpeg at all")
+    return target

@@ -87,6 +87,15 @@ def test_one_hiccup_does_not_decide_the_ratio():
     assert r["ratio_measured"] == pytest.approx(0.5) and r["ratio_of_sums"] == pytest.approx(0.25)
 
 
-def test_typical_epochs_are_the_median_of_their_size():
-    records = [epoch(10, batch=b) for b in (1, 3, 2)] + [epoch(5, batch=9)]
-    assert [r.train_seconds for r in typical(records)] == [20, 20, 20, 45]
+def test_typical_epochs_are_the_interquartile_mean_of_rounds_of_one_size():
+    mine = [epoch(10, batch=b, first=b) for b in (1, 9, 2, 4, 3)] + [epoch(5, batch=9)]
+    typical_mine, typical_full = typical(mine, [epoch(20)] * 7)
+    assert [r.train_seconds for r in typical_mine] == [33, 33, 33, 33, 33, 45]
+    assert typical_mine[0].first_wait_seconds == 3 and typical_mine[0].full_batch_seconds == 30
+    assert [r.train_seconds for r in typical_full] == [20] * 7
+
+
+def test_a_machine_that_slows_down_does_not_show_in_the_ratio():
+    speeds = [1.0, 1.1, 1.3, 1.2, 1.6, 2.0]
+    mine, full = [epoch(50, batch=s) for s in speeds], [epoch(100, batch=s) for s in speeds]
+    assert row(mine, full, Schedule.flat("0.5", epochs=6))["ratio_measured"] == pytest.approx(0.5)

@@ -1,7 +1,6 @@
 import hashlib
 import itertools
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import damage
 
 from loader import (
     BudgetLoader,
@@ -245,13 +245,7 @@ def position(state: dict) -> int:
 @pytest.fixture
 def damaged(beton, tmp_path):
     """A file in which samples 5 and 6 do not decode."""
-    path = shutil.copy(beton, tmp_path / "damaged.beton")
-    dataset = Dataset(beton)
-    with open(path, "r+b") as file:
-        for sample in (5, 6):
-            file.seek(int(dataset.starts[sample]))
-            file.write(b"\xff\xd8 no jpeg at all")
-    return path
+    return damage(beton, tmp_path / "damaged.beton", samples=(5, 6))
 
 
 def test_a_corrupt_sample_is_named(open_loader, damaged):

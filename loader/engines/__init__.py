@@ -3,22 +3,57 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from loader.engines.base import Engine, Job
 from loader.errors import EngineError
 
-# name → module, class, and the packages that it needs
-_ENGINES: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "native": ("loader.engines.native", "NativeEngine", ("simplejpeg", "numba")),
+if TYPE_CHECKING:
+    from loader.dataset import Dataset
+    from loader.engines.base import Engine, Job, Output
+
+
+@dataclass(frozen=True)
+class _Entry:
+    module: str
+    cls: str
+    packages: tuple[str, ...]
+    install: str
+
+
+_NATIVE = ("simplejpeg", "numba", "torch")
+_ENGINES = {
+    "native": _Entry("native", "NativeEngine", _NATIVE, "reduced-sampling-loader"),
+    "dali": _Entry("dali", "DALIEngine", ("nvidia.dali",), "nvidia-dali-cuda130"),
+    "ffcv": _Entry("ffcv", "FFCVEngine", ("ffcv",), "ffcv"),
+    "resident": _Entry("resident", "ResidentEngine", _NATIVE, "reduced-sampling-loader"),
+    "synthetic": _Entry("synthetic", "SyntheticEngine", ("torch",), "reduced-sampling-loader"),
 }
 NAMES = ("auto", *_ENGINES)
 
 
-def resolve(name: str) -> str:
-    """The engine that `name` stands for ("auto": the fastest that is installed)."""
+def installed(name: str) -> bool:
+    """Whether the packages that engine `name` needs are there (nothing is imported)."""
+    return all(_is_there(package) for package in _ENGINES[name].packages)
+
+
+def choose(*, output: Output, dataset: Dataset) -> tuple[str, str]:
+    """The engine that "auto" stands for, and why."""
+    if output.crop == "pad":
+        return "resident", "small images of one size are fastest from the device's memory"
+    if output.device.startswith("cuda") and installed("dali"):
+        return "dali", "on a GPU its decoder and its resize run there in one pipeline"
+    if output.device.startswith("cuda"):
+        return "native", "DALI is not installed; nvJPEG decodes through torchvision"
+    return "native", "it is the fastest on a CPU (see bench/results)"
+
+
+def resolve(name: str, *, output: Output, dataset: Dataset) -> str:
+    """The engine that `name` stands for ("auto": see `choose`)."""
     if name == "auto":
-        return "native"
+        return choose(output=output, dataset=dataset)[0]
     if name not in _ENGINES:
         raise EngineError(f"engine {name!r} is not known; give one of {', '.join(NAMES)}")
     return name
@@ -30,12 +65,17 @@ def create(name: str, job: Job) -> Engine:
     Raises:
         EngineError: no such engine, or a package that it needs is not installed.
     """
-    module, cls, packages = _ENGINES[resolve(name)]
-    try:
-        make: Callable[[Job], Engine] = getattr(importlib.import_module(module), cls)
-    except ModuleNotFoundError as error:
-        raise EngineError(
-            f"engine {name!r} needs {' and '.join(packages)}, and {error.name} is not installed; "
-            f"pip install {error.name}"
-        ) from None
+    entry = _ENGINES[name]
+    missing = [package for package in entry.packages if not _is_there(package)]
+    if missing:
+        raise EngineError(f"engine {name!r} needs {missing[0]}, which is not installed; pip install {entry.install}")
+    module = importlib.import_module(f"loader.engines.{entry.module}")
+    make: Callable[[Job], Engine] = getattr(module, entry.cls)
     return make(job)
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ModuleNotFoundError:  # of the package's parent
+        return False

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from loader.batch import Batch, BatchPlan
+from loader.batch import Batch, BatchPlan, Crop
 from loader.dataset import Dataset
 from loader.errors import EngineError
 from loader.resize import INTERPOLATIONS, Interpolation
@@ -38,6 +38,8 @@ class Output:
         layout: "channels_last" or "contiguous", the order in memory; the shape is [n, 3, h, w].
         device: a torch device, such as "cpu" or "cuda:0".
         interpolation: see `loader.resize`.
+        crop: what the plans' windows are: "resized", always inside their image, or "pad", of the
+            image's size and up to 4 pixels outside, where pixels are 0.
         mean, std: of the red, green and blue channel, on the scale 0 … 1.
     """
 
@@ -46,13 +48,19 @@ class Output:
     layout: str = "channels_last"
     device: str = "cpu"
     interpolation: Interpolation = "antialias"
+    crop: Crop = "resized"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
         _check_count(self.image_size, what="image_size")
         object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
-        for name, allowed in (("dtype", DTYPES), ("layout", LAYOUTS), ("interpolation", INTERPOLATIONS)):
+        for name, allowed in (
+            ("dtype", DTYPES),
+            ("layout", LAYOUTS),
+            ("interpolation", INTERPOLATIONS),
+            ("crop", ("resized", "pad")),
+        ):
             value = getattr(self, name)
             if value not in allowed:
                 raise EngineError(f"{name} {value!r} is not known; give one of {', '.join(allowed)}")
@@ -118,6 +126,12 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Stop and leave no thread behind. May be called twice."""
+
+
+def check_room(under_way: int, capacity: int) -> None:
+    """Refuse one more batch than the capacity."""
+    if under_way >= capacity:
+        raise EngineError(f"{capacity} batches are under way already; get one first")
 
 
 class Work:

@@ -20,10 +20,11 @@ import torch
 
 from loader.batch import Batch, BatchPlan
 from loader.dataset import Dataset, corrupt
-from loader.engines.base import Job, Output, Work
+from loader.engines.base import Job, Output, Work, check_room
 from loader.errors import CorruptSampleError, EngineError
 from loader.jpeg import Cropper, JpegError
 from loader.resize import resample
+from loader.windows import PAD
 
 _ROWS_PER_TASK = 8  # small enough to share a batch among threads, large enough to hide a queue's cost
 _REPLACEMENT_ATTEMPTS = 16
@@ -51,8 +52,7 @@ class NativeEngine:
     def submit(self, plan: BatchPlan) -> None:
         if not self._finalizer.alive:
             raise EngineError("the loader is closed; make a new one")
-        if len(self._pending) >= self.capacity:
-            raise EngineError(f"{self.capacity} batches are under way already; get one first")
+        check_room(len(self._pending), self.capacity)
         starts = range(0, len(plan), _ROWS_PER_TASK)
         pending = _Pending(plan, self._buffers.take(len(plan)), plan.labels.copy(), tasks_left=len(starts))
         self._pending.append(pending)
@@ -92,10 +92,10 @@ def compile_kernels(output: Output) -> None:
     """Compile, or load from numba's cache, what a batch of this output needs."""
     pool = BufferPool(output, 1)
     black, out = np.zeros((2, 2, 3), np.uint8), pool.image(pool.take(1), 0)
-    resample(black, 0, 0, 2, 2, True, False, _unsigned(output.table()), out)
+    resample(black, 0, 0, 2, 2, True, False, unsigned(output.table()), out)
 
 
-def _unsigned(tensor: torch.Tensor) -> np.ndarray:
+def unsigned(tensor: torch.Tensor) -> np.ndarray:
     """The tensor's bits as unsigned integers: numba then copies float16 and bfloat16, too."""
     same_size = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32}
     return tensor.view(same_size[tensor.element_size()]).numpy()
@@ -175,11 +175,9 @@ class _Worker:
 
     def __init__(self, job: Job, buffers: BufferPool, tasks: queue.SimpleQueue[_Task | None], work: Work) -> None:
         self._job, self._buffers, self._tasks, self._work = job, buffers, tasks, work
-        self._table = _unsigned(job.output.table())
-        self._antialias = job.output.interpolation == "antialias"
 
     def run(self) -> None:
-        decoder = Decoder(self._job.dataset)
+        renderer = Renderer(self._job, self._work)
         while True:
             asked = time.perf_counter()
             task = self._tasks.get()
@@ -190,33 +188,65 @@ class _Worker:
             if not pending.cancelled and pending.error is None:
                 try:
                     for row in range(task.start, task.stop):
-                        replaced += self._make(pending, row, decoder)
+                        out = self._buffers.image(pending.buffer, row)
+                        replaced += renderer.fill(pending.plan, row, out, pending.labels)
                 except BaseException as caught:
                     error = caught
             pending.finish_task(replaced=replaced, error=error)
             del task, pending  # while this thread waits, it must not keep a buffer
 
-    def _make(self, pending: _Pending, row: int, decoder: Decoder) -> int:
-        """Fill one row of a batch; 1 if another sample had to stand in, else 0."""
-        plan, at = pending.plan, row
+
+class Renderer:
+    """Makes single images on the CPU; one per thread, for its scratch memory."""
+
+    def __init__(self, job: Job, work: Work) -> None:
+        self._job, self._work = job, work
+        self._table = unsigned(job.output.table())
+        self._antialias = job.output.interpolation == "antialias"
+        self._pad = job.output.crop == "pad"
+        self._decoder = Decoder(job.dataset)
+
+    def fill(self, plan: BatchPlan, row: int, out: np.ndarray, labels: np.ndarray) -> int:
+        """Make one row of a batch, or what stands in for it.
+
+        Args:
+            plan, row: what to make.
+            out: [h, w, 3], as `BufferPool.image` gives it.
+            labels: int64 [n]; the row's entry is set.
+
+        Returns:
+            1 if another sample had to stand in, else 0.
+
+        Raises:
+            CorruptSampleError: it does not decode, and nothing may or can stand in.
+        """
+        source, at = plan, row
         for attempt in range(_REPLACEMENT_ATTEMPTS):
             try:
-                self._work.add_decoded(pending.plan.epoch, 1)
-                self._render(plan.rows[at], self._buffers.image(pending.buffer, row), decoder)
+                self._work.add_decoded(plan.epoch, 1)
+                self._render(source.rows[at], out)
             except CorruptSampleError:
                 if self._job.on_corrupt == "raise" or attempt == _REPLACEMENT_ATTEMPTS - 1:
                     raise
-                plan, at = self._job.replacement(pending.plan, row, attempt=attempt), 0
+                source, at = self._job.replacement(plan, row, attempt=attempt), 0
                 continue
-            pending.labels[row] = plan.labels[at]
+            labels[row] = source.labels[at]
             return int(attempt > 0)
         raise AssertionError("the last attempt returns or raises")
 
-    def _render(self, plan_row: np.ndarray, out: np.ndarray, decoder: Decoder) -> None:
+    def _render(self, plan_row: np.ndarray, out: np.ndarray) -> None:
         sample, top, left, height, width, flip = plan_row.tolist()
-        pixels, top, left = decoder.decode(sample, top=top, left=left, height=height, width=width)
+        if self._pad:
+            pixels, top, left = pad(self._decoder.decode_whole(sample)), top + PAD, left + PAD
+        else:
+            pixels, top, left = self._decoder.decode(sample, top=top, left=left, height=height, width=width)
         if not resample(pixels, top, left, height, width, self._antialias, bool(flip), self._table, out):
             raise corrupt(self._job.dataset, sample, "its size is not the one in the index")
+
+
+def pad(pixels: np.ndarray) -> np.ndarray:
+    """An image with a black border: uint8 [h + 8, w + 8, 3]."""
+    return np.pad(pixels, ((PAD, PAD), (PAD, PAD), (0, 0)))
 
 
 class Decoder:
@@ -241,3 +271,11 @@ class Decoder:
             return simplejpeg.decode_jpeg(data, buffer=self._pixels), top - y, left - x
         except (JpegError, ValueError) as error:
             raise corrupt(self._dataset, sample, str(error)) from None
+
+    def decode_whole(self, sample: int) -> np.ndarray:
+        """The image: uint8 [height, width, 3], valid until the next call."""
+        height, width = int(self._dataset.heights[sample]), int(self._dataset.widths[sample])
+        pixels, _, _ = self.decode(sample, top=0, left=0, height=height, width=width)
+        if pixels.shape != (height, width, 3):
+            raise corrupt(self._dataset, sample, "its size is not the one in the index")
+        return pixels

@@ -1,0 +1,270 @@
+"""The FFCV engine: our windows and bytes in FFCV's compiled pipeline.
+
+A decoder operation of ours crops the compressed bytes, has FFCV's libjpeg-turbo binding decode them,
+and resizes and normalises as every engine does. FFCV's loader gets rows of (sample, window, flip) in
+place of its indices, from one iterator that never ends: its own is rebuilt each epoch, holds the
+whole order in memory, and leaves a thread and its buffers behind when an epoch is left early.
+
+What FFCV does not check is checked here: the decoder's return code (it hands out another sample's
+pixels under the label otherwise), errors in its thread (they never reach the trainer otherwise), and
+torch's number of threads, which importing it sets to 1.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import llvmlite.binding
+import numba
+import numpy as np
+import torch
+from numba import types
+
+from loader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, WIDTH, Batch, BatchPlan
+from loader.dataset import Dataset
+from loader.engines.base import Job, Work
+from loader.engines.native import BufferPool, Renderer, unsigned
+from loader.engines.threaded import ThreadedEngine
+from loader.errors import EngineError
+from loader.jpeg import FIELDS, HEIGHT_OF, NO_TABLE, SEGMENTS, WIDTH_OF, crop_into, parse_into
+from loader.resize import resample
+
+_torch_threads = torch.get_num_threads()
+try:
+    import ffcv._libffcv as libffcv
+    import ffcv.loader.loader as ffcv_loader
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.loader.epoch_iterator import EpochIterator
+    from ffcv.memory_managers.base import MemoryContext, MemoryManager
+    from ffcv.pipeline.allocation_query import AllocationQuery
+    from ffcv.pipeline.operation import Operation
+    from ffcv.pipeline.pipeline_spec import PipelineSpec
+    from ffcv.transforms.ops import ToDevice, ToTensor
+finally:
+    torch.set_num_threads(_torch_threads)
+
+# By name and not through ctypes: numba caches code that refers to a symbol, and none that has an address.
+llvmlite.binding.load_library_permanently(libffcv.__file__)
+_imdecode: Any = types.ExternalFunction(
+    "imdecode",
+    types.int32(
+        *(types.uintp, types.uint64, types.uint32, types.uint32, types.uintp),
+        *(types.uint32, types.uint32, types.uint32, types.uint32, types.uint32, types.uint32),
+        *(types.boolean, types.boolean),
+    ),
+)
+_MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+_NOT_DECODED, _DECODED = 1, 0
+# Numba's workqueue layer aborts the process if two threads enter parallel code, and the other layers
+# would share the same cores twice: one batch of the process at a time.
+_one_at_a_time = threading.Lock()
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _decode_row(row, data, most_pixels, antialias, table, out):
+    """Crop, decode, resize and normalise one sample; whether it decoded."""
+    head, place = np.zeros(FIELDS, np.int64), np.zeros(2, np.int64)
+    if parse_into(data, head, np.empty(0, np.int64)) != 0:
+        return False
+    top, left, height, width = row[TOP], row[LEFT], row[HEIGHT], row[WIDTH]
+    lengths = np.empty(head[SEGMENTS], np.int64)
+    cropped = np.empty(len(data) + 2, np.uint8)
+    size = crop_into(data, top, left, height, width, cropped, head, lengths, place)
+    if size > 0:
+        part = cropped[:size]
+    elif size == NO_TABLE:
+        part = data
+        place[:] = 0
+    else:
+        return False
+    # The decoder writes as many pixels as its arguments say, and they come from the same header.
+    if parse_into(part, head, lengths[:0]) != 0 or head[HEIGHT_OF] * head[WIDTH_OF] > most_pixels:
+        return False
+    pixels = np.empty((head[HEIGHT_OF], head[WIDTH_OF], 3), np.uint8)
+    h, w = np.uint32(head[HEIGHT_OF]), np.uint32(head[WIDTH_OF])
+    if _imdecode(part.ctypes.data, len(part), h, w, pixels.ctypes.data, h, w, 0, 0, 1, 1, False, False) != 0:
+        return False
+    return resample(pixels, top - place[0], left - place[1], height, width, antialias, row[FLIP] != 0, table, out)
+
+
+@numba.njit(nogil=True, parallel=True, cache=True, error_model="numpy")
+def _decode_rows(rows, file_bytes, starts, sizes, most_pixels, antialias, table, out, status):
+    for i in numba.prange(len(rows)):
+        sample = rows[i, SAMPLE]
+        data = file_bytes[starts[sample] : starts[sample] + sizes[sample]]
+        decoded = _decode_row(rows[i], data, most_pixels, antialias, table, out[i])
+        status[i, 0] = _DECODED if decoded else _NOT_DECODED
+
+
+class _WindowDecoder(Operation):
+    """The decoder operation: rows of a plan in, images out, and whether each decoded."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._job = job
+
+    def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
+        output = self._job.output
+        size, table = output.image_size, unsigned(output.table())
+        shape = (size, size, 3) if output.layout == "channels_last" else (3, size, size)
+        state = replace(previous_state, jit_mode=True, shape=shape, dtype=table.dtype)
+        # Placeholders: every batch brings its own memory, so that none is written over.
+        return state, (AllocationQuery((1,), table.dtype), AllocationQuery((1,), np.dtype("u1")))
+
+    def generate_code(self) -> Callable:
+        output, dataset, decode_rows = self._job.output, self._job.dataset, _decode_rows
+        table, antialias = unsigned(output.table()), output.interpolation == "antialias"
+        most_pixels = int((dataset.heights * dataset.widths).max())
+
+        def channels_last(batch_indices, memory, metadata, storage_state):
+            file_bytes, starts, sizes = storage_state
+            out, status = memory
+            decode_rows(batch_indices, file_bytes, starts, sizes, most_pixels, antialias, table, out, status)
+            return out
+
+        def contiguous(batch_indices, memory, metadata, storage_state):
+            file_bytes, starts, sizes = storage_state
+            out, status = memory
+            images = out.transpose(0, 2, 3, 1)
+            decode_rows(batch_indices, file_bytes, starts, sizes, most_pixels, antialias, table, images, status)
+            return out
+
+        return channels_last if output.layout == "channels_last" else contiguous
+
+
+class _Mapped(MemoryManager):
+    """Our map of the file in place of FFCV's.
+
+    FFCV's `OSCacheManager` keeps a dictionary entry per sample, and compiling its reader marks numba's
+    one type of contiguous uint8 arrays as read-only for the whole process, after which no function
+    that writes to such an array compiles any more.
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def schedule_epoch(self, batches: Any) -> MemoryContext:
+        return _MappedContext(self._dataset)
+
+    def compile_reader(self) -> None:
+        """Nothing: the decoder operation reads for itself."""
+
+    @property
+    def state_type(self) -> None:
+        return None
+
+
+class _MappedContext(MemoryContext):
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    @property
+    def state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._dataset.file_bytes, self._dataset.starts, self._dataset.sizes
+
+    def __enter__(self) -> _MappedContext:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        """Nothing: the map belongs to the dataset."""
+
+
+def _make_loader(job: Job) -> Any:
+    """FFCV's loader with our decoder; what making one does to the process is undone."""
+    device, field = torch.device(job.output.device), job.dataset.image_field
+    transforms = [ToTensor(), ToDevice(device, non_blocking=True)] if device.type == "cuda" else []
+    pipelines: dict[str, Any] = dict.fromkeys(job.dataset.fields)  # no other field is decoded
+    pipelines[field] = PipelineSpec(field, decoder=_WindowDecoder(job), transforms=transforms)
+    threads, manager = torch.get_num_threads(), ffcv_loader.OSCacheManager
+    with _one_at_a_time:
+        try:
+            ffcv_loader.OSCacheManager = lambda reader: _Mapped(job.dataset)
+            return Loader(
+                str(job.dataset.path),
+                batch_size=job.batch_size,
+                num_workers=min(job.workers, _MOST_THREADS),
+                os_cache=True,
+                order=OrderOption.SEQUENTIAL,
+                pipelines=pipelines,
+                batches_ahead=job.capacity,
+            )
+        finally:
+            ffcv_loader.OSCacheManager = manager
+            torch.set_num_threads(threads)  # FFCV sets them to its workers; a trainer on the CPU needs them
+
+
+class _Endless(EpochIterator):
+    """FFCV's iterator, given plans one at a time: it holds no order, and its thread is never started."""
+
+    depth = 1
+
+    def __init__(self, loader: Any, job: Job, work: Work) -> None:
+        super().__init__(loader, [])
+        self._job, self._work = job, work
+        self._pool = BufferPool(job.output, job.batch_size)
+        self._renderer = Renderer(job, work)
+        self._device = torch.device(job.output.device)
+        self._threads = min(job.workers, _MOST_THREADS)
+        self._made = 0
+        self._node, *rest = (node.id for node in loader.graph.nodes)
+        self._device_node = rest[-1] if rest else None
+
+    def start(self) -> None:
+        """Called by FFCV's constructor; the thread is `loader.engines.threaded`'s."""
+
+    def warm_up(self) -> None:
+        """Compile, or load from numba's cache, before the first batch is waited for."""
+        height, width = self._job.dataset.heights[0], self._job.dataset.widths[0]
+        self._run_pipeline(np.array([[0, 0, 0, height, width, 0]]))
+
+    def begin(self, plan: BatchPlan) -> None:
+        """Nothing: `finish` makes the batch."""
+
+    def finish(self, plan: BatchPlan) -> Batch:
+        buffer, status, result = self._run_pipeline(plan.rows)
+        self._work.add_decoded(plan.epoch, len(plan))
+        labels, replaced = plan.labels.copy(), 0
+        damaged = np.flatnonzero(status)
+        for row in damaged.tolist():
+            replaced += self._renderer.fill(plan, row, self._pool.image(buffer, row), labels)
+        images = self._pool.tensor(buffer)
+        if self._device_node is not None:
+            images = self._on_device(images, result, again=bool(damaged.size))
+        return Batch(images, torch.from_numpy(labels).to(self._device), plan, replaced)
+
+    def _run_pipeline(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
+        slot = self._made % len(self.cuda_streams)
+        self._made += 1
+        buffer, status = self._pool.take(len(rows)), np.empty((len(rows), 1), np.uint8)
+        memory = self.memory_allocations["operation"]
+        memory[self._node] = ({slot: buffer}, {slot: status})
+        if self._device_node is not None:
+            memory[self._device_node] = {slot: torch.empty_like(torch.from_numpy(buffer), device=self._device)}
+        with _one_at_a_time:
+            numba.set_num_threads(self._threads)
+            (result,) = self.run_pipeline(0, rows, slot, None)
+        if self._device_node is not None:
+            self.cuda_streams[slot].synchronize()  # from here on the host's buffer may be taken again
+        return buffer, status, result
+
+    def _on_device(self, host: torch.Tensor, result: torch.Tensor, *, again: bool) -> torch.Tensor:
+        """The batch that FFCV's ToDevice copied, in our dtype and shape."""
+        images = result.view(host.dtype)
+        if self._job.output.layout == "channels_last":
+            images = images.permute(0, 3, 1, 2)
+        return images.copy_(host) if again else images
+
+
+class FFCVEngine(ThreadedEngine):
+    """See `loader.engines.base.Engine`."""
+
+    def __init__(self, job: Job) -> None:
+        if job.output.crop == "pad":
+            raise EngineError("engine 'ffcv' does not pad; use engine='resident' or 'native', or crop='resized'")
+        work = Work()
+        endless = _Endless(_make_loader(job), job, work)
+        endless.warm_up()
+        super().__init__(endless, capacity=job.capacity, work=work, name="ffcv")
