@@ -1,10 +1,13 @@
-"""The command line: python -m loader generate | convert | inspect | verify | plan."""
+"""The command line: python -m loader generate | convert | inspect | verify | throughput | plan."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import statistics
+import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -56,9 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--interval",
         type=int,
-        default=4,
-        help="most MCUs between restart markers: 2 crops tighter, and is 1.5 %% larger",
+        default=2,
+        help="most MCUs between restart markers; fewer crop tighter, and cost bytes",
     )
+    add("--lossless", action="store_true", help="keep the DCT coefficients of colour JPEGs (needs jpegtran)")
     add("--max-side", type=int, help="make images with a longer side smaller")
     add("--on-bad", choices=("raise", "skip"), default="raise", help="what to do with an image that cannot be read")
     add("--threads", type=int, help="none: one per core")
@@ -72,6 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     add = command(_verify, "decode every image of a .beton file")
     add("file")
     add("--threads", type=int, help="none: one per core")
+
+    add = command(_throughput, "measure the installed engines on a .beton file, each in a process of its own")
+    add("file")
+    add("--engines", nargs="+", default=["native", "dali", "ffcv"], help="those that are not installed are left out")
+    add("--batch-size", type=int, default=64)
+    add("--image-size", type=int, default=224, help="pixels")
+    add("--dtype", default="uint8", help="uint8, float32, float16 or bfloat16")
+    add("--interpolation", choices=("antialias", "linear"), default="antialias")
+    add("--device", default="cpu")
+    add("--epochs", type=int, default=3, help="counted, after one of warm-up")
 
     add = command(_plan, "show a schedule's budget: batches per epoch, predicted time, probability to miss a sample")
     add("schedule", help=f"{', '.join(PAPER_SETTINGS)}, a ratio, or any string that Schedule.parse takes")
@@ -106,6 +120,7 @@ def _convert(options: argparse.Namespace) -> int:
         quality=options.quality,
         subsampling=options.subsampling,
         interval=options.interval,
+        lossless=options.lossless,
         max_side=options.max_side,
         on_bad=options.on_bad,
         threads=options.threads,
@@ -126,6 +141,8 @@ def _convert(options: argparse.Namespace) -> int:
     print(f"{options.file}: {report.samples:,} images, {report.jpeg_bytes / report.samples / 1000:.1f} kB each")
     for mode, count in sorted(report.converted.items()):
         print(f"  {count:,} brought to RGB from {mode}")
+    if options.lossless:
+        print(f"  {report.lossless:,} kept their DCT coefficients")
     if report.resized:
         print(f"  {report.resized:,} made smaller to {options.max_side} pixels")
     for line in report.skipped:
@@ -209,6 +226,60 @@ def _verify(options: argparse.Namespace) -> int:
         raise DatasetError(f"{options.file}: {bad:,} of {len(dataset):,} images do not decode; convert it again")
     print(f"{options.file}: all {len(dataset):,} images decode")
     return 0
+
+
+def _throughput(options: argparse.Namespace) -> int:
+    from loader import engines
+    from loader.dataset import Dataset
+
+    Dataset(options.file)  # so that what is wrong with it is said once
+    unknown = [name for name in options.engines if name not in engines.NAMES or name == "auto"]
+    if unknown:
+        raise LoaderError(f"engine {unknown[0]!r} is not known; give some of {', '.join(engines.NAMES[1:])}")
+    if len(options.engines) == 1:
+        rates = _rates(options, engine=options.engines[0])
+        median, spread = statistics.median(rates), max(rates) - min(rates)
+        print(f"{options.engines[0]:>10}: {median:,.0f} images/s (range {spread:,.0f}, {options.epochs} epochs)")
+        return 0
+    given = {
+        "--batch-size": options.batch_size,
+        "--image-size": options.image_size,
+        "--dtype": options.dtype,
+        "--interpolation": options.interpolation,
+        "--device": options.device,
+        "--epochs": options.epochs,
+    }
+    shared = [str(part) for pair in given.items() for part in pair]
+    statuses = []
+    for name in options.engines:
+        if engines.installed(name):
+            command = [sys.executable, "-m", "loader", "throughput", options.file, *shared, "--engines", name]
+            statuses.append(subprocess.run(command).returncode)
+        else:
+            print(f"{name:>10}: not installed")
+    return max(statuses, default=0)
+
+
+def _rates(options: argparse.Namespace, *, engine: str) -> list[float]:
+    """Images per second of each counted epoch."""
+    from loader.loader import BudgetLoader
+
+    rates = []
+    with BudgetLoader(
+        options.file,
+        schedule=Schedule.full(epochs=options.epochs + 1),
+        batch_size=options.batch_size,
+        image_size=options.image_size,
+        engine=engine,
+        dtype=options.dtype,
+        interpolation=options.interpolation,
+        device=options.device,
+    ) as batches:
+        for _ in range(options.epochs + 1):
+            began = time.perf_counter()
+            count = sum(len(labels) for _, labels in batches)
+            rates.append(count / (time.perf_counter() - began))
+    return rates[1:]
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -64,7 +64,7 @@ class Frame:
     segments: np.ndarray
 
 
-def interval_for(width_mcus: int, *, most: int = 4) -> int:
+def interval_for(width_mcus: int, *, most: int) -> int:
     """MCUs per segment: the largest divisor of the image's width in MCUs up to `most`.
 
     It must divide the width, so that no segment goes from one row of MCUs on to the next.
@@ -72,7 +72,7 @@ def interval_for(width_mcus: int, *, most: int = 4) -> int:
     return max(i for i in range(1, most + 1) if width_mcus % i == 0)
 
 
-def encode(image: Image.Image, *, quality: int, subsampling: Subsampling, interval: int = 4) -> bytes:
+def encode(image: Image.Image, *, quality: int, subsampling: Subsampling, interval: int = 2) -> bytes:
     """An RGB image as an indexed baseline JPEG (Huffman tables optimised: they pay for the markers).
 
     Args:

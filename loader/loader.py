@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 _STATE_VERSION = 1
+_log = logging.getLogger("loader")
 
 
 class BudgetLoader:
@@ -38,7 +40,8 @@ class BudgetLoader:
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
         image_size: height and width of the images, pixels.
-        engine: "auto", or one of `loader.engines.NAMES`.
+        engine: "auto" (the fastest that is installed; `engine` and `engine_reason` say which and why), or
+            one of `loader.engines.NAMES`.
         device: a torch device.
         seed: 0 … 2⁶⁴ − 1. Together with epoch and step it determines a batch's samples, windows and
             flips, on any engine and with any number of workers or ranks.
@@ -57,7 +60,8 @@ class BudgetLoader:
         sampling: "independent" or "cyclic"; see `loader.order.Order`.
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
-        with_ids: True yields (images, labels, ids), ids int64 [batch]: the samples' numbers.
+        with_ids: True yields (images, labels, ids), ids int64 [batch]: the samples' numbers in the
+            file, as drawn (of a replaced sample: that of the one it stands in for).
 
     Yields:
         images [batch, 3, image_size, image_size] and labels int64 [batch]. They stay valid for as
@@ -117,7 +121,8 @@ class BudgetLoader:
         else:
             self._planner = EvaluationPlanner(self.dataset, batch_size=batch_size, shard=shard, crop=crop)
         self.schedule = schedule
-        self.engine = engines.resolve(engine, output=output, dataset=self.dataset)
+        self.engine, self.engine_reason = engines.resolve(engine, output=output)
+        _log.info("engine %s: %s", self.engine, self.engine_reason)
         self._train, self._with_ids = train, with_ids
         self._identity = {
             "dataset": self.dataset.fingerprint,
@@ -155,8 +160,9 @@ class BudgetLoader:
         return self._step
 
     def __len__(self) -> int:
-        """Batches of the epoch under way, or of the next one."""
-        return self._planner.steps[self._check_epoch(self._epoch)]
+        """Batches of the epoch under way, or of the next one; 0 after the last."""
+        steps = self._planner.steps
+        return steps[self._epoch] if self._epoch < len(steps) else 0
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of `epoch`.

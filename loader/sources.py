@@ -28,6 +28,7 @@ class Source:
         classes: the classes' names, or () where they are not known.
         load: gives image i as PIL has it, in any mode.
         lossy: whether the images have been through a lossy codec already (False for CIFAR's pixels).
+        read: gives the bytes of image i's file, or None where there are no files.
     """
 
     names: list[str]
@@ -35,6 +36,7 @@ class Source:
     classes: tuple[str, ...]
     load: Callable[[int], Image.Image]
     lossy: bool = True
+    read: Callable[[int], bytes] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -82,7 +84,8 @@ def image_folder(root: str | Path) -> Source:
         image.load()
         return image
 
-    return Source([str(f.relative_to(root)) for f, _ in files], [label for _, label in files], tuple(classes), load)
+    names, labels = [str(f.relative_to(root)) for f, _ in files], [label for _, label in files]
+    return Source(names, labels, tuple(classes), load, read=lambda i: files[i][0].read_bytes())
 
 
 def cifar(root: str | Path, *, split: str = "train") -> Source:

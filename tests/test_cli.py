@@ -86,6 +86,15 @@ def test_plan_shows_budget_prediction_and_miss_probability(tmp_path, capsys):
     assert Image.open(picture).size[0] > 400
 
 
+def test_throughput_measures_engines_in_processes_of_their_own(beton, capfd):
+    arguments = ["throughput", str(beton), "--image-size", "32", "--batch-size", "16", "--epochs", "2"]
+    assert main([*arguments, "--engines", "native", "synthetic"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [line.split(":")[0].strip() for line in lines] == ["native", "synthetic"]
+    assert all("images/s" in line for line in lines)
+    assert main([*arguments, "--engines", "warp"]) == 1
+
+
 def test_plan_takes_the_samples_of_a_file(beton, capsys):
     assert main(["plan", "0.5@2", "--data", str(beton), "--batch-size", "10"]) == 0
     assert "M = 7" in capsys.readouterr().out

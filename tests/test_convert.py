@@ -1,5 +1,6 @@
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,3 +124,34 @@ def test_an_interrupted_conversion_never_leaves_a_file_that_opens(folder, tmp_pa
         with pytest.raises(DatasetError):
             Dataset(left)
     assert convert(image_folder(folder), target).samples == 70  # what was left is no obstacle
+
+
+needs_jpegtran = pytest.mark.skipif(shutil.which("jpegtran") is None, reason="jpegtran is not installed")
+
+
+@needs_jpegtran
+def test_lossless_keeps_every_pixel_of_colour_jpegs(folder, images, tmp_path):
+    for root, kept in ((folder, 70), (images, 2)):  # of `images`, the plain and the progressive one are colour JPEGs
+        path = tmp_path / f"{kept}.beton"
+        report = convert(image_folder(root), path, settings=Settings(lossless=True))
+        assert report.lossless == kept
+    source, dataset = image_folder(folder), Dataset(tmp_path / "70.beton")
+    for i in (0, 40, 69):
+        np.testing.assert_array_equal(simplejpeg.decode_jpeg(dataset.jpeg(i)), simplejpeg.decode_jpeg(source.read(i)))
+        assert len(read_frame(dataset.jpeg(i)).segments)
+
+
+@needs_jpegtran
+def test_lossless_names_a_truncated_jpeg(folder, tmp_path):
+    target = tmp_path / "i" / "a" / "cut.jpg"
+    target.parent.mkdir(parents=True)
+    data = image_folder(folder).read(0)
+    target.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DatasetError, match=r"cut\.jpg"):
+        convert(image_folder(tmp_path / "i"), tmp_path / "x.beton", settings=Settings(lossless=True))
+
+
+def test_lossless_without_jpegtran_says_what_to_install(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("loader.convert._JPEGTRAN", "no-such-program")
+    with pytest.raises(DatasetError, match="libjpeg-turbo-progs"):
+        convert(image_folder(folder), tmp_path / "x.beton", settings=Settings(lossless=True))

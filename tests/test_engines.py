@@ -255,9 +255,9 @@ def test_torchs_threads_are_left_alone(make, data):
     assert torch.get_num_threads() == before
 
 
-def test_unknown_engines_and_outputs_are_refused(dataset):
+def test_unknown_engines_and_outputs_are_refused():
     with pytest.raises(EngineError, match="native"):
-        engines.resolve("warp", output=Output(8), dataset=dataset)
+        engines.resolve("warp", output=Output(8))
     for bad in ({"dtype": "int8"}, {"layout": "nhwc"}, {"interpolation": "cubic"}, {"std": (0, 1, 1)}, {"crop": "x"}):
         with pytest.raises(EngineError, match=str(next(iter(bad)))):
             Output(image_size=8, **bad)
@@ -269,8 +269,8 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(dataset, monkeypatch
         create("ffcv", dataset)
 
 
-def test_auto_says_which_engine_and_why(dataset, monkeypatch):
-    choose = lambda **output: engines.choose(output=Output(32, **output), dataset=dataset)  # noqa: E731
+def test_auto_says_which_engine_and_why(monkeypatch):
+    choose = lambda **output: engines.choose(output=Output(32, **output))  # noqa: E731
     assert choose()[0] == "native" and "CPU" in choose()[1]
     assert choose(crop="pad")[0] == "resident"
     for there, name in ((True, "dali"), (False, "native")):

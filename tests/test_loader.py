@@ -57,6 +57,7 @@ def test_every_epoch_has_its_budget_and_len_says_so(open_loader):
     loader = open_loader()
     budget = R3.budget(70, batch_size=4).batches
     assert [(len(loader), len(list(loader))) for _ in range(12)] == [(b, b) for b in budget]
+    assert len(loader) == 0
     with pytest.raises(ScheduleError, match="epoch 12 is outside"):
         iter(loader)
 

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Sets up the virtual environment that `make demo` and `make test` use.
+# Sets up the virtual environment that `make demo` and `make test` use, with every engine that can be had.
 #
 # FFCV compiles against OpenCV and libjpeg-turbo. Where we are root on a Debian, what it needs is
-# installed; elsewhere FFCV is left out, with a word on how to get it. Nothing but its own tests
-# depends on it.
+# installed; elsewhere FFCV is left out, with a word on how to get it, and so is DALI where it cannot be
+# installed. Nothing but their own tests depends on them.
 set -euo pipefail
 
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
-ffcv_packages=(libopencv-dev libturbojpeg0-dev pkg-config g++)
+# The last one is jpegtran, for lossless conversion.
+debian_packages=(libopencv-dev libturbojpeg0-dev pkg-config g++ libjpeg-turbo-progs)
 
 "$python" -c 'import sys; assert sys.version_info >= (3, 10), f"Python 3.10 or newer is needed, and this is {sys.version.split()[0]}; run make PYTHON=python3.12"'
 "$python" -m venv "$venv"
@@ -20,13 +21,15 @@ ffcv_libraries() {
         { pkg-config --exists opencv4 || pkg-config --exists opencv; } && pkg-config --exists libturbojpeg
 }
 
-if ! ffcv_libraries && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    echo "installing what FFCV compiles against: ${ffcv_packages[*]}"
+"${pip[@]}" install --quiet '.[dali]' || echo "DALI is left out (its tests are skipped)" >&2
+
+if ! { ffcv_libraries && command -v jpegtran >/dev/null; } && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing what FFCV compiles against: ${debian_packages[*]}"
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        "${ffcv_packages[@]}"; } >/dev/null || echo "that did not work; going on without FFCV" >&2
+        "${debian_packages[@]}"; } >/dev/null || echo "that did not work; going on without FFCV" >&2
 fi
 if ffcv_libraries; then
     "${pip[@]}" install --quiet '.[ffcv]' || echo "FFCV did not build; its tests will be skipped" >&2
 else
-    echo "FFCV is left out (its tests are skipped): install ${ffcv_packages[*]}, then run this again" >&2
+    echo "FFCV is left out (its tests are skipped): install ${debian_packages[*]}, then run this again" >&2
 fi

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from loader.errors import EngineError
 
 if TYPE_CHECKING:
-    from loader.dataset import Dataset
     from loader.engines.base import Engine, Job, Output
 
 
@@ -31,6 +30,7 @@ _ENGINES = {
     "resident": _Entry("resident", "ResidentEngine", _NATIVE, "reduced-sampling-loader"),
     "synthetic": _Entry("synthetic", "SyntheticEngine", ("torch",), "reduced-sampling-loader"),
 }
+_NATIVE_CUDA = _Entry("native_cuda", "NativeCUDAEngine", (*_NATIVE, "torchvision"), "torchvision")
 NAMES = ("auto", *_ENGINES)
 
 
@@ -39,7 +39,7 @@ def installed(name: str) -> bool:
     return all(_is_there(package) for package in _ENGINES[name].packages)
 
 
-def choose(*, output: Output, dataset: Dataset) -> tuple[str, str]:
+def choose(*, output: Output) -> tuple[str, str]:
     """The engine that "auto" stands for, and why."""
     if output.crop == "pad":
         return "resident", "small images of one size are fastest from the device's memory"
@@ -50,13 +50,13 @@ def choose(*, output: Output, dataset: Dataset) -> tuple[str, str]:
     return "native", "it is the fastest on a CPU (see bench/results)"
 
 
-def resolve(name: str, *, output: Output, dataset: Dataset) -> str:
-    """The engine that `name` stands for ("auto": see `choose`)."""
+def resolve(name: str, *, output: Output) -> tuple[str, str]:
+    """The engine that `name` stands for ("auto": see `choose`), and why."""
     if name == "auto":
-        return choose(output=output, dataset=dataset)[0]
+        return choose(output=output)
     if name not in _ENGINES:
         raise EngineError(f"engine {name!r} is not known; give one of {', '.join(NAMES)}")
-    return name
+    return name, "it was asked for"
 
 
 def create(name: str, job: Job) -> Engine:
@@ -65,7 +65,7 @@ def create(name: str, job: Job) -> Engine:
     Raises:
         EngineError: no such engine, or a package that it needs is not installed.
     """
-    entry = _ENGINES[name]
+    entry = _NATIVE_CUDA if name == "native" and job.output.device.startswith("cuda") else _ENGINES[name]
     missing = [package for package in entry.packages if not _is_there(package)]
     if missing:
         raise EngineError(f"engine {name!r} needs {missing[0]}, which is not installed; pip install {entry.install}")

@@ -1,0 +1,303 @@
+"""Loaders to compare, each as its users run it: random resized crop to a square, and flip.
+
+Each is a function `epochs(work, ratios)` that yields one iterator of batch sizes per epoch. What is
+not ours does not know a budget: its user leaves the epoch with `break`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Epochs = Iterator[Iterable[int]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every contender does.
+
+    Args:
+        beton, folder: the same images as a `.beton` and as an ImageFolder.
+        batch_size, image_size, threads: alike for all.
+        dtype: "uint8" (pixels) or "float32" (normalised).
+        interpolation: "antialias", "linear", or "area" where a contender has nothing else.
+    """
+
+    beton: str
+    folder: str
+    batch_size: int
+    image_size: int
+    threads: int
+    dtype: str
+    interpolation: str
+
+
+def ours(engine: str) -> Callable[[Work, Sequence[Fraction]], Epochs]:
+    """One of our engines: the ratios are its schedule."""
+
+    def epochs(work: Work, ratios: Sequence[Fraction]) -> Epochs:
+        from loader import BudgetLoader, Schedule
+
+        options: Any = {"interpolation": work.interpolation, "dtype": work.dtype, "engine": engine}
+        with BudgetLoader(
+            work.beton,
+            schedule=Schedule.of(ratios),
+            batch_size=work.batch_size,
+            image_size=work.image_size,
+            workers=work.threads,
+            **options,
+        ) as batches:
+            for _ in ratios:
+                yield (len(labels) for _, labels in batches)
+            decoded = sum(e.samples_decoded for e in batches.stats)
+            emitted = sum(e.samples_emitted for e in batches.stats)
+            if decoded != emitted:
+                raise RuntimeError(f"{engine} decoded {decoded} samples and emitted {emitted}")
+
+    return epochs
+
+
+def cropped_decoding(work: Work, ratios: Sequence[Fraction]) -> Epochs:
+    """The ceiling: only cutting out and decoding the windows' bytes."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from loader import Dataset, Schedule
+    from loader.batch import Planner
+    from loader.engines.native import Decoder
+
+    dataset = Dataset(work.beton)
+    planner = Planner(dataset, schedule=Schedule.of(ratios), batch_size=work.batch_size, seed=0)
+    decoders = [Decoder(dataset) for _ in range(work.threads)]
+
+    def decode(decoder: Decoder, rows: np.ndarray) -> None:
+        for sample, top, left, height, width, _ in rows.tolist():
+            decoder.decode(sample, top=top, left=left, height=height, width=width)
+
+    with ThreadPoolExecutor(work.threads) as pool:
+        for epoch, steps in enumerate(planner.steps):
+
+            def batches(epoch: int = epoch, steps: int = steps) -> Iterator[int]:
+                for step in range(steps):
+                    rows = planner.plan(epoch, step).rows
+                    list(pool.map(decode, decoders, np.array_split(rows, work.threads)))
+                    yield len(rows)
+
+            yield batches()
+
+
+@lru_cache
+def _torch_dataloader(work: Work) -> Any:
+    import torch
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    transforms: list[Any] = [
+        v2.RandomResizedCrop(work.image_size, antialias=work.interpolation == "antialias"),
+        v2.RandomHorizontalFlip(),
+        v2.PILToTensor(),
+    ]
+    if work.dtype == "float32":
+        transforms += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    return torch.utils.data.DataLoader(
+        ImageFolder(work.folder, v2.Compose(transforms)),
+        batch_size=work.batch_size,
+        shuffle=True,
+        num_workers=work.threads,
+        persistent_workers=True,
+    )
+
+
+def torch_dataloader(work: Work, ratios: Sequence[Fraction]) -> Epochs:
+    """torch's DataLoader and torchvision's transforms over files, with workers that persist."""
+    loader = _torch_dataloader(work)
+    for ratio in ratios:
+        yield _cut((len(labels) for _, labels in loader), len(loader), ratio)
+
+
+@lru_cache
+def _ffcv_loader(work: Work) -> Any:
+    from ffcv.fields.basics import IntDecoder
+    from ffcv.fields.decoders import RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToTensor, ToTorchImage
+
+    size = (work.image_size, work.image_size)
+    images: list[Any] = [RandomResizedCropRGBImageDecoder(size), RandomHorizontalFlip()]
+    if work.dtype == "float32":
+        scaled = [255 * np.array(v) for v in (MEAN, STD)]
+        images.append(NormalizeImage(scaled[0], scaled[1], np.dtype(np.float32)))
+    return Loader(
+        work.beton,
+        batch_size=work.batch_size,
+        num_workers=work.threads,
+        order=OrderOption.RANDOM,
+        os_cache=True,
+        drop_last=False,
+        pipelines={"image": [*images, ToTensor(), ToTorchImage()], "label": [IntDecoder(), ToTensor()]},
+    )
+
+
+def plain_ffcv(work: Work, ratios: Sequence[Fraction]) -> Epochs:
+    """FFCV's own random-resized-crop loader (its filter is cv2's INTER_AREA)."""
+    loader = _ffcv_loader(work)
+    for ratio in ratios:
+        yield _cut((len(labels) for _, labels in loader), len(loader), ratio)
+
+
+@lru_cache
+def _dali_iterator(work: Work) -> tuple[Any, int]:
+    import logging
+
+    import nvidia.dali.fn
+    import nvidia.dali.types
+    from nvidia.dali.plugin.pytorch import DALIClassificationIterator, LastBatchPolicy
+
+    dali: Any = nvidia.dali
+    logging.getLogger().setLevel(logging.ERROR)  # it warns of each reset that it ignores
+
+    @dali.pipeline_def(batch_size=work.batch_size, num_threads=work.threads, device_id=None, seed=1)
+    def pipeline() -> Any:
+        jpegs, labels = dali.fn.readers.file(file_root=work.folder, random_shuffle=True, name="reader")
+        images = dali.fn.decoders.image_random_crop(jpegs, device="cpu", random_area=(0.08, 1.0))
+        images = dali.fn.resize(
+            images,
+            size=[work.image_size, work.image_size],
+            interp_type=dali.types.INTERP_LINEAR,
+            antialias=work.interpolation == "antialias",
+        )
+        uint8 = work.dtype == "uint8"
+        images = dali.fn.crop_mirror_normalize(
+            images,
+            mirror=dali.fn.random.coin_flip(),
+            dtype=dali.types.UINT8 if uint8 else dali.types.FLOAT,
+            output_layout="HWC",
+            mean=[0.0] * 3 if uint8 else [255 * v for v in MEAN],
+            std=[1.0] * 3 if uint8 else [255 * v for v in STD],
+        )
+        return images, labels
+
+    built = pipeline()
+    built.build()
+    iterator = DALIClassificationIterator(
+        built, reader_name="reader", auto_reset=False, last_batch_policy=LastBatchPolicy.PARTIAL
+    )
+    return iterator, -(-built.epoch_size("reader") // work.batch_size)
+
+
+def plain_dali(work: Work, ratios: Sequence[Fraction]) -> Epochs:
+    """DALI's file reader, image_random_crop, resize, crop_mirror_normalize, through its iterator.
+
+    `reset` does nothing in mid-epoch: who cuts an epoch goes on in the same shuffle. The iterator
+    prefetches two batches when it is made or reset, before its epoch is asked for: those come free.
+    """
+    iterator, full = _dali_iterator(work)
+    for ratio in ratios:
+        yield _cut((len(batch[0]["label"]) for batch in iterator), full, ratio)
+        iterator.reset()
+
+
+def spdl_pipeline(work: Work, ratios: Sequence[Fraction]) -> Epochs:
+    """SPDL's pipeline of threads with its own decoder (FFmpeg's, and FFmpeg's bilinear scaling)."""
+    import random
+
+    import spdl.io
+    import torch
+    from spdl.pipeline import PipelineBuilder
+
+    files = [str(p) for p in Path(work.folder).rglob("*.jpg")]
+    sizes = {}
+    for path in files:
+        from PIL import Image
+
+        with Image.open(path) as image:
+            sizes[path] = image.size
+    mean, std = (torch.tensor(v).view(1, 1, 1, 3) * 255 for v in (MEAN, STD))
+    size = work.image_size
+
+    def decode(path: str) -> Any:
+        import math
+
+        width, height = sizes[path]
+        area = width * height * random.uniform(0.08, 1.0)
+        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = min(round(math.sqrt(area * ratio)), width), min(round(math.sqrt(area / ratio)), height)
+        x, y = random.randint(0, width - w), random.randint(0, height - h)
+        flip = ",hflip" if random.random() < 0.5 else ""
+        filters = f"crop={w}:{h}:{x}:{y},scale={size}:{size}:flags=bilinear{flip},format=pix_fmts=rgb24"
+        return spdl.io.decode_packets(spdl.io.demux_image(path), filter_desc=filters)
+
+    def collate(frames: list[Any]) -> Any:
+        images = spdl.io.to_torch(spdl.io.convert_frames(frames))
+        return (images.float() - mean) / std if work.dtype == "float32" else images
+
+    full = -(-len(files) // work.batch_size)
+    for ratio in ratios:
+        order = random.sample(files, len(files))
+        builder: Any = PipelineBuilder()
+        built = (
+            builder.add_source(order)
+            .pipe(decode, concurrency=work.threads)
+            .aggregate(work.batch_size)
+            .pipe(collate)
+            .add_sink(3)
+            .build(num_threads=work.threads)
+        )
+
+        def batches(built: Any = built) -> Iterator[int]:
+            with built.auto_stop():
+                for images in built:
+                    yield len(images)
+
+        yield _cut(batches(), full, ratio)
+
+
+def _cut(batches: Iterable[int], full: int, ratio: Fraction) -> Iterable[int]:
+    """An epoch that its user leaves with `break` after its budget."""
+    return batches if ratio == 1 else itertools.islice(batches, int(ratio * full))
+
+
+CONTENDERS: dict[str, Callable[[Work, Sequence[Fraction]], Epochs]] = {
+    "native": ours("native"),
+    "dali": ours("dali"),
+    "ffcv": ours("ffcv"),
+    "plain DALI": plain_dali,
+    "plain FFCV": plain_ffcv,
+    "torch DataLoader": torch_dataloader,
+    "SPDL": spdl_pipeline,
+    "cropped decoding alone": cropped_decoding,
+}
+OURS = ("native", "dali", "ffcv")
+NEEDS = {
+    "dali": "nvidia.dali",
+    "ffcv": "ffcv",
+    "plain DALI": "nvidia.dali",
+    "plain FFCV": "ffcv",
+    "torch DataLoader": "torchvision",
+    "SPDL": "spdl.io",
+}
+# The filters that each can be asked for; "none" where nothing is resized.
+FILTERS: dict[str, tuple[str, ...]] = {
+    "native": ("linear", "antialias"),
+    "dali": ("linear", "antialias"),
+    "ffcv": ("linear", "antialias"),
+    "plain DALI": ("linear", "antialias"),
+    "plain FFCV": ("area",),
+    "torch DataLoader": ("antialias",),
+    "SPDL": ("linear",),
+    "cropped decoding alone": ("none",),
+}
+
+
+def quiet_threads(threads: int) -> None:
+    """What one would set on a machine of so many cores; before torch or numba are imported."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ.setdefault("NUMBA_NUM_THREADS", str(threads))
