@@ -29,13 +29,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
 from loader import engines
 from loader.errors import LoaderError, ScheduleError
 from loader.schedule import Schedule
 
-_LOG_WIDTH = 120  # of a log file, where no terminal says how wide it is
+_LOG_WIDTH = 130  # of a log file, where no terminal says how wide it is
 SETTINGS = ("full", "R1_0.8", "R1_0.618", "R2_2", "short")
 # quick: 1,910 images are 60 batches of 32, of which ⌊0.618·60⌋ = 37 (0.6167), the last one short;
 # 15 epochs are the fewest in which R2_2 has the mean ratio that it has in 150. The learning rate is
@@ -151,6 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: Options, console: Console, *, how: str) -> int:
     from bench import data as bench_data
+    from bench.dissertation import IMAGENET as PRINTED
+    from bench.report import report
 
     out = Path(options.out)
     _claim(out, options, how=how)
@@ -175,7 +176,7 @@ def _main(options: Options, console: Console, *, how: str) -> int:
             interrupted = run.train(progress)
         finally:
             run.close()
-    report(run.results(), out, console)
+    report(run.results(), out, console, network="MobileNetV2", printed=PRINTED, figures={"top1": "4.5", "top5": "4.6"})
     if interrupted:
         console.print(f"interrupted; what was measured is in {out}, and the same command goes on from there")
         return 130
@@ -366,72 +367,6 @@ class _Run:
         for loader in (*(setting.batches for setting in self.settings), self.evaluation):
             if loader is not None:
                 loader.close()
-
-
-def report(results: dict[str, Any], out: Path, console: Console) -> None:
-    """Write the record and the pictures, print the table."""
-    from bench import plot
-    from bench.dissertation import IMAGENET
-    from bench.record import write_csv, write_json
-
-    rows = results["settings"]
-    if not rows:
-        console.print("no epoch was finished; there is nothing to show yet")
-        return
-    write_json(out / "results.json", results)
-    write_csv(out / "results.csv", rows)
-    data = results["options"]["data"]
-    plot.time_ratios(rows, out / "time_ratio.png", title=f"MobileNetV2, {data}: time against sampling ratio")
-    for metric, figure in (("top1", "4.5"), ("top5", "4.6")):
-        plot.accuracy_against_time(
-            rows,
-            out / f"{metric}_against_time.png",
-            metric=metric,
-            title=f"As Figure {figure}",
-            printed=IMAGENET,
-            data=data,
-        )
-    title = f"MobileNetV2, {data}, {results['samples']:,} images, {results['options']['device']}"
-    for view in tables(rows, title=title):
-        console.print(view)
-    console.print(f"results.json, results.csv and pictures: {out}")
-
-
-def tables(rows: Sequence[dict[str, Any]], *, title: str) -> tuple[Table, Table]:
-    """The results, and what the differences are made of, in points: percent of full training's time."""
-    main_table = _columns(
-        title,
-        (
-            *("batches", "seconds", "of sums", "measured", "Theorem 4", "corollary", "difference"),
-            *("top-1 %", "top-5 %", "images/s"),
-        ),
-    )
-    parts = ("difference", "rounding", "boundary", "starvation", "rest")
-    parts_table = _columns("difference = measured − corollary, in percentage points, and what it is made of", parts)
-    for row in rows:
-        accuracies = ("—" if row[name] is None else f"{100 * row[name]:.2f}" for name in ("top1", "top5"))
-        main_table.add_row(
-            row["setting"],
-            f"{row['batches']:,}",
-            f"{row['train_seconds']:.1f}",
-            *(f"{row[name]:.4f}" for name in _RATIOS),
-            f"{row['difference_points']:+.2f}",
-            *accuracies,
-            f"{row['images_per_second']:,.0f}",
-        )
-        parts_table.add_row(row["setting"], *(f"{row[name + '_points']:+.2f}" for name in parts))
-    return main_table, parts_table
-
-
-_RATIOS = ("ratio_of_sums", "ratio_measured", "ratio_theorem", "ratio_corollary")
-
-
-def _columns(title: str, names: Sequence[str]) -> Table:
-    view = Table(title=title)
-    view.add_column("setting", no_wrap=True)
-    for name in names:
-        view.add_column(name, justify="right", no_wrap=True)
-    return view
 
 
 if __name__ == "__main__":

@@ -15,7 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("torch", "torchvision", "numpy", "numba", "simplejpeg", "opencv-python-headless", "ffcv")
+_PACKAGES = (
+    *("torch", "torchvision", "numpy", "numba", "simplejpeg", "opencv-python-headless", "pillow"),
+    *("ffcv", "nvidia-dali-cuda130", "spdl"),
+)
 
 
 def environment() -> dict[str, Any]:
