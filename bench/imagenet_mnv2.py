@@ -178,7 +178,8 @@ def _main(options: Options, console: Console, *, how: str) -> int:
             run.close()
     report(run.results(), out, console, network="MobileNetV2", printed=PRINTED, figures={"top1": "4.5", "top5": "4.6"})
     if interrupted:
-        console.print(f"interrupted; what was measured is in {out}, and the same command goes on from there")
+        message = f"interrupted; what was measured is in {out}, and the same command goes on from there"
+        console.print(message, soft_wrap=True)
         return 130
     return 0
 

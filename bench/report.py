@@ -57,7 +57,7 @@ def report(
     title = f"{network}, {data}, {results['samples']:,} images, {results['options']['device']}"
     for view in tables(rows, title=title):
         console.print(view)
-    console.print(f"results.json, results.csv and pictures: {out}")
+    console.print(f"results.json, results.csv and pictures: {out}", soft_wrap=True)
 
 
 def tables(rows: Sequence[dict[str, Any]], *, title: str) -> tuple[Table, Table]:
