@@ -42,7 +42,7 @@ def prepare(
         evaluation: a `.beton` or ImageFolder to evaluate on; default: see above, and for a `.beton`
             the val.beton beside it, if there is one.
         folder: where to put what is made.
-        images: how many to generate for training; a quarter as many for evaluation.
+        images: how many to generate for training; half as many for evaluation.
         seed: of the generator.
     """
     if data is None:
@@ -72,7 +72,7 @@ def prepare(
 
 def _generated(folder: Path, *, images: int, seed: int, progress: Progress) -> Data:
     train = _generated_set(folder, "train", images=images, seed=2 * seed, progress=progress)
-    evaluation = _generated_set(folder, "val", images=max(images // 4, 1), seed=2 * seed + 1, progress=progress)
+    evaluation = _generated_set(folder, "val", images=max(images // 2, 1), seed=2 * seed + 1, progress=progress)
     return _checked(Data("generated JPEGs", train, evaluation))
 
 

@@ -102,9 +102,9 @@ def test_bad_input_is_one_line(options, why, tmp_path, beton, capsys):
 
 def test_short_has_as_many_full_epochs_as_the_smallest_budget_pays_for():
     options, _ = parse([])
-    named = schedules(options, samples=1910)
-    assert named["short"] == Schedule.full(epochs=15 * 37 // 60)
-    assert [named[n].epochs for n in ("full", "R1_0.8", "R1_0.618", "R2_2")] == [15] * 4
+    named = schedules(options, samples=955)
+    assert named["short"] == Schedule.full(epochs=30 * 37 // 60)
+    assert [named[n].epochs for n in ("full", "R1_0.8", "R1_0.618", "R2_2")] == [30] * 4
 
 
 def test_the_imagenet_preset_is_the_dissertations():
@@ -116,5 +116,5 @@ def test_the_quick_presets_corollaries_are_the_dissertations():
     from loader import theory
 
     options, _ = parse([])
-    values = {name: theory.corollary(s) for name, s in schedules(options, samples=1910).items()}
+    values = {name: theory.corollary(s) for name, s in schedules(options, samples=955).items()}
     assert values["R2_2"] == pytest.approx(0.62) and values["R1_0.618"] == pytest.approx(0.618)
