@@ -103,8 +103,8 @@ def test_bad_input_is_one_line(options, why, tmp_path, beton, capsys):
 def test_short_has_as_many_full_epochs_as_the_smallest_budget_pays_for():
     options, _ = parse([])
     named = schedules(options, samples=955)
-    assert named["short"] == Schedule.full(epochs=30 * 37 // 60)
-    assert [named[n].epochs for n in ("full", "R1_0.8", "R1_0.618", "R2_2")] == [30] * 4
+    assert named["short"] == Schedule.full(epochs=20 * 37 // 60)
+    assert [named[n].epochs for n in ("full", "R1_0.8", "R1_0.618", "R2_2")] == [20] * 4
 
 
 def test_the_imagenet_preset_is_the_dissertations():
