@@ -8,18 +8,18 @@ from typing import Any
 
 from bench.dissertation import Printed, change, time_reduction
 
-_OURS, _PRINTED, _SHORT = "#1f77b4", "#d62728", "#7f7f7f"
+_OURS, _PRINTED = "#1f77b4", "#d62728"
 
 
 def time_ratios(rows: Sequence[Mapping[str, Any]], path: Path, *, title: str) -> None:
     """Measured against predicted training time, as a share of full training's."""
     figure, axes = _axes(title, "predicted by Corollaries 1–2", "measured training time / full training's")
     axes.plot([0, 1.05], [0, 1.05], color="#bbbbbb", linewidth=1, zorder=0)
-    for row in rows:
+    for row in rows:  # a legend and not labels beside the points: those of similar budgets would overlap
         x, y = row["ratio_corollary"], row["ratio_measured"]
-        axes.scatter([x], [y], color=_SHORT if row["baseline"] else _OURS, zorder=2)
-        label = f"{row['setting']}  {y:.3f} ({row['difference_points']:+.2f} points)"
-        axes.annotate(label, (x, y), textcoords="offset points", xytext=(-8, 4), ha="right", fontsize=8)
+        label = f"{row['setting']}: {y:.3f} measured, {x:.3f} predicted ({row['difference_points']:+.2f} points)"
+        axes.scatter([x], [y], marker="s" if row["baseline"] else "o", label=label, alpha=0.8, zorder=2)
+    axes.legend(loc="upper left", fontsize=8)
     axes.set_xlim(0, 1.05)
     axes.set_ylim(0, 1.05)
     _save(figure, path)
