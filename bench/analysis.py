@@ -70,7 +70,7 @@ def compare(
         "starvation_points": 100 * starvation / total_full,
         "rest_points": 100 * (work - batches / batches_full * work_full) / total_full,
         "batch_seconds_ratio_median": statistics.median(per_batch),
-        "batch_seconds_ratio_spread": _interquartile(per_batch),
+        "batch_seconds_ratio_spread": interquartile_range(per_batch),
         "images_per_second": _sum(mine, "images") / total,
     }
 
@@ -100,11 +100,10 @@ def typical(mine: list[EpochRecord], full: list[EpochRecord]) -> tuple[list[Epoc
         ranked = sorted(rounds, key=lambda e: mine[e].train_seconds / full[e].train_seconds)
         kept = ranked[len(ranked) // 4 : len(ranked) - len(ranked) // 4]
         all_kept += kept
+        mean_mine, mean_full = _mean([mine[e] for e in kept]), _mean([full[e] for e in kept])
         for epoch in rounds:
-            typical_mine[epoch] = _mean([mine[e] for e in kept])
-            typical_full[epoch] = _mean([full[e] for e in kept])
-    for epoch in range(len(mine), len(full)):
-        typical_full[epoch] = _mean([full[e] for e in all_kept])
+            typical_mine[epoch], typical_full[epoch] = mean_mine, mean_full
+    typical_full[len(mine) :] = [_mean([full[e] for e in all_kept])] * (len(full) - len(mine))
     return typical_mine, typical_full
 
 
@@ -161,7 +160,8 @@ def _sum(records: list[EpochRecord], name: str) -> float:
     return sum(getattr(record, name) for record in records)
 
 
-def _interquartile(values: list[float]) -> float:
+def interquartile_range(values: list[float]) -> float:
+    """The distance between the quartiles; 0 for a single value."""
     if len(values) < 2:
         return 0.0
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")

@@ -269,10 +269,8 @@ class _Run:
         from bench import interleave
 
         options = self.options
-        total = sum(
-            sum(s.batches.schedule.budget(len(self.data.train), batch_size=options.batch_size).batches)
-            for s in self.settings
-        )
+        samples = len(self.data.train)
+        total = sum(s.schedule.budget(samples, batch_size=options.batch_size).total for s in self.settings)
         done = sum(record.batches for s in self.settings for record in s.records)
         task = progress.add_task("train", total=total, completed=done)
         if done == total:

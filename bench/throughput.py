@@ -87,6 +87,8 @@ def _epochs(name: str, work: Work, ratios: list[Fraction], *, step_seconds: floa
 
 def rates(works: dict[str, list[Work]], *, turns: int, say: Any) -> list[dict[str, Any]]:
     """Images per second of each contender and kind of work, turn by turn."""
+    from bench.analysis import interquartile_range
+
     runners = [Runner(name, work) for name, list_of in works.items() for work in list_of]
     measured: dict[int, list[float]] = {i: [] for i in range(len(runners))}
     try:
@@ -106,7 +108,7 @@ def rates(works: dict[str, list[Work]], *, turns: int, say: Any) -> list[dict[st
             "interpolation": r.work.interpolation,
             "dtype": r.work.dtype,
             "images_per_second": statistics.median(measured[i]),
-            "spread": _spread(measured[i]),
+            "spread": interquartile_range(measured[i]),
             "turns": measured[i],
         }
         for i, r in enumerate(runners)
@@ -162,13 +164,6 @@ def _line(points: list[tuple[int, float]]) -> tuple[float, float]:
     """Least squares of seconds = a + b·batches."""
     slope, intercept = statistics.linear_regression([k for k, _ in points], [s for _, s in points])
     return intercept, slope
-
-
-def _spread(values: list[float]) -> float:
-    if len(values) < 2:
-        return 0.0
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return high - low
 
 
 def _samples(work: Work) -> int:

@@ -117,10 +117,8 @@ class _Maker:
 
     def _make_without(self, plan: BatchPlan, error: Exception) -> Batch:
         """A batch that DALI failed at, made on the CPU; then a new pipeline for what is behind it."""
-        buffer, labels, replaced = self._pool.take(len(plan)), plan.labels.copy(), 0
         try:
-            for row in range(len(plan)):
-                replaced += self._renderer.fill(plan, row, self._pool.image(buffer, row), labels)
+            images, labels, replaced = self._renderer.batch(plan, self._pool)
         finally:
             self._problem, self._pipeline = None, _build(self._job, self._device)
             for at in range(len(self._fed)):
@@ -128,8 +126,7 @@ class _Maker:
         if not replaced and not isinstance(error, JpegError):
             # Nothing is wrong with the images: it is DALI's own trouble, and would come again.
             raise EngineError(f"DALI failed: {str(error).strip().splitlines()[-1]}") from error
-        images = self._pool.tensor(buffer).to(self._device)
-        return Batch(images, torch.from_numpy(labels).to(self._device), plan, replaced)
+        return Batch(images.to(self._device), torch.from_numpy(labels).to(self._device), plan, replaced)
 
 
 def _build(job: Job, device: torch.device) -> Any:

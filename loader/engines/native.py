@@ -27,7 +27,7 @@ from loader.resize import resample
 from loader.windows import PAD
 
 _ROWS_PER_TASK = 8  # small enough to share a batch among threads, large enough to hide a queue's cost
-_REPLACEMENT_ATTEMPTS = 16
+REPLACEMENT_ATTEMPTS = 16
 
 
 class NativeEngine:
@@ -221,18 +221,24 @@ class Renderer:
             CorruptSampleError: it does not decode, and nothing may or can stand in.
         """
         source, at = plan, row
-        for attempt in range(_REPLACEMENT_ATTEMPTS):
+        for attempt in range(REPLACEMENT_ATTEMPTS):
             try:
                 self._work.add_decoded(plan.epoch, 1)
                 self._render(source.rows[at], out)
             except CorruptSampleError:
-                if self._job.on_corrupt == "raise" or attempt == _REPLACEMENT_ATTEMPTS - 1:
+                if self._job.on_corrupt == "raise" or attempt == REPLACEMENT_ATTEMPTS - 1:
                     raise
                 source, at = self._job.replacement(plan, row, attempt=attempt), 0
                 continue
             labels[row] = source.labels[at]
             return int(attempt > 0)
         raise AssertionError("the last attempt returns or raises")
+
+    def batch(self, plan: BatchPlan, pool: BufferPool) -> tuple[torch.Tensor, np.ndarray, int]:
+        """A whole batch row by row, for engines whose own decoder failed at it: images, labels, replaced."""
+        buffer, labels = pool.take(len(plan)), plan.labels.copy()
+        replaced = sum(self.fill(plan, row, pool.image(buffer, row), labels) for row in range(len(plan)))
+        return pool.tensor(buffer), labels, replaced
 
     def _render(self, plan_row: np.ndarray, out: np.ndarray) -> None:
         sample, top, left, height, width, flip = plan_row.tolist()

@@ -53,10 +53,8 @@ class _Maker:
                 images = self._make(plan)
                 self._work.add_decoded(plan.epoch, len(plan))
             except (JpegError, RuntimeError):  # torchvision raises RuntimeError, and does not say for which
-                buffer = self._pool.take(len(plan))
-                for row in range(len(plan)):
-                    replaced += self._renderer.fill(plan, row, self._pool.image(buffer, row), labels)
-                images = self._pool.tensor(buffer).to(self._device)
+                images, labels, replaced = self._renderer.batch(plan, self._pool)
+                images = images.to(self._device)
             moved = torch.from_numpy(labels).to(self._device)
         if self._stream is not None:
             self._stream.synchronize()

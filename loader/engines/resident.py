@@ -6,50 +6,38 @@ For CIFAR and the like: every image of one size. Decoding happens once, when the
 from __future__ import annotations
 
 import time
-from collections import deque
 
 import numpy as np
 import torch
 
 from loader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, WIDTH, Batch, BatchPlan
-from loader.engines.base import Job, Work, check_room
-from loader.engines.native import Decoder, pad
+from loader.dataset import corrupt
+from loader.engines.base import Job
+from loader.engines.direct import DirectEngine
+from loader.engines.native import REPLACEMENT_ATTEMPTS, Decoder, pad
 from loader.errors import CorruptSampleError, EngineError
 from loader.parallel import in_order
 from loader.resize import taps
 from loader.windows import PAD
 
 MOST_BYTES = 8 << 30
-_REPLACEMENT_ATTEMPTS = 16
 
 
-class ResidentEngine:
-    """See `loader.engines.base.Engine`. Work is done in `get`, on the caller's stream."""
+class ResidentEngine(DirectEngine):
+    """See `loader.engines.base.Engine`."""
 
     def __init__(self, job: Job) -> None:
-        self.capacity = job.capacity
-        self.work = Work()
+        super().__init__(capacity=job.capacity)
         self._job = job
         self._device = torch.device(job.output.device)
-        self._pending: deque[BatchPlan] | None = deque()
         self._free_since = time.perf_counter()
         self._images, self._damaged = _load(job)
         offsets = 256 * torch.arange(3, device=self._device)
         self._table, self._offsets = job.output.table().flatten().to(self._device), offsets
 
-    def submit(self, plan: BatchPlan) -> None:
-        if self._pending is None:
-            raise EngineError("the loader is closed; make a new one")
-        check_room(len(self._pending), self.capacity)
-        self._pending.append(plan)
-
-    def get(self) -> Batch:
-        if not self._pending:
-            raise EngineError("no batch is under way; submit a plan first")
+    def make(self, plan: BatchPlan) -> Batch:
         self.work.add_idle(time.perf_counter() - self._free_since)
-        plan = self._pending.popleft()
         rows, labels, replaced = self._mended(plan)
-        self.work.add_decoded(plan.epoch, len(plan))
         window = self._shifted(rows) if self._job.output.crop == "pad" else self._resized(rows)
         images = self._table[window.long().contiguous() + self._offsets].permute(0, 3, 1, 2)
         if self._job.output.layout == "contiguous":
@@ -58,12 +46,8 @@ class ResidentEngine:
         self._free_since = time.perf_counter()
         return batch
 
-    def abort(self) -> None:
-        if self._pending is not None:
-            self._pending.clear()
-
     def close(self) -> None:
-        self._pending = None
+        super().close()
         self._images = self._images[:0]
 
     def _mended(self, plan: BatchPlan) -> tuple[np.ndarray, np.ndarray, int]:
@@ -72,12 +56,14 @@ class ResidentEngine:
             return plan.rows, plan.labels.copy(), 0
         rows, labels, replaced = plan.rows.copy(), plan.labels.copy(), 0
         for row in range(len(plan)):
-            for attempt in range(_REPLACEMENT_ATTEMPTS):
+            for attempt in range(REPLACEMENT_ATTEMPTS):
                 if int(rows[row, SAMPLE]) not in self._damaged:
                     break
                 other = self._job.replacement(plan, row, attempt=attempt)
                 rows[row], labels[row] = other.rows[0], other.labels[0]
                 replaced += attempt == 0
+            else:
+                raise corrupt(self._job.dataset, int(plan.rows[row, SAMPLE]), "nor do those that stand in for it")
         return rows, labels, replaced
 
     def _index(self, values: np.ndarray) -> torch.Tensor:

@@ -1,0 +1,43 @@
+"""An engine that makes each batch when it is taken, in the caller's thread and on its stream."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+
+from loader.batch import Batch, BatchPlan
+from loader.engines.base import Work, check_room
+from loader.errors import EngineError
+
+
+class DirectEngine(ABC):
+    """See `loader.engines.base.Engine`."""
+
+    def __init__(self, *, capacity: int) -> None:
+        self.capacity = capacity
+        self.work = Work()
+        self._pending: deque[BatchPlan] | None = deque()
+
+    @abstractmethod
+    def make(self, plan: BatchPlan) -> Batch:
+        """Make a batch."""
+
+    def submit(self, plan: BatchPlan) -> None:
+        if self._pending is None:
+            raise EngineError("the loader is closed; make a new one")
+        check_room(len(self._pending), self.capacity)
+        self._pending.append(plan)
+
+    def get(self) -> Batch:
+        if not self._pending:
+            raise EngineError("no batch is under way; submit a plan first")
+        plan = self._pending.popleft()
+        self.work.add_decoded(plan.epoch, len(plan))
+        return self.make(plan)
+
+    def abort(self) -> None:
+        if self._pending is not None:
+            self._pending.clear()
+
+    def close(self) -> None:
+        self._pending = None
