@@ -276,3 +276,13 @@ def test_auto_says_which_engine_and_why(monkeypatch):
     for there, name in ((True, "dali"), (False, "native")):
         monkeypatch.setattr(engines, "_is_there", lambda package, there=there: there)
         assert choose(device="cuda")[0] == name
+
+
+@pytest.mark.skipif(not engines.installed("ffcv"), reason="ffcv is not installed")
+def test_ffcvs_compiled_code_is_not_reused_when_the_code_within_it_changes():
+    """Numba looks at one file only: this engine's has the cropping and resizing of two others in it."""
+    from loader.engines import ffcv
+
+    for function in (ffcv._decode_row, ffcv._decode_rows):
+        assert f"{ffcv._SOURCES:08x}" in function.py_func.__qualname__
+        assert f"{ffcv._SOURCES:08x}" in function._cache._impl.filename_base

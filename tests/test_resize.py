@@ -7,6 +7,7 @@ from torchvision.transforms.v2 import functional
 
 from loader.resize import resample
 
+AFFINE = np.array([[1, 0], [0.5, 2], [0.25, -3]], np.float32)
 IDENTITY = np.tile(np.arange(256, dtype=np.uint8), (3, 1))
 
 
@@ -50,6 +51,23 @@ def test_the_table_is_per_channel():
     np.testing.assert_array_equal(looked_up, plain * np.array([1, 2, 3], np.float32))
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_slopes_and_offsets_are_per_channel(flip):
+    pixels = noise(20, 20)
+    plain = resized(pixels, (0, 0, 20, 20), (8, 9), flip=flip)
+    scaled = np.zeros((8, 9, 3), np.float32)
+    assert resample(pixels, 0, 0, 20, 20, True, flip, AFFINE, scaled)
+    np.testing.assert_array_equal(scaled, plain.astype(np.float32) * AFFINE[:, 0] + AFFINE[:, 1])
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_without_a_tone_pixels_are_written_as_they_are(rows):
+    pixels, planar = noise(20, 20), np.zeros((3, rows, 5), np.uint8)
+    assert resample(pixels, 2, 3, 15, 16, False, True, np.empty((3, 0), np.float32), planar.transpose(1, 2, 0))
+    plain = resized(pixels, (2, 3, 15, 16), (rows, 5), antialias=False, flip=True)
+    np.testing.assert_array_equal(planar.transpose(1, 2, 0), plain)
+
+
 def test_pixels_outside_the_window_do_not_matter():
     pixels = noise(60, 60)
     inside = resized(pixels, (10, 12, 30, 31), (9, 9))
@@ -73,8 +91,8 @@ def test_a_strided_output_gets_the_same_pixels():
 
 
 @pytest.mark.parametrize("antialias", [True, False])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint32])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_benchmark_resample_imagenet_window_to_224(benchmark, antialias, dtype):
     pixels, out = noise(375, 500), np.empty((224, 224, 3), dtype)
-    table = IDENTITY.astype(dtype)
-    benchmark(lambda: resample(pixels, 40, 60, 260, 270, antialias, False, table, out))
+    tone = {np.uint8: AFFINE[:, :0].copy(), np.uint16: IDENTITY.astype(dtype), np.float32: AFFINE}[dtype]
+    benchmark(lambda: resample(pixels, 40, 60, 260, 270, antialias, False, tone, out))

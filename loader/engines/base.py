@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import numpy as np
+
 from loader.batch import Batch, BatchPlan, Crop
 from loader.dataset import Dataset
 from loader.errors import EngineError
@@ -79,11 +81,20 @@ class Output:
         """Each channel's output value for each pixel value: [3, 256] in the output's dtype."""
         import torch
 
-        values = torch.arange(256, dtype=torch.float64).expand(3, 256)
+        values = torch.arange(256, dtype=torch.float32).expand(3, 256)
         if self.dtype != "uint8":
-            mean, std = torch.tensor(self.mean, dtype=torch.float64), torch.tensor(self.std, dtype=torch.float64)
-            values = (values / 255 - mean[:, None]) / std[:, None]
+            affine = torch.from_numpy(self.affine())
+            values = values * affine[:, :1] + affine[:, 1:]
         return values.to(self.torch_dtype).contiguous()
+
+    def affine(self) -> np.ndarray:
+        """Each channel's slope and offset, from pixel values to normalised ones: float32 [3, 2].
+
+        A normalised value is slope · value + offset, rounded to float32 after each of the two, so that
+        a table of it and its computation have the same bits.
+        """
+        mean, std = np.array(self.mean), np.array(self.std)
+        return np.stack([1 / (255 * std), -mean / std], axis=1).astype(np.float32)
 
 
 @dataclass(frozen=True)

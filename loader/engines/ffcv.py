@@ -13,8 +13,10 @@ torch's number of threads, which importing it sets to 1.
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
@@ -23,10 +25,11 @@ import numpy as np
 import torch
 from numba import types
 
+from loader import jpeg, resize
 from loader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, WIDTH, Batch, BatchPlan
 from loader.dataset import Dataset
 from loader.engines.base import Job, Work
-from loader.engines.native import BufferPool, Renderer, unsigned
+from loader.engines.native import BufferPool, Renderer, buffer_dtype, tone
 from loader.engines.threaded import ThreadedEngine
 from loader.errors import EngineError
 from loader.jpeg import FIELDS, HEIGHT_OF, NO_TABLE, SEGMENTS, WIDTH_OF, crop_into, parse_into
@@ -63,8 +66,22 @@ _NOT_DECODED, _DECODED = 1, 0
 _one_at_a_time = threading.Lock()
 
 
+_SOURCES = zlib.crc32(b"".join(Path(str(module.__file__)).read_bytes() for module in (jpeg, resize)))
+
+
+def _with_sources(function: Callable) -> Callable:
+    """Give a function's place in numba's cache the name of the code that is compiled into it.
+
+    Numba takes a function from its cache as long as that function's own file has not changed; these
+    have code of other files in them.
+    """
+    function.__qualname__ += f"-{_SOURCES:08x}"
+    return function
+
+
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _decode_row(row, data, most_pixels, antialias, table, out):
+@_with_sources
+def _decode_row(row, data, most_pixels, antialias, tone, out):
     """Crop, decode, resize and normalise one sample; whether it decoded."""
     head, place = np.zeros(FIELDS, np.int64), np.zeros(2, np.int64)
     if parse_into(data, head, np.empty(0, np.int64)) != 0:
@@ -87,15 +104,16 @@ def _decode_row(row, data, most_pixels, antialias, table, out):
     h, w = np.uint32(head[HEIGHT_OF]), np.uint32(head[WIDTH_OF])
     if _imdecode(part.ctypes.data, len(part), h, w, pixels.ctypes.data, h, w, 0, 0, 1, 1, False, False) != 0:
         return False
-    return resample(pixels, top - place[0], left - place[1], height, width, antialias, row[FLIP] != 0, table, out)
+    return resample(pixels, top - place[0], left - place[1], height, width, antialias, row[FLIP] != 0, tone, out)
 
 
 @numba.njit(nogil=True, parallel=True, cache=True, error_model="numpy")
-def _decode_rows(rows, file_bytes, starts, sizes, most_pixels, antialias, table, out, status):
+@_with_sources
+def _decode_rows(rows, file_bytes, starts, sizes, most_pixels, antialias, tone, out, status):
     for i in numba.prange(len(rows)):
         sample = rows[i, SAMPLE]
         data = file_bytes[starts[sample] : starts[sample] + sizes[sample]]
-        decoded = _decode_row(rows[i], data, most_pixels, antialias, table, out[i])
+        decoded = _decode_row(rows[i], data, most_pixels, antialias, tone, out[i])
         status[i, 0] = _DECODED if decoded else _NOT_DECODED
 
 
@@ -108,28 +126,28 @@ class _WindowDecoder(Operation):
 
     def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
         output = self._job.output
-        size, table = output.image_size, unsigned(output.table())
+        size, dtype = output.image_size, buffer_dtype(output)
         shape = (size, size, 3) if output.layout == "channels_last" else (3, size, size)
-        state = replace(previous_state, jit_mode=True, shape=shape, dtype=table.dtype)
+        state = replace(previous_state, jit_mode=True, shape=shape, dtype=dtype)
         # Placeholders: every batch brings its own memory, so that none is written over.
-        return state, (AllocationQuery((1,), table.dtype), AllocationQuery((1,), np.dtype("u1")))
+        return state, (AllocationQuery((1,), dtype), AllocationQuery((1,), np.dtype("u1")))
 
     def generate_code(self) -> Callable:
         output, dataset, decode_rows = self._job.output, self._job.dataset, _decode_rows
-        table, antialias = unsigned(output.table()), output.interpolation == "antialias"
+        values, antialias = tone(output), output.interpolation == "antialias"
         most_pixels = int((dataset.heights * dataset.widths).max())
 
         def channels_last(batch_indices, memory, metadata, storage_state):
             file_bytes, starts, sizes = storage_state
             out, status = memory
-            decode_rows(batch_indices, file_bytes, starts, sizes, most_pixels, antialias, table, out, status)
+            decode_rows(batch_indices, file_bytes, starts, sizes, most_pixels, antialias, values, out, status)
             return out
 
         def contiguous(batch_indices, memory, metadata, storage_state):
             file_bytes, starts, sizes = storage_state
             out, status = memory
             images = out.transpose(0, 2, 3, 1)
-            decode_rows(batch_indices, file_bytes, starts, sizes, most_pixels, antialias, table, images, status)
+            decode_rows(batch_indices, file_bytes, starts, sizes, most_pixels, antialias, values, images, status)
             return out
 
         return channels_last if output.layout == "channels_last" else contiguous

@@ -92,20 +92,26 @@ def compile_kernels(output: Output) -> None:
     """Compile, or load from numba's cache, what a batch of this output needs."""
     pool = BufferPool(output, 1)
     black, out = np.zeros((2, 2, 3), np.uint8), pool.image(pool.take(1), 0)
-    resample(black, 0, 0, 2, 2, True, False, unsigned(output.table()), out)
+    resample(black, 0, 0, 2, 2, True, False, tone(output), out)
 
 
-def unsigned(tensor: torch.Tensor) -> np.ndarray:
-    """The tensor's bits as unsigned integers: numba then copies float16 and bfloat16, too."""
-    same_size = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32}
-    return tensor.view(same_size[tensor.element_size()]).numpy()
+def tone(output: Output) -> np.ndarray:
+    """What `resample` needs to write this output, into arrays of `buffer_dtype`."""
+    if output.torch_dtype.itemsize == 2:
+        return output.table().view(torch.uint16).numpy()
+    return output.affine() if output.dtype == "float32" else np.empty((3, 0), np.float32)
+
+
+def buffer_dtype(output: Output) -> np.dtype:
+    """The output's dtype in numpy; float16 and bfloat16 as their bits, which numba can copy."""
+    return np.dtype({1: np.uint8, 2: np.uint16, 4: np.float32}[output.torch_dtype.itemsize])
 
 
 class BufferPool:
     """Batch buffers that return when the last tensor that shows them is gone.
 
-    A buffer is of unsigned integers of the output's size, [batch, h, w, 3] for channels-last
-    memory and [batch, 3, h, w] for contiguous.
+    A buffer is of `buffer_dtype`, [batch, h, w, 3] for channels-last memory and [batch, 3, h, w] for
+    contiguous.
     """
 
     def __init__(self, output: Output, batch_size: int) -> None:
@@ -113,7 +119,7 @@ class BufferPool:
         self._dtype = output.torch_dtype
         self._channels_last = output.layout == "channels_last"
         self._shape = (batch_size, size, size, 3) if self._channels_last else (batch_size, 3, size, size)
-        self._unsigned = np.dtype(f"u{self._dtype.itemsize}")
+        self._buffer_dtype = buffer_dtype(output)
         self._free: deque[np.ndarray] = deque()
 
     def take(self, count: int) -> np.ndarray:
@@ -121,7 +127,7 @@ class BufferPool:
         try:
             whole = self._free.pop()
         except IndexError:
-            whole = np.empty(self._shape, self._unsigned)
+            whole = np.empty(self._shape, self._buffer_dtype)
         buffer = whole[:count]
         weakref.finalize(buffer, self._free.append, whole).atexit = False
         return buffer
@@ -201,7 +207,7 @@ class Renderer:
 
     def __init__(self, job: Job, work: Work) -> None:
         self._job, self._work = job, work
-        self._table = unsigned(job.output.table())
+        self._tone = tone(job.output)
         self._antialias = job.output.interpolation == "antialias"
         self._pad = job.output.crop == "pad"
         self._decoder = Decoder(job.dataset)
@@ -246,7 +252,7 @@ class Renderer:
             pixels, top, left = pad(self._decoder.decode_whole(sample)), top + PAD, left + PAD
         else:
             pixels, top, left = self._decoder.decode(sample, top=top, left=left, height=height, width=width)
-        if not resample(pixels, top, left, height, width, self._antialias, bool(flip), self._table, out):
+        if not resample(pixels, top, left, height, width, self._antialias, bool(flip), self._tone, out):
             raise corrupt(self._job.dataset, sample, "its size is not the one in the index")
 
 
