@@ -5,9 +5,9 @@
 
 How it is measured: every contender has a process of its own (importing FFCV changes torch's number of
 threads), and they take turns, one measurement each, so that the machine's drift hits all alike. The
-first turn is warm-up and not counted. A measurement is two epochs, from asking for the first batch to
-having the last, and includes filling the pipeline; making the loader is not in it. Medians over the
-turns, with the interquartile range.
+first turn is warm-up and not counted. A measurement is the second of two epochs, from asking for its
+first batch to having its last: the first one would count batches that some loaders make ready before
+they are asked (DALI two of them). Medians over the turns, with the interquartile range.
 """
 
 from __future__ import annotations
@@ -94,10 +94,9 @@ def rates(works: dict[str, list[Work]], *, turns: int, say: Any) -> list[dict[st
     try:
         for turn in range(turns + 1):
             for i, runner in enumerate(runners):
-                epochs = runner.measure(["1", "1"])
-                rate = sum(n for _, n in epochs) / sum(s for s, _ in epochs)
+                _, (seconds, samples) = runner.measure(["1", "1"])
                 if turn:
-                    measured[i].append(rate)
+                    measured[i].append(samples / seconds)
             say(f"rates: turn {turn} of {turns}" + ("" if turn else " (warm-up)"))
     finally:
         for runner in runners:
