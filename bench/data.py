@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from rich.progress import Progress
 
 from loader.convert import convert
 from loader.dataset import Dataset
 from loader.errors import DatasetError
 from loader.generate import generate
-from loader.sources import Source, open_source
+from loader.sources import Source, cifar_folder, open_source
 
 _HOLD_OUT = 8  # without a validation folder, every eighth image of each class is kept for it
 
@@ -32,19 +33,32 @@ class Data:
 
 
 def prepare(
-    data: Path | None, *, evaluation: Path | None, folder: Path, images: int, seed: int, progress: Progress
+    data: Path | None,
+    *,
+    evaluation: Path | None,
+    folder: Path,
+    images: int,
+    seed: int,
+    progress: Progress,
+    builtin: str = "generated",
+    image_size: int | None = None,
 ) -> Data:
     """Make a bench's data ready; what is in `folder` already is taken as it is.
 
     Args:
         data: a `.beton`; an ImageFolder with train and val (or test) in it; one with the classes
-            right in it, of which every eighth image is held out; or None for generated JPEGs.
+            right in it, of which every eighth image is held out; a folder of CIFAR's pickles; or
+            None for `builtin`.
         evaluation: a `.beton` or ImageFolder to evaluate on; default: see above, and for a `.beton`
             the val.beton beside it, if there is one.
         folder: where to put what is made.
         images: how many to generate for training; half as many for evaluation.
         seed: of the generator.
+        builtin: "generated", JPEGs made of photographs; or "digits", scikit-learn's.
+        image_size: pixels of the digits.
     """
+    if data is None and builtin == "digits":
+        return _digits(folder, images=images, image_size=image_size or 32, progress=progress)
     if data is None:
         return _generated(folder, images=images, seed=seed, progress=progress)
     if not data.exists():
@@ -62,12 +76,41 @@ def prepare(
         held_out = _as_dataset(evaluation, folder / "val.beton", progress) if evaluation else None
         return _checked(Data(data.name, train, held_out))
     source = open_source(data)
+    if cifar_folder(data) is not None:
+        test = open_source(data, split="test")
+        train = _converted(source, folder / "train.beton", progress)
+        return _checked(Data(data.name, train, _converted(test, folder / "val.beton", progress)))
     if evaluation is not None:
         train = _converted(source, folder / "train.beton", progress)
         return _checked(Data(data.name, train, _as_dataset(evaluation, folder / "val.beton", progress)))
     kept = _hold_out(source)
     train = _converted(_part(source, ~kept), folder / "train.beton", progress)
     return _checked(Data(data.name, train, _converted(_part(source, kept), folder / "val.beton", progress)))
+
+
+def _digits(folder: Path, *, images: int, image_size: int, progress: Progress) -> Data:
+    """Handwritten digits, 1,797 of 8×8 pixels in grey, made larger; those behind the first `images` are held out.
+
+    E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, as scikit-learn ships them.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    if not 10 <= images < len(digits.target):
+        raise DatasetError(f"--images {images}: there are {len(digits.target)} digits; give from 10 to one less")
+    pixels = (digits.images * 255 / 16).astype(np.uint8)
+
+    def load(i: int) -> Image.Image:
+        return Image.fromarray(pixels[i]).convert("RGB").resize((image_size, image_size), Image.Resampling.BICUBIC)
+
+    def part(numbers: range) -> Source:
+        names = [f"digit {i}" for i in numbers]
+        labels = [int(digits.target[i]) for i in numbers]
+        return Source(names, labels, tuple("0123456789"), lambda i: load(numbers[i]), lossy=False)
+
+    train = _converted(part(range(images)), folder / "train.beton", progress)
+    held_out = _converted(part(range(images, len(pixels))), folder / "val.beton", progress)
+    return _checked(Data("scikit-learn's digits", train, held_out))
 
 
 def _generated(folder: Path, *, images: int, seed: int, progress: Progress) -> Data:

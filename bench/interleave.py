@@ -7,8 +7,6 @@ interrupted run goes on where it was, and an epoch that was cut short is run aga
 from __future__ import annotations
 
 import functools
-import os
-import pickle
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,7 +18,9 @@ import torch
 
 from loader.loader import BudgetLoader
 from loader.schedule import Schedule
-from models.metrics import Accuracy
+from models import checkpoint
+from models.checkpoint import CheckpointError
+from models.fit import History
 from models.train import EpochRecord, Trainer
 
 
@@ -30,9 +30,8 @@ class Setting:
 
     Attributes:
         baseline: whether it is not one of the dissertation's methods ("short").
-        records: its finished epochs.
-        accuracies: epoch → accuracy after it.
-        other_seconds: evaluation and saving, not counted as training.
+        group: see `bench.job.Cell`.
+        history: its finished epochs.
     """
 
     name: str
@@ -40,45 +39,31 @@ class Setting:
     trainer: Trainer
     batches: BudgetLoader
     baseline: bool = False
-    records: list[EpochRecord] = field(default_factory=list)
-    accuracies: dict[int, Accuracy] = field(default_factory=dict)
-    other_seconds: float = 0.0
+    group: str = ""
+    history: History = field(default_factory=History)
+
+    @property
+    def records(self) -> list[EpochRecord]:
+        return self.history.records
 
     @property
     def finished(self) -> bool:
         return len(self.records) == self.schedule.epochs
 
-    @property
-    def accuracy(self) -> Accuracy | None:
-        return self.accuracies[max(self.accuracies)] if self.accuracies else None
-
     def save(self, path: Path) -> None:
         state = {
             "schedule": str(self.schedule),
             "trainer": self.trainer.state_dict(),
-            "records": [record.as_dict() for record in self.records],
-            "accuracies": {e: [a.top1, a.top5, a.samples] for e, a in self.accuracies.items()},
-            "other_seconds": self.other_seconds,
+            "history": self.history.state_dict(),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            torch.save(state, partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        checkpoint.save(path, state)
 
     def load(self, path: Path) -> None:
-        try:
-            state = torch.load(path, weights_only=True, map_location=self.trainer.device)
-        except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{path} cannot be read ({error}); delete it to start this setting over") from None
+        state = checkpoint.load(path, device=self.trainer.device)
         if state["schedule"] != str(self.schedule):
-            raise ValueError(f"{path} is of schedule {state['schedule']}, and {self.schedule} is asked for")
+            raise CheckpointError(f"{path} is of schedule {state['schedule']}, and {self.schedule} is asked for")
         self.trainer.load_state_dict(state["trainer"])
-        self.records = [EpochRecord(**record) for record in state["records"]]
-        self.accuracies = {int(e): Accuracy(*a) for e, a in state["accuracies"].items()}
-        self.other_seconds = state["other_seconds"]
+        self.history.load_state_dict(state["history"])
 
 
 class Counted:
@@ -128,9 +113,9 @@ def run(
             began = time.perf_counter()
             due = setting.finished or (eval_every and (epoch + 1) % eval_every == 0)
             if evaluation is not None and due:
-                setting.accuracies[epoch] = setting.trainer.evaluate(evaluation)
+                setting.history.accuracies[epoch] = setting.trainer.evaluate(evaluation)
             setting.save(state_of(setting))
-            setting.other_seconds += time.perf_counter() - began
+            setting.history.other_seconds += time.perf_counter() - began
             epoch_done(setting)
 
 

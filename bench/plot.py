@@ -63,7 +63,7 @@ def accuracy_against_time(
         for name, row in printed.items()
     ]
     for points, color, marker, label in (
-        (theirs, _PRINTED, "^", "dissertation (ImageNet, 150 epochs)"),
+        (theirs, _PRINTED, "^", "dissertation"),
         (ours, _OURS, "o", f"measured ({data})"),
     ):
         axes.scatter([x for _, x, _ in points], [y for _, _, y in points], color=color, marker=marker, label=label)

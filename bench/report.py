@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import plot
-from bench.dissertation import Printed
+from bench.dissertation import Printed, change, time_reduction
 from bench.record import write_csv, write_json
 
 _COLUMNS = (
@@ -55,7 +55,7 @@ def report(
         path, title = out / f"{metric}_against_time.png", f"As Figure {figure}"
         plot.accuracy_against_time(rows, path, metric=metric, title=title, printed=printed, data=data)
     title = f"{network}, {data}, {results['samples']:,} images, {results['options']['device']}"
-    for view in tables(rows, title=title):
+    for view in (*tables(rows, title=title), beside(rows, printed)):
         console.print(view)
     console.print(f"results.json, results.csv and pictures: {out}", soft_wrap=True)
 
@@ -72,6 +72,24 @@ def tables(rows: Sequence[dict[str, Any]], *, title: str) -> tuple[Table, Table]
     return main_table, parts
 
 
+def beside(rows: Sequence[dict[str, Any]], printed: Mapping[str, Printed]) -> Table:
+    """As Tables 4-10, 4-12 and 4-14: changes relative to full training in percent, the dissertation's and ours."""
+    names = ("setting", "top-1", "printed", "top-5", "printed", "time", "printed", "corollary")
+    view = _table("change relative to full training, %: measured, and printed in the dissertation", names)
+    full, printed_full = rows[0], printed["full"]
+    for row in rows[1:]:
+        cells = []
+        for name in ("top1", "top5"):
+            known = row[name] is not None and full[name]
+            cells.append(f"{change(row[name], full=full[name]):+.2f}" if known else "—")
+            there = printed.get(row["setting"])
+            cells.append(f"{change(getattr(there, name), full=getattr(printed_full, name)):+.2f}" if there else "—")
+        cells.append(f"{100 * (row['ratio_measured'] - 1):+.2f}")
+        cells.append(f"{time_reduction(there, full=printed_full):+.2f}" if there else "—")
+        view.add_row(row["setting"], *cells, f"{100 * (row['ratio_corollary'] - 1):+.2f}")
+    return view
+
+
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The results as a Markdown table."""
     lines = [_COLUMNS, ("---", *["---:"] * (len(_COLUMNS) - 1)), *map(_cells, rows)]
@@ -86,9 +104,16 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['train_seconds']:.1f}",
         *(f"{row[name]:.4f}" for name in ratios),
         f"{row['difference_points']:+.2f}",
-        *("—" if row[name] is None else f"{100 * row[name]:.2f}" for name in ("top1", "top5")),
+        *(percent(row[name], row.get(f"{name}_deviation")) for name in ("top1", "top5")),
         f"{row['images_per_second']:,.0f}",
     )
+
+
+def percent(share: float | None, deviation: float | None = None) -> str:
+    """A share as percent, with its standard deviation over the seeds where there are several."""
+    if share is None:
+        return "—"
+    return f"{100 * share:.2f}" + (f" ± {100 * deviation:.2f}" if deviation is not None else "")
 
 
 def _table(title: str, names: Sequence[str]) -> Table:

@@ -29,6 +29,7 @@ from bench.contenders import CONTENDERS, FILTERS, NEEDS, OURS, Work, quiet_threa
 PARTS = ("rates", "boundary", "cut")
 CUTS = ("0.05", "0.1", "0.2", "0.35", "0.5", "0.75", "1")
 BOUNDARY_BATCHES = (2, 4, 8, 16, 32)
+SETTLE_SECONDS = 1.0  # after a break, some loaders go on decoding what nobody takes
 STEP_SECONDS = 0.1  # of the trainer that the boundary is measured with
 
 
@@ -145,6 +146,7 @@ def cut(works: dict[str, Work], *, say: Any) -> list[dict[str, Any]]:
         for turn in range(3):
             for ratio in CUTS:
                 for name, runner in runners.items():
+                    time.sleep(SETTLE_SECONDS)
                     epochs = runner.measure([ratio] * 3)
                     seconds.setdefault((name, ratio), []).append(sum(s for s, _ in epochs[1:]) / 2)
             say(f"cut: turn {turn + 1} of 3")
@@ -212,10 +214,13 @@ def _main(options: argparse.Namespace) -> int:
     from rich.progress import Progress
 
     from bench.data import prepare
+    from bench.job import LOG_WIDTH
     from bench.record import environment, write_json
     from loader.parallel import cores
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=LOG_WIDTH)
     say = console.print
     out = Path(options.out)
     with Progress(console=console) as progress:

@@ -57,7 +57,7 @@ class BudgetLoader:
         prefetch: batches under way ahead of the trainer.
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is
             initialised, else 0 of 1.
-        sampling: "independent" or "cyclic"; see `loader.order.Order`.
+        sampling: "independent", "cyclic" or "static"; see `loader.order.Order`.
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
         with_ids: True yields (images, labels, ids), ids int64 [batch]: the samples' numbers in the

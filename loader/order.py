@@ -19,7 +19,7 @@ from loader.budget import Budget
 from loader.errors import ScheduleError
 from loader.schedule import _check_count
 
-Sampling = Literal["independent", "cyclic"]
+Sampling = Literal["independent", "cyclic", "static"]
 _ROUNDS = 16  # even; at 8 the permutations of 5 elements are measurably uneven, at 12 no longer
 _MIX = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))  # MurmurHash3's finaliser
 _HALF, _FOLD = np.uint64(32), np.uint64(33)
@@ -69,8 +69,8 @@ def _scaled_hash(values: np.ndarray, key: np.uint64, bound: np.uint64) -> np.nda
 
 
 @lru_cache(maxsize=64)
-def _permutation(size: int, seed: int, number: int) -> Permutation:
-    words = rng.draws(np.arange(_ROUNDS), seed=seed, epoch=number, purpose=rng.ORDER_KEY)
+def _permutation(size: int, seed: int, number: int, purpose: int = rng.ORDER_KEY) -> Permutation:
+    words = rng.draws(np.arange(_ROUNDS), seed=seed, epoch=number, purpose=purpose)
     return Permutation(size, key=words[0] << _HALF | words[1])
 
 
@@ -91,22 +91,28 @@ class Order:
             permutation is walked through across epochs before the next is drawn, so that the
             numbers of times that two samples were taken differ by at most 1 at any moment; an
             epoch in which one permutation ends and the next begins can take a sample twice, and
-            where an epoch starts depends on the budgets before it.
+            where an epoch starts depends on the budgets before it. "static", to compare with: one
+            uniform draw of as many samples as the largest budget takes, the only ones that training
+            ever sees, in a fresh order each epoch.
     """
 
     def __init__(self, budget: Budget, *, seed: int, sampling: Sampling = "independent") -> None:
-        if sampling not in ("independent", "cyclic"):
-            raise ScheduleError(f"sampling {sampling!r} is not known; give 'independent' or 'cyclic'")
+        if sampling not in ("independent", "cyclic", "static"):
+            raise ScheduleError(f"sampling {sampling!r} is not known; give 'independent', 'cyclic' or 'static'")
         self.budget, self.seed, self.sampling = budget, check_seed(seed), sampling
         self._starts = [0]
         for epoch in range(budget.schedule.epochs):
             self._starts.append(self._starts[-1] + budget.epoch_samples(epoch))
+        self._largest = max(budget.epoch_samples(epoch) for epoch in range(budget.schedule.epochs))
 
     def ids(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """The samples at `positions` of `epoch`'s order: int64 [n] in, int64 [n] out."""
         size = self.budget.samples
         if self.sampling == "independent":
             return _permutation(size, self.seed, epoch)(positions)
+        if self.sampling == "static":
+            places = _permutation(self._largest, self.seed, epoch)(positions)
+            return _permutation(size, self.seed, 0, rng.SUBSET_KEY)(places)
         cycles, places = np.divmod(positions + self._starts[epoch], size)
         ids = np.empty_like(places)
         for cycle in np.unique(cycles):

@@ -52,11 +52,17 @@ def open_source(path: str | Path, *, split: str = "train") -> Source:
     root = Path(path)
     if not root.is_dir():
         raise DatasetError(f"{root} is no folder; give one with a folder of images for each class")
+    pickles = cifar_folder(root)
+    return image_folder(root) if pickles is None else cifar(pickles, split=split)
+
+
+def cifar_folder(root: str | Path) -> Path | None:
+    """The folder in `root`, or `root` itself, that holds CIFAR's pickles; None if there is none."""
     for child in ("", "cifar-10-batches-py", "cifar-100-python"):
         for meta in ("batches.meta", "meta"):
-            if (root / child / meta).is_file():
-                return cifar(root / child, split=split)
-    return image_folder(root)
+            if (Path(root) / child / meta).is_file():
+                return Path(root) / child
+    return None
 
 
 def image_folder(root: str | Path) -> Source:

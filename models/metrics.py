@@ -19,19 +19,17 @@ class Accuracy:
 class TopK:
     """Counts hits over batches, on the scores' device: no synchronisation until `result`."""
 
-    def __init__(self) -> None:
-        self._hits: torch.Tensor | int = 0
-        self._samples = 0
+    def __init__(self, device: str | torch.device = "cpu") -> None:
+        self.totals = torch.zeros(3, dtype=torch.int64, device=device)  # hits of top-1 and top-5, samples
 
     def add(self, scores: torch.Tensor, labels: torch.Tensor) -> None:
         """`scores` [n, classes], `labels` int64 [n]. With fewer than five classes top-5 is always 1."""
         best = scores.topk(min(5, scores.shape[1]), dim=1).indices
         hits = best == labels[:, None]
-        self._hits = self._hits + torch.stack((hits[:, 0].sum(), hits.any(1).sum()))
-        self._samples += len(labels)
+        self.totals += torch.stack((hits[:, 0].sum(), hits.any(1).sum(), torch.full_like(labels[0], len(labels))))
 
     def result(self) -> Accuracy:
-        if not self._samples:
+        top1, top5, samples = self.totals.tolist()
+        if not samples:
             raise ValueError("no sample was evaluated; the evaluation set is empty")
-        top1, top5 = torch.as_tensor(self._hits).tolist()
-        return Accuracy(top1 / self._samples, top5 / self._samples, self._samples)
+        return Accuracy(top1 / samples, top5 / samples, samples)

@@ -44,3 +44,11 @@ class Recipe:
 
 # Section 4.2.5: MobileNetV2 on ImageNet, 150 epochs, lr 0.05, cosine, weight decay 4e-5.
 IMAGENET = Recipe(epochs=150, batch_size=256, image_size=224, learning_rate=0.05, weight_decay=4e-5)
+
+# Section 4.2.3: ResNet56 on CIFAR-10 and CIFAR-100, 120 epochs, lr 0.1, 0.01 from epoch 60, 0.001 from epoch 90.
+CIFAR = Recipe(epochs=120, batch_size=128, image_size=32, learning_rate=0.1, decay="step", milestones=(0.5, 0.75))
+
+# Sections 4.1.3 and 4.1.4: CRnet on CIFAR, 160 epochs, batches of 256 (and 64), lr 0.1, a tenth at 80 and 120.
+CRNET = Recipe(epochs=160, batch_size=256, image_size=32, learning_rate=0.1, decay="step", milestones=(0.5, 0.75))
+
+RECIPES = {"cifar": CIFAR, "imagenet": IMAGENET, "crnet": CRNET}

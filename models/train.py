@@ -2,17 +2,20 @@
 
 Training time of an epoch is the time from asking for its first batch to the end of its last
 optimiser step (synchronised on a GPU), without evaluation and checkpoints.
+
+Where torch.distributed is initialised (torchrun), the network is wrapped for data parallelism: each
+rank trains on its own part of every batch, and all must be given equally many batches.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sized
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional
 
 from models.metrics import Accuracy, TopK
@@ -59,11 +62,53 @@ class EpochRecord:
         return asdict(self)
 
 
+class EpochUnderWay:
+    """An epoch that has begun: what a checkpoint in its middle must hold of it.
+
+    Args:
+        epoch: its number.
+        state: what `state_dict` gave, to go on from; default: the epoch's beginning.
+
+    Attributes:
+        sizes, waits: of each step so far: images, and seconds of waiting for the batch.
+        loss_sum, wrong_labels: over the steps so far, on the trainer's device.
+    """
+
+    def __init__(self, epoch: int, *, state: dict[str, Any] | None = None) -> None:
+        state = state or {"sizes": [], "waits": [], "laps": [], "loss_sum": 0.0, "wrong_labels": 0}
+        self.epoch = epoch
+        self.sizes: list[int] = list(state["sizes"])
+        self.waits: list[float] = list(state["waits"])
+        self.loss_sum, self.wrong_labels = state["loss_sum"], state["wrong_labels"]
+        self._laps_before: list[float] = list(state["laps"])
+        self._clock: _Clock | None = None
+
+    @property
+    def steps(self) -> int:
+        return len(self.sizes)
+
+    def start(self, clock: _Clock) -> None:
+        self._clock = clock
+
+    def laps(self) -> list[float]:
+        """Seconds of each step so far, waiting included."""
+        return self._laps_before + (self._clock.seconds() if self._clock else [])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "sizes": list(self.sizes),
+            "waits": list(self.waits),
+            "laps": self.laps(),
+            "loss_sum": float(self.loss_sum),
+            "wrong_labels": int(self.wrong_labels),
+        }
+
+
 class Trainer:
     """Trains a classifier by a recipe.
 
     Args:
-        model: images [n, 3, h, w] → scores [n, classes].
+        model: any network, images [n, 3, h, w] → scores [n, classes].
         recipe: optimiser and learning rate.
         epochs: full epochs that the learning rate's schedule spans; default: the recipe's.
         device: where to train.
@@ -88,7 +133,13 @@ class Trainer:
         self.device = torch.device(device)
         self.recipe, self.epochs = recipe, epochs or recipe.epochs
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._forward: Any = torch.compile(self.model) if compile == "on" else self.model
+        self._forward: Any = self.model
+        self._ranks = distributed.get_world_size() if _distributed() else 1
+        if self._ranks > 1:
+            ids = [self.device] if self.device.type == "cuda" else None
+            self._forward = nn.parallel.DistributedDataParallel(self.model, device_ids=ids)
+        if compile == "on":
+            self._forward = torch.compile(self._forward)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=recipe.learning_rate,
@@ -100,48 +151,69 @@ class Trainer:
         self._amp_dtype = torch.float16 if half else torch.bfloat16
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp and half)
 
-    def train_epoch(self, batches: Batches, *, epoch: int) -> EpochRecord:
+    def train_epoch(
+        self,
+        batches: Batches,
+        *,
+        epoch: int,
+        begun: EpochUnderWay | None = None,
+        after_step: Callable[[EpochUnderWay], object] | None = None,
+    ) -> EpochRecord:
         """Train on every batch of `batches`, which is the schedule's epoch `epoch`.
 
+        Args:
+            batches: the epoch's batches, or its remaining ones; `len` is always the whole epoch's.
+            epoch: for the learning rate and messages.
+            begun: what was done of it before a checkpoint; default: nothing.
+            after_step: called after each step. The time it takes is not counted as training if it
+                returns something true (a checkpoint was written).
+
         Raises:
-            TrainingError: no batch came, more or fewer came than `len` had said, or the loss is not
-                finite.
+            TrainingError: no batch came, more or fewer came than `len` had said, the network does not
+                take the images, a label is outside the classes, or the loss is not finite.
         """
         self.model.train()
         steps = len(batches)
+        now = begun or EpochUnderWay(epoch)
+        now.loss_sum = torch.as_tensor(now.loss_sum, dtype=torch.float32, device=self.device)
         clock = _Clock(self.device)
-        loss_sum = torch.zeros((), device=self.device)
-        waits: list[float] = []
-        sizes: list[int] = []
+        now.start(clock)
+        rate = self.recipe.learning_rate_at(min((epoch + now.steps / max(steps, 1)) / self.epochs, 1.0))
         source = iter(batches)
         while True:
             asked = time.perf_counter()
             batch = next(source, None)
             if batch is None:
                 break
-            waits.append(time.perf_counter() - asked)
-            images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-            rate = self._set_learning_rate((epoch + len(sizes) / steps) / self.epochs)
-            loss_sum += self._step(images, labels)
-            sizes.append(len(labels))
-            clock.lap()
-            if len(sizes) > steps:
+            now.waits.append(time.perf_counter() - asked)
+            if now.steps == steps:
                 raise TrainingError(f"epoch {epoch}: the loader said {steps} batches and gives more")
-        if not sizes or len(sizes) != steps:
-            raise TrainingError(f"epoch {epoch}: the loader said {steps} batches and gave {len(sizes)}")
-        laps = clock.seconds()
-        loss = float(loss_sum) / steps
+            rate = self._set_learning_rate((epoch + now.steps / steps) / self.epochs)
+            self._step(*batch, now)
+            now.sizes.append(len(batch[1]))
+            clock.lap()
+            if after_step is not None and after_step(now):
+                clock.restart()
+        if not steps or now.steps != steps:
+            raise TrainingError(f"epoch {epoch}: the loader said {steps} batches and gave {now.steps}")
+        laps = now.laps()
+        loss = self._mean(now.loss_sum) / steps
+        if int(now.wrong_labels):
+            raise TrainingError(
+                f"epoch {epoch}: {int(now.wrong_labels)} labels are outside the network's classes; "
+                "build the network with more classes"
+            )
         if not torch.isfinite(torch.tensor(loss)):
             raise TrainingError(f"epoch {epoch}: the loss is {loss}; lower the learning rate ({rate:g})")
-        steady = [laps[0] - waits[0], *laps[1:]]
-        full = [seconds for seconds, size in zip(steady, sizes, strict=True) if size == max(sizes)]
+        steady = [laps[0] - now.waits[0], *laps[1:]]
+        full = [seconds for seconds, size in zip(steady, now.sizes, strict=True) if size == max(now.sizes)]
         return EpochRecord(
             epoch=epoch,
             batches=steps,
-            images=sum(sizes),
+            images=sum(now.sizes) * self._ranks,
             train_seconds=sum(laps),
-            first_wait_seconds=waits[0],
-            wait_seconds=sum(waits[1:]),
+            first_wait_seconds=now.waits[0],
+            wait_seconds=sum(now.waits[1:]),
             full_batches=len(full),
             full_batch_seconds=sum(full),
             last_batch_seconds=steady[-1],
@@ -149,14 +221,41 @@ class Trainer:
             learning_rate=rate,
         )
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def _step(self, images: torch.Tensor, labels: torch.Tensor, now: EpochUnderWay) -> None:
+        images = images.to(self.device, non_blocking=True)
+        labels = labels.to(self.device, non_blocking=True)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, dtype=self._amp_dtype, enabled=self._amp):
-            loss = functional.cross_entropy(self._forward(images), labels)
+            scores = self._scores(images, labels)
+            # A label outside would abort a GPU's process; here it costs no synchronisation to find it.
+            wrong = (labels < 0) | (labels >= scores.shape[1])
+            if self.device.type == "cpu" and wrong.any():
+                label = int(labels[wrong][0])
+                raise TrainingError(
+                    f"epoch {now.epoch}, step {now.steps}: label {label} is outside the network's "
+                    f"{scores.shape[1]} classes (0 … {scores.shape[1] - 1}); build it with more classes"
+                )
+            loss = functional.cross_entropy(scores, labels.masked_fill(wrong, 0))
         self._scaler.scale(loss).backward()
         self._scaler.step(self.optimizer)
         self._scaler.update()
-        return loss.detach()
+        now.loss_sum = now.loss_sum + loss.detach()
+        now.wrong_labels = now.wrong_labels + wrong.sum()
+
+    def _scores(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        try:
+            scores = self._forward(images)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            shape, why = tuple(images.shape), str(error).partition("\n")[0]
+            raise TrainingError(f"the network does not take images of shape {shape}: {why}") from error
+        if scores.ndim != 2 or len(scores) != len(labels):
+            raise TrainingError(
+                f"the network gives scores of shape {tuple(scores.shape)} for {len(labels)} images; "
+                "it must be (images, classes)"
+            )
+        return scores
 
     def _set_learning_rate(self, progress: float) -> float:
         rate = self.recipe.learning_rate_at(progress)
@@ -164,20 +263,35 @@ class Trainer:
             group["lr"] = rate
         return rate
 
+    def _mean(self, value: Any) -> float:
+        """The mean over the ranks."""
+        if self._ranks > 1:
+            distributed.all_reduce(value)
+        return float(value) / self._ranks
+
     @torch.inference_mode()
     def evaluate(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Accuracy:
-        """Top-1 and top-5 over every batch."""
+        """Top-1 and top-5 over every batch, of all ranks together."""
         self.model.eval()
-        counts = TopK()
+        counts = TopK(self.device)
         for batch in batches:
             images, labels = (tensor.to(self.device, non_blocking=True) for tensor in batch)
             with torch.autocast(self.device.type, dtype=self._amp_dtype, enabled=self._amp):
-                scores = self._forward(images)
+                scores = self.model(images)
             counts.add(scores.float(), labels)
+        if self._ranks > 1:
+            distributed.all_reduce(counts.totals)
         return counts.result()
 
     def state_dict(self) -> dict[str, Any]:
-        """Model, optimiser and loss scaling. The random state is torch's own affair: see the bench."""
+        """Model, optimiser and loss scaling, the same on every rank. See `models.fit` for the rest.
+
+        Raises:
+            TrainingError: a weight is not finite; what was saved before is worth more.
+        """
+        finite = torch.stack([p.isfinite().all() for p in self.model.parameters()])
+        if not finite.all():
+            raise TrainingError("a weight is not finite any more; lower the learning rate")
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -190,6 +304,10 @@ class Trainer:
         self._scaler.load_state_dict(state["scaler"])
 
 
+def _distributed() -> bool:
+    return distributed.is_available() and distributed.is_initialized()
+
+
 class _Clock:
     """Laps between the ends of steps: wall-clock on a CPU, events in the stream on a GPU."""
 
@@ -197,21 +315,29 @@ class _Clock:
         self._cuda = device.type == "cuda"
         if self._cuda:
             torch.cuda.synchronize(device)
-        self._marks: list[Any] = []
-        self.lap()
+        self._laps: list[tuple[Any, Any]] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a lap now; what was since the last one's end does not count."""
+        self._begin = self._mark()
 
     def lap(self) -> None:
-        if self._cuda:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self._marks.append(event)
-        else:
-            self._marks.append(time.perf_counter())
+        end = self._mark()
+        self._laps.append((self._begin, end))
+        self._begin = end
 
     def seconds(self) -> list[float]:
         """The laps' lengths; waits for the last one's end."""
-        pairs = zip(self._marks, self._marks[1:], strict=False)
         if not self._cuda:
-            return [after - before for before, after in pairs]
-        self._marks[-1].synchronize()
-        return [before.elapsed_time(after) / 1000 for before, after in pairs]
+            return [end - begin for begin, end in self._laps]
+        if self._laps:
+            self._laps[-1][1].synchronize()
+        return [begin.elapsed_time(end) / 1000 for begin, end in self._laps]
+
+    def _mark(self) -> Any:
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event

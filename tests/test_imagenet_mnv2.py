@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from bench.imagenet_mnv2 import main, parse, schedules
+from bench.imagenet_mnv2 import main, parse
+from bench.job import cells
 from loader import Schedule
 
 SMALL = ["--image-size", "16", "--width", "0.1", "--batch-size", "8", "--epochs", "3", "--workers", "1"]
@@ -72,11 +73,11 @@ def test_an_interrupted_run_keeps_what_it_measured_and_goes_on(folder, tmp_path)
     assert process.returncode == 130 and "goes on from there" in output + errors
     rows = json.loads((out / "results.json").read_text())["settings"]
     assert rows[0]["epochs"] >= 3 and (out / "results.csv").exists()
-    first = rows[0]["epoch_records"][0]
+    first = rows[0]["seeds"][0]["epoch_records"][0]
     assert main(command[3:]) == 0
     resumed = json.loads((out / "results.json").read_text())
     assert resumed["finished"] and resumed["settings"][0]["epochs"] == 30
-    assert resumed["settings"][0]["epoch_records"][0] == first  # it was not measured again
+    assert resumed["settings"][0]["seeds"][0]["epoch_records"][0] == first  # it was not measured again
 
 
 @pytest.mark.parametrize(
@@ -102,19 +103,20 @@ def test_bad_input_is_one_line(options, why, tmp_path, beton, capsys):
 
 def test_short_has_as_many_full_epochs_as_the_smallest_budget_pays_for():
     options, _ = parse([])
-    named = schedules(options, samples=955)
+    named = {cell.name: cell.schedule for cell in cells(options, samples=955, network=None)}
     assert named["short"] == Schedule.full(epochs=20 * 37 // 60)
     assert [named[n].epochs for n in ("full", "R1_0.8", "R1_0.618", "R2_2")] == [20] * 4
 
 
 def test_the_imagenet_preset_is_the_dissertations():
     options, _ = parse(["--preset", "imagenet", "--data", "x"])
-    assert (options.epochs, options.batch_size, options.image_size, options.width) == (150, 256, 224, 1.0)
+    assert (options.epochs, options.batch_size, options.image_size) == (150, 256, 224)
+    assert options.extra["width"] == 1.0
 
 
 def test_the_quick_presets_corollaries_are_the_dissertations():
     from loader import theory
 
     options, _ = parse([])
-    values = {name: theory.corollary(s) for name, s in schedules(options, samples=955).items()}
+    values = {c.name: theory.corollary(c.schedule) for c in cells(options, samples=955, network=None)}
     assert values["R2_2"] == pytest.approx(0.62) and values["R1_0.618"] == pytest.approx(0.618)

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loader import Schedule, ScheduleError, order
@@ -153,3 +153,27 @@ def test_benchmark_first_batch_of_a_billion(benchmark):
 
 
 _seeds = itertools.count()
+
+
+@given(st.integers(1, 300), st.integers(1, 40), st.fractions(0, 1), st.integers(0, 2**64 - 1))
+@settings(max_examples=100, deadline=None)
+def test_static_takes_one_subset_in_fresh_orders(samples, batch_size, ratio, seed):
+    try:
+        budget = Schedule.flat(ratio, epochs=4).budget(samples, batch_size=batch_size)
+    except ScheduleError:
+        return
+    order = Order(budget, seed=seed, sampling="static")
+    count = budget.epoch_samples(0)
+    epochs = [order.ids(e, np.arange(count)) for e in range(4)]
+    assert all(len(np.unique(ids)) == count for ids in epochs)
+    assert all(set(ids.tolist()) == set(epochs[0].tolist()) for ids in epochs)
+    if count > 10:
+        assert any((ids != epochs[0]).any() for ids in epochs[1:])
+
+
+def test_the_static_subset_depends_on_the_seed_and_not_on_the_number_of_epochs():
+    def subset(seed, epochs):
+        budget = Schedule.flat("0.3", epochs=epochs).budget(1000, batch_size=10)
+        return set(Order(budget, seed=seed, sampling="static").ids(0, np.arange(300)).tolist())
+
+    assert subset(1, 3) == subset(1, 30) != subset(2, 3)

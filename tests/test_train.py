@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import IMAGENET, Recipe, TopK, Trainer, TrainingError
+from models import CIFAR, CRNET, IMAGENET, EpochUnderWay, Recipe, TopK, Trainer, TrainingError
 
 STEP = Recipe(120, 128, 32, 0.1, decay="step", milestones=(0.5, 0.75))
 
@@ -26,6 +26,15 @@ def trainer(**options):
 def test_the_imagenet_recipe_is_the_dissertations():
     assert (IMAGENET.epochs, IMAGENET.batch_size, IMAGENET.image_size) == (150, 256, 224)
     assert (IMAGENET.learning_rate, IMAGENET.momentum, IMAGENET.weight_decay) == (0.05, 0.9, 4e-5)
+
+
+def test_the_cifar_and_crnet_recipes_are_the_dissertations():
+    assert (CIFAR.epochs, CIFAR.batch_size, CIFAR.momentum, CIFAR.weight_decay) == (120, 128, 0.9, 1e-4)
+    assert [CIFAR.learning_rate_at(e / 120) for e in (0, 59, 60, 89, 90)] == pytest.approx(
+        [0.1, 0.1, 0.01, 0.01, 0.001]
+    )
+    assert (CRNET.epochs, CRNET.batch_size, CRNET.momentum, CRNET.weight_decay) == (160, 256, 0.9, 1e-4)
+    assert [CRNET.learning_rate_at(e / 160) for e in (79, 80, 119, 120)] == pytest.approx([0.1, 0.01, 0.01, 0.001])
 
 
 @pytest.mark.parametrize(("progress", "rate"), [(0, 0.05), (0.5, 0.025), (1, 0)])
@@ -90,6 +99,52 @@ def test_a_loader_that_does_not_keep_its_length_is_caught(given):
 
     with pytest.raises(TrainingError, match="said 3 batches"):
         trainer().train_epoch(Liar(batches(given) if given else []), epoch=0)
+
+
+@pytest.mark.parametrize("label", [4, -1, 1000])
+def test_a_label_outside_the_classes_is_named(label):
+    data = batches(3)
+    data[1][1][2] = label
+    with pytest.raises(TrainingError, match=f"step 1: label {label} is outside the network's 4 classes"):
+        trainer().train_epoch(data, epoch=0)
+
+
+def test_an_image_size_that_the_network_does_not_take_is_said():
+    data = [(torch.randn(8, 3, 9, 9), torch.zeros(8, dtype=torch.int64))]
+    with pytest.raises(TrainingError, match=r"does not take images of shape \(8, 3, 9, 9\)"):
+        trainer().train_epoch(data, epoch=0)
+
+
+def test_scores_of_another_shape_are_said():
+    t = Trainer(nn.Conv2d(3, 4, 3), recipe=Recipe(2, 8, 8, 0.05))
+    with pytest.raises(TrainingError, match=r"scores of shape \(8, 4, 6, 6\) for 8 images"):
+        t.train_epoch(batches(1), epoch=0)
+
+
+def test_an_epoch_goes_on_from_its_middle():
+    """What was done before a checkpoint counts, and the pause between does not."""
+    data, states = batches(5), []
+    whole = trainer()
+    whole.train_epoch(data, epoch=0, after_step=lambda now: states.append(now.state_dict()))
+    assert [len(s["laps"]) for s in states] == [1, 2, 3, 4, 5]
+
+    class Rest(list):
+        def __len__(self):
+            return 5
+
+    begun = EpochUnderWay(0, state=states[2])
+    record = trainer().train_epoch(Rest(data[3:]), epoch=0, begun=begun)
+    assert record.batches == 5 and record.images == 40
+    assert record.train_seconds >= sum(states[2]["laps"]) and record.first_wait_seconds == states[0]["waits"][0]
+
+
+def test_what_a_checkpoint_takes_is_not_training():
+    def slow(now):
+        time.sleep(0.05)
+        return now.steps < 4
+
+    seconds = trainer().train_epoch(batches(4), epoch=0, after_step=slow).train_seconds
+    assert seconds < 0.15  # of 0.2 seconds of pauses
 
 
 def test_a_saved_trainer_goes_on_bit_for_bit():

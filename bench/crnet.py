@@ -1,0 +1,226 @@
+"""CRnet-CB and CRnet-CIB under every compression strategy: size, cost and accuracy (Tables 4-1 to 4-8).
+
+Claim: `models.crnet_cb` and `models.crnet_cib` have the tables' parameters and FLOPs to every printed
+digit; and for the same size the CR module's strategy keeps more accuracy than the others.
+
+    python -m bench.crnet --counts                                   # beside the tables'; 1 on a mismatch
+    python -m bench.crnet --data path/to/cifar-10-batches-py --device cuda     # 160 epochs, all 24 networks
+    python -m bench.crnet --data … --networks cb --shapes 4,2,0.5 --batch-size 64 --settings full R1_0.618 short
+    python -m bench.crnet --quick                # scikit-learn's digits, four strategies, 2 cores, minutes
+
+The networks train interleaved, epoch by epoch. With more settings than "full", each network also trains
+with those schedules and baselines, and their time is compared with its own full training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import job
+from bench.dissertation import COMPRESSED, Compressed
+from loader.errors import ScheduleError
+
+NETWORKS = {"cb": "CRnet-CB", "cib": "CRnet-CIB"}
+IMAGE = (3, 32, 32)
+PRESETS: dict[str, dict[str, Any]] = {
+    "cifar": {
+        "epochs": 160,
+        "batch_size": 256,
+        "image_size": 32,
+        "images": 50_000,
+        "learning_rate": 0.1,
+        "seeds": 1,
+        "networks": ["cb", "cib"],
+        "shapes": ["4,2,0.5", "6,2,0.5", "4,4,0.25"],
+    },
+    "quick": {
+        "epochs": 8,
+        "batch_size": 48,
+        "image_size": 16,
+        "images": 1440,
+        "learning_rate": 0.05,
+        "seeds": 1,
+        "networks": ["cb"],
+        "shapes": ["4,4,0.25"],
+    },
+}
+
+
+def parse(arguments: Sequence[str] | None = None) -> tuple[job.Options, str, str]:
+    """The options of a command line, "fresh" or "resume", and "train" or "count"."""
+    parser = job.parser("bench.crnet", __doc__ or "", presets=PRESETS, preset="cifar", settings=("full",))
+    add = parser.add_argument
+    add("--networks", nargs="+", choices=sorted(NETWORKS), help="(preset)")
+    add("--shapes", nargs="+", metavar="E,G,A", help="expansion, groups, alpha of the tables' blocks (preset)")
+    add("--strategies", nargs="+", metavar="X-Y", help="of the tables; none: all four")
+    add("--quick", action="store_const", const="quick", dest="preset", help="--preset quick")
+    add("--counts", action="store_true", help="only print parameters and FLOPs, and check them")
+    given = vars(parser.parse_args(arguments))
+    what = "count" if given.pop("counts") else "train"
+    options, how = job.options_of(given, presets=PRESETS)
+    if what == "train" and options.preset == "cifar" and not options.data:
+        raise ScheduleError("give --data, the folder with CIFAR's unpacked pickles in it, or --quick without it")
+    return options, how, what
+
+
+def chosen(options: job.Options, *, classes: int) -> list[Compressed]:
+    """The tables' rows that were asked for, one per network."""
+    shapes = []
+    for text in options.extra["shapes"]:
+        try:
+            expansion, groups, alpha = text.split(",")
+            shapes.append((int(expansion), int(groups), float(alpha)))
+        except ValueError:
+            raise ScheduleError(f"--shapes {text!r} is not EXPANSION,GROUPS,ALPHA, such as 4,2,0.5") from None
+    names = [NETWORKS[n] for n in options.extra["networks"]]
+    strategies = options.extra["strategies"]
+    printed_classes = 100 if classes == 100 else 10
+    printed_batch = 64 if options.batch_size == 64 else 256
+    rows = [
+        row
+        for row in COMPRESSED
+        if row.network in names
+        and (row.classes, row.batch_size) == (printed_classes, printed_batch)
+        and (row.expansion, row.groups, row.alpha) in shapes
+        and (not strategies or row.strategy in strategies)
+    ]
+    if not rows:
+        raise ScheduleError("the tables have no such network; see --shapes and --strategies in --help")
+    return rows
+
+
+def build(row: Compressed, classes: int) -> Any:
+    """A table's network."""
+    from models import crnet_cb, crnet_cib
+
+    make = crnet_cb if row.network == "CRnet-CB" else crnet_cib
+    return make(classes=classes, expansion=row.expansion, groups=row.groups, alpha=row.alpha, strategy=row.strategy)
+
+
+def counts(console: Console) -> int:
+    """Print parameters and FLOPs beside the tables'; the exit status is 1 if one differs."""
+    from models import count
+
+    view = Table(title="parameters and FLOPs, millions: ours and the tables'")
+    for name in (
+        "tables",
+        "network",
+        "classes",
+        "exp",
+        "g",
+        "α",
+        "strategy",
+        "parameters",
+        "printed",
+        "FLOPs",
+        "printed",
+    ):
+        view.add_column(name, no_wrap=True, justify="left" if name in ("network", "strategy") else "right")
+    wrong = 0
+    for row in COMPRESSED:
+        if row.batch_size != 256:  # the same networks as in the table for 256
+            continue
+        counted = count(build(row, row.classes), IMAGE)
+        parameters, flops = f"{counted.parameters / 1e6:.2f}", f"{counted.flops / 1e6:.2f}"
+        same = (parameters, flops) == (row.parameters, row.flops)
+        wrong += not same
+        view.add_row(
+            f"4-{row.table}, 4-{row.table + 1}",
+            row.network,
+            *(str(v) for v in (row.classes, row.expansion, row.groups, row.alpha)),
+            row.strategy,
+            *(parameters, row.parameters, flops, row.flops),
+            style=None if same else "bold red",
+        )
+    console.print(view)
+    console.print(f"{wrong} of 48 differ" if wrong else "all 48 agree")
+    return int(wrong > 0)
+
+
+def cells(options: job.Options, rows: Sequence[Compressed], samples: int) -> list[job.Cell]:
+    """Each network with each setting; compared with the same network's full training."""
+    found = []
+    for row in rows:
+        network: Callable[[int], Any] = functools.partial(build, row)
+        group = label(row)
+        found += [
+            dataclasses.replace(cell, name=f"{group} {cell.name}", group=group)
+            for cell in job.cells(options, samples=samples, network=network)
+        ]
+    return found
+
+
+def label(row: Compressed) -> str:
+    return f"{row.network} {row.expansion}/{row.groups}/{row.alpha:g} {row.strategy}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the bench; the exit status is 0, 1 for bad input or a mismatch, 130 where it was interrupted."""
+    return job.guarded(functools.partial(_main, arguments))
+
+
+def _main(arguments: Sequence[str] | None, console: Console) -> int:
+    options, how, what = parse(arguments)
+    if what == "count":
+        return counts(console)
+    from bench.record import write_csv, write_json
+    from models import CRNET
+
+    chosen(options, classes=10)  # a wrong choice is said before data are made ready
+    record, interrupted = job.run(
+        options,
+        console,
+        how=how,
+        recipe=CRNET,
+        cells_of=lambda data: cells(options, chosen(options, classes=data.classes), len(data.train)),
+        builtin="digits",
+    )
+    out = Path(options.out)
+    if record["settings"]:
+        write_json(out / "results.json", record)
+        write_csv(out / "results.csv", record["settings"])
+        classes = record["classes"]
+        console.print(_accuracies(record, chosen(options, classes=classes), options))
+        console.print(f"results.json and results.csv: {out}", soft_wrap=True)
+    return job.finish(options, console, interrupted=interrupted)
+
+
+def _accuracies(record: dict[str, Any], rows: Sequence[Compressed], options: job.Options) -> Table:
+    from bench.report import percent
+    from models import count
+
+    printed = rows[0].classes == record["classes"]
+    data = record["options"]["data"]
+    view = Table(title=f"{data}, {options.epochs} epochs, batches of {options.batch_size}; printed: Tables 4-1 to 4-8")
+    names = ("network", "rule", "setting", "parameters M", "FLOPs M", "printed top-1 %", "top-1 %", "time", "images/s")
+    for name in names:
+        view.add_column(name, justify="left" if name in ("network", "rule", "setting") else "right")
+    by_label = {label(row): row for row in rows}
+    for result in record["settings"]:
+        row = by_label[result["group"]]
+        counted = count(build(row, record["classes"]), (3, options.image_size, options.image_size))
+        setting = result["setting"].removeprefix(row_label := result["group"]).strip()
+        view.add_row(
+            row_label,
+            row.rule,
+            setting,
+            f"{counted.parameters / 1e6:.2f}",
+            f"{counted.flops / 1e6:.2f}",
+            f"{row.top1:.2f}" if printed and setting == "full" else "—",
+            percent(result["top1"], result["top1_deviation"]),
+            f"{result['ratio_measured']:.3f}",
+            f"{result['images_per_second']:,.0f}",
+        )
+    return view
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,196 @@
+"""One training run as a user starts it: killed, resumed, with several ranks, with a network of one's own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.train import main, network_of
+
+ROOT = Path(__file__).resolve().parent.parent
+NETWORK = """
+from torch import nn
+
+def build(classes):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(392, classes)
+    )
+"""
+# 1,440 digits in batches of 40: 36, of which 0.618 are 22 and 0.35 are 12. Epochs differ in length.
+SMALL = ["--data", "digits", "--network", "mynet:build", "--image-size", "16", "--batch-size", "40", "--workers", "1"]
+SMALL += ["--schedule", "of:1,0.618,0.35*2", "--epochs", "4", "--learning-rate", "0.02"]
+IDS = """
+import sys, torch
+from torch import distributed
+from loader import BudgetLoader, Schedule
+
+distributed.init_process_group("gloo")
+options = {"schedule": Schedule.parse(sys.argv[2]), "batch_size": 24, "image_size": 16, "workers": 1}
+with BudgetLoader(sys.argv[1], with_ids=True, **options) as batches:
+    if len(sys.argv) > 4:
+        batches.load_state_dict(torch.load(sys.argv[4]))
+    seen = []
+    for epoch in range(batches.epoch, batches.schedule.epochs):
+        for step, (_, _, ids) in enumerate(batches):
+            ones = torch.ones(1)
+            distributed.all_reduce(ones)  # hangs unless every rank has as many batches
+            seen.append((epoch, ids.tolist()))
+            if len(seen) == 5 and len(sys.argv) < 5 and distributed.get_rank() == 0:
+                torch.save(batches.state_dict(), sys.argv[3] + ".state")
+    torch.save(seen, f"{sys.argv[3]}.{distributed.get_rank()}")
+distributed.destroy_process_group()
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("train")
+    (place / "mynet.py").write_text(NETWORK)
+    (place / "ids.py").write_text(IDS)
+    return place
+
+
+def start(place, *more, launcher=("-m", "bench.train")):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, *more]
+    return subprocess.Popen(
+        command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def weights(out):
+    state = torch.load(out / "checkpoint.pt", weights_only=True)["trainer"]["model"]
+    return torch.cat([value.double().flatten() for value in state.values()])
+
+
+@pytest.fixture(scope="module")
+def reference(place):
+    output = finish(start(place, *SMALL, "--out", "whole", "--checkpoint-steps", "1"))
+    assert "top-1" in output
+    return weights(place / "whole")
+
+
+def test_the_log_has_the_budget_and_the_accuracy(place, reference):
+    rows = [json.loads(line) for line in (place / "whole" / "log.jsonl").read_text().splitlines()]
+    assert [row["batches"] for row in rows] == [36, 22, 12, 12]
+    assert rows[-1]["top1"] > 0.2 and rows[-1]["loss"] < rows[0]["loss"]
+
+
+@pytest.mark.parametrize("at", [20, 40, 62])
+def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_bits(place, reference, at):
+    out = place / f"killed{at}"
+    process = start(place, *SMALL, "--out", out.name, "--checkpoint-steps", "1")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            state = torch.load(out / "checkpoint.pt", weights_only=True)
+        except (FileNotFoundError, RuntimeError):
+            continue
+        done = sum(r["batches"] for r in state["history"]["records"])
+        done += len(state["under_way"]["sizes"]) if state["under_way"] else 0
+        if done >= at:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
+    assert "trained" in finish(start(place, *SMALL, "--out", out.name, "--checkpoint-steps", "1"))
+    assert torch.equal(weights(out), reference)
+
+
+def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place, reference):
+    out = place / "interrupted"
+    process = start(place, *SMALL, "--out", out.name)
+    for line in process.stdout:
+        if "epoch 1/4:" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "goes on" in output
+    finish(start(place, *SMALL, "--out", out.name))
+    assert torch.equal(weights(out), reference)
+
+
+def torchrun(ranks):
+    return ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks))
+
+
+def test_two_ranks_train_and_one_or_two_go_on(place):
+    out = place / "two"
+    finish(start(place, "-m", "bench.train", *SMALL, "--out", out.name, launcher=torchrun(2)))
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [(row["batches"], row["images"]) for row in rows] == [(36, 1440), (22, 880), (12, 480), (12, 480)]
+    assert rows[-1]["top1"] > 0.2  # of all 357 held-out digits, whatever the number of ranks
+    for ranks in (1, 2):
+        output = finish(start(place, "-m", "bench.train", *SMALL, "--out", out.name, launcher=torchrun(ranks)))
+        assert "trained" in output
+
+
+@pytest.mark.parametrize("schedule", ["full@2", "0.618@2", "of:1,0.1,0.35"])
+def test_the_ranks_ids_together_are_the_single_processs(place, reference, schedule, tmp_path):
+    """1,440 digits in 60 batches of 24, and 57 of them in the 3 batches of a set that does not divide."""
+    beton = place / "whole" / "data" / "val.beton"  # 357 images: 15 batches, the last of 21
+
+    def ids(ranks, name, *more):
+        prefix = str(tmp_path / name)
+        finish(start(place, "ids.py", str(beton), schedule, prefix, *more, launcher=torchrun(ranks)))
+        parts = [torch.load(f"{prefix}.{rank}") for rank in range(ranks)]
+        assert len({len(part) for part in parts}) == 1
+        return [(batch[0][0], [i for _, ids in batch for i in ids]) for batch in zip(*parts, strict=True)]
+
+    alone = ids(1, "one")
+    for ranks in (2, 4) if schedule == "0.618@2" else (2,):
+        together = ids(ranks, f"ranks{ranks}")
+        for (epoch, mine), (other_epoch, whole) in zip(together, alone, strict=True):
+            assert epoch == other_epoch and mine[: len(whole)] == whole
+            assert set(mine) == set(whole)  # a short last batch is filled up with its own samples
+    for ranks in (1, 2, 4) if schedule == "0.618@2" else (1,):
+        rest = ids(ranks, f"rest{ranks}", str(tmp_path / "ranks2.state"))
+        assert [set(b) for _, b in rest] == [set(b) for _, b in alone[5:]]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--network", "nothing"], "'nothing' is none of"),
+        (["--network", "no_such_module:f"], "no_such_module"),
+        (["--network", "json:nothing"], "nothing"),
+        (["--schedule", "R9"], "'R9'"),
+        (["--epochs", "0"], "--epochs 0"),
+        (["--device", "cuda"], "GPU"),
+        (["--data", "/nonexistent"], "does not exist"),
+    ],
+)
+def test_bad_input_is_one_line(options, why, tmp_path, capsys):
+    base = ["--data", "digits", "--network", "resnet20", "--image-size", "16", "--out", str(tmp_path / "o")]
+    assert main([*base, *options]) == 1
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1 and errors[0].startswith("error: ") and why in errors[0]
+
+
+def test_too_few_classes_and_a_wrong_image_size_are_one_error_and_leave_the_checkpoint(place, reference, capsys):
+    before = (place / "whole" / "checkpoint.pt").read_bytes()
+    arguments = ["--data", "digits", "--image-size", "20", "--out", str(place / "whole2"), "--epochs", "1"]
+    sys.path.insert(0, str(place))
+    try:
+        assert main([*arguments, "--network", "mynet:build"]) == 1
+    finally:
+        sys.path.remove(str(place))
+    assert "does not take images of shape" in capsys.readouterr().err
+    assert (place / "whole" / "checkpoint.pt").read_bytes() == before
+
+
+def test_every_network_is_there():
+    for name in ("resnet20", "resnet32", "resnet56", "mobilenet_v2", "crnet_cb", "crnet_cib"):
+        assert network_of(name)(classes=3)(torch.rand(2, 3, 32, 32)).shape == (2, 3)
