@@ -42,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 30,
         "batch_size": 24,
         "image_size": 16,
-        "depth": 8,
+        "depth": 20,
         "images": 1440,
         "learning_rate": 0.02,
         "seeds": 3,
