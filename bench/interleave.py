@@ -119,14 +119,11 @@ def run(
             epoch_done(setting)
 
 
-def warm_up(setting: Setting, *, batch_size: int, image_size: int, classes: int) -> float:
+def warm_up(trainer: Trainer, *, samples: int, batch_size: int, image_size: int, classes: int) -> float:
     """Train on noise, then put everything back: compilation, autotuning and allocation. Seconds."""
     began = time.perf_counter()
-    trainer = setting.trainer
     saved = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    samples = len(setting.batches.dataset)
-    sizes = {batch_size, samples % batch_size or batch_size}
-    for size in sizes:
+    for size in {batch_size, samples % batch_size or batch_size}:
         images = torch.randn(size, 3, image_size, image_size).to(memory_format=torch.channels_last)
         labels = torch.randint(0, classes, (size,))
         trainer.train_epoch([(images, labels)] * 3, epoch=0)
