@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )
     from loader.loader import BudgetLoader
     from loader.schedule import Schedule
+    from loader.service.client import connect
     from loader.stats import EpochStats, Verdict
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ _HOMES = {
     "Schedule": "schedule",
     "ScheduleError": "errors",
     "Verdict": "stats",
+    "connect": "service.client",
 }
 __all__ = [
     "Budget",
@@ -53,6 +55,7 @@ __all__ = [
     "Schedule",
     "ScheduleError",
     "Verdict",
+    "connect",
     "theory",
 ]
 

@@ -64,11 +64,17 @@ class Batch:
 
 
 class Index(Protocol):
-    """What a plan needs to know of a dataset: arrays of one entry per sample."""
+    """What planning needs to know of a dataset: a `Dataset` has it, and so has a served one.
+
+    Attributes:
+        heights, widths, labels: one entry per sample.
+        fingerprint: tells datasets apart.
+    """
 
     heights: np.ndarray
     widths: np.ndarray
     labels: np.ndarray
+    fingerprint: str
 
     def __len__(self) -> int: ...
 
@@ -138,6 +144,13 @@ class Planner:
         stop = min(start + self.budget.batch_size, self.budget.samples)
         positions = self.shard.positions(start, stop)
         return self._plan(epoch, step, positions, self.order.ids(epoch, positions))
+
+    def at(self, epoch: int, positions: np.ndarray) -> BatchPlan:
+        """The plan of any positions of an epoch's order, which its budget need not reach: step 0.
+
+        With sampling="independent", where an epoch's order depends on nothing but the seed.
+        """
+        return self._plan(epoch, 0, positions, self.order.ids(epoch, positions))
 
     def replacement(self, plan: BatchPlan, row: int, *, attempt: int) -> BatchPlan:
         """A plan of one sample, to stand in for a row that does not decode.

@@ -1,9 +1,10 @@
-"""The command line: python -m loader generate | convert | inspect | verify | throughput | plan."""
+"""The command line: python -m loader generate | convert | inspect | verify | throughput | plan | serve | join | top."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import statistics
 import subprocess
 import sys
@@ -94,7 +95,105 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", help="a .beton to take the number of samples from")
     add("--batch-size", type=int, default=256)
     add("--picture", metavar="PNG", help="draw batches per epoch to this file (needs matplotlib)")
+
+    add = command(_serve, "decode once for many trainers, which connect by name (needs Ray)")
+    add("file", help="the .beton")
+    add("--name", required=True, help="what trainers connect to")
+    add("--memory", type=_bytes, default="2GB", help="shared memory for decoded images, such as 500MB or 4GB")
+    add("--workers", type=int, help="decoding processes; none: one per core")
+    add("--host", default="127.0.0.1", help="to listen at; beyond this machine, trainers need the entry's token")
+    add("--metrics-port", type=int, help="of Prometheus metrics, at the loopback; none: no metrics")
+
+    add = command(_join, "make this machine a part of a service's cluster, so that trainers here can connect")
+    add("address", help="of the service's cluster, host:port; `serve` prints it")
+    add("--name", required=True, help="of the service")
+    add("--token-file", required=True, help="a file that holds the service's token; `serve` says where it is")
+    add("--host", required=True, help="this machine's address, as the service's machine sees it")
+    add("--workers", type=int, default=0, help="decoding processes to add; they need the dataset at the same path")
+    add("--memory", type=_bytes, default="1GB", help="shared memory here, for images on their way")
+
+    add = command(_top, "show what a service's trainers are doing")
+    add("name", help="of the service")
+    add("--seconds", type=float, default=1.0, help="between two readings")
+    add("--readings", type=int, default=0, help="how many; 0: until Ctrl-C")
     return parser
+
+
+def _bytes(text: str) -> int:
+    """A size such as 4GB, 500MB or 1.5GiB in bytes."""
+    units = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    units |= {unit[0] + "iB": 2 ** (10 * power) for power, unit in enumerate(("", "K", "M", "G", "T")) if unit}
+    for unit in sorted(units, key=len, reverse=True):
+        if (text.lower().endswith(unit.lower()) and unit) or not unit:
+            try:
+                return int(float(text[: len(text) - len(unit)]) * units[unit])
+            except ValueError:
+                break
+    raise argparse.ArgumentTypeError(f"{text!r} is no size; give one such as 500MB or 4GB")
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from loader.service import LOOPBACK, registry
+    from loader.service.server import serve_until_stopped, service
+
+    with service(
+        options.file,
+        name=options.name,
+        memory_bytes=options.memory,
+        workers=options.workers,
+        host=options.host,
+    ) as entry:
+        print(
+            f"serving {options.file} as {entry.name!r}; loader.connect({entry.name!r}, …); Ctrl-C ends it", flush=True
+        )
+        if options.host != LOOPBACK:
+            print(f"on other machines: python -m loader join {entry.address} --name {entry.name} …", flush=True)
+            print(f"the token is in {registry.folder() / (entry.name + '.json')}; traffic is not encrypted", flush=True)
+        serve_until_stopped(entry, metrics_port=options.metrics_port)
+    return 0
+
+
+def _join(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from loader.service.server import joined, serve_until_stopped
+
+    try:
+        text = Path(options.token_file).read_text().strip()
+        token = json.loads(text)["token"] if text.startswith("{") else text
+    except (OSError, ValueError, KeyError) as error:
+        raise LoaderError(f"--token-file {options.token_file} cannot be read ({error})") from None
+    with joined(
+        options.address,
+        name=options.name,
+        token=token,
+        host=options.host,
+        workers=options.workers,
+        memory_bytes=options.memory,
+    ) as entry:
+        print(f"joined {options.address}; loader.connect({entry.name!r}, …) works here; Ctrl-C ends it", flush=True)
+        serve_until_stopped(entry, metrics_port=None)
+    return 0
+
+
+def _top(options: argparse.Namespace) -> int:
+    from rich.live import Live
+
+    from loader.service import registry
+    from loader.service.client import Bridge
+    from loader.service.top import table
+
+    bridge = Bridge(registry.read(options.name), label="top")
+    try:
+        with Live(auto_refresh=False) as live:
+            for reading in itertools.count(1):
+                live.update(table(options.name, bridge.ask({"op": "status"})[0]), refresh=True)
+                if reading == options.readings:
+                    return 0
+                time.sleep(options.seconds)
+    finally:
+        bridge.close()
+    return 0
 
 
 def _generate(options: argparse.Namespace) -> int:

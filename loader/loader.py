@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from loader import engines
-from loader.batch import Batch, BatchPlan, Crop, EvaluationPlanner, Planner, Shard, stream
+from loader.batch import Batch, BatchPlan, Crop, EvaluationPlanner, Index, Planner, Shard, stream
 from loader.dataset import Dataset
 from loader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
 from loader.errors import EngineError, ResumeError, ScheduleError
@@ -36,12 +36,12 @@ class BudgetLoader:
     early.
 
     Args:
-        path: a `.beton` file (or an open `Dataset`).
+        path: a `.beton` file, an open `Dataset`, or what else has its arrays (see `loader.connect`).
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
         image_size: height and width of the images, pixels.
-        engine: "auto" (the fastest that is installed; `engine` and `engine_reason` say which and why), or
-            one of `loader.engines.NAMES`.
+        engine: "auto" (the fastest that is installed; `engine` and `engine_reason` say which and why), one
+            of `loader.engines.NAMES`, or a function that makes an engine of one's own.
         device: a torch device.
         seed: 0 … 2⁶⁴ − 1. Together with epoch and step it determines a batch's samples, windows and
             flips, on any engine and with any number of workers or ranks.
@@ -73,12 +73,12 @@ class BudgetLoader:
 
     def __init__(
         self,
-        path: str | os.PathLike | Dataset,
+        path: str | os.PathLike | Dataset | Index,
         *,
         batch_size: int,
         image_size: int,
         schedule: Schedule | None = None,
-        engine: str = "auto",
+        engine: str | Callable[[Job], Engine] = "auto",
         device: str | torch.device = "cpu",
         seed: int = 0,
         train: bool = True,
@@ -99,7 +99,7 @@ class BudgetLoader:
         _check_count(batch_size, what="batch_size")
         if on_corrupt not in ("raise", "replace"):
             raise EngineError(f"on_corrupt {on_corrupt!r} is not known; give 'raise' or 'replace'")
-        self.dataset = path if isinstance(path, Dataset) else Dataset(path)
+        self.dataset: Any = Dataset(path) if isinstance(path, (str, os.PathLike)) else path
         crop = _crop(crop, self.dataset, image_size)
         output = Output(image_size, str(dtype), layout, str(device), interpolation, crop, mean, std)
         self.seed = check_seed(seed)
@@ -121,7 +121,12 @@ class BudgetLoader:
         else:
             self._planner = EvaluationPlanner(self.dataset, batch_size=batch_size, shard=shard, crop=crop)
         self.schedule = schedule
-        self.engine, self.engine_reason = engines.resolve(engine, output=output)
+        make = engine if callable(engine) else None
+        if make is not None:
+            self.engine = str(getattr(make, "engine_name", getattr(make, "__name__", "custom")))
+            self.engine_reason = "it was given"
+        else:
+            self.engine, self.engine_reason = engines.resolve(str(engine), output=output)
         _log.info("engine %s: %s", self.engine, self.engine_reason)
         self._train, self._with_ids = train, with_ids
         self._identity = {
@@ -140,7 +145,7 @@ class BudgetLoader:
             on_corrupt=on_corrupt,
             replacement=self._planner.replacement,
         )
-        self._engine: Engine | None = engines.create(self.engine, self._job)
+        self._engine: Engine | None = make(self._job) if make else engines.create(self.engine, self._job)
         self._epoch, self._step = 0, 0  # of the next batch to hand out
         self._begun = False  # whether the epoch has been iterated over, or left
         self._stream: _Stream | None = None
@@ -332,7 +337,7 @@ class _Stream:
             self._under_way.append((plan.epoch, plan.step))
 
 
-def _crop(crop: str, dataset: Dataset, image_size: int) -> Crop:
+def _crop(crop: str, dataset: Index, image_size: int) -> Crop:
     fits = bool((dataset.heights == image_size).all() and (dataset.widths == image_size).all())
     if crop == "auto":
         return "pad" if fits else "resized"

@@ -187,3 +187,38 @@ def resample(source, top, left, height, width, antialias, flip, tone, out):
                 for c in range(3):
                     out[y, x, c] = to[3 * x + c]
     return True
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _tone_pixels(pixels, tone, out):
+    channels = pixels.shape[1]
+    affine = tone.shape[1] == 2
+    slope, offset = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    if affine:
+        for i in range(channels):
+            slope[i], offset[i] = tone[i % 3, 0], tone[i % 3, 1]
+    for y in range(pixels.shape[0]):
+        row, to = pixels[y], out[y]
+        if affine:
+            for i in range(np.uint64(channels)):
+                to[i] = np.float32(row[i]) * slope[i] + offset[i]
+        else:
+            for i in range(channels):
+                to[i] = tone[i % 3, row[i]]
+
+
+def apply_tone(images: np.ndarray, tone: np.ndarray, out: np.ndarray) -> None:
+    """Write images that are resized already with another scale.
+
+    Args:
+        images: uint8 [n, h, w, 3], contiguous.
+        tone: see `resample`.
+        out: [n, h, w, 3], contiguous.
+    """
+    if images.shape != out.shape or not (images.flags.c_contiguous and out.flags.c_contiguous):
+        raise ValueError(f"images {images.shape} and out {out.shape} must be contiguous and of one shape")
+    if tone.shape[1] == 0:
+        np.copyto(out, images)
+        return
+    rows = (images.shape[0] * images.shape[1], images.shape[2] * 3)
+    _tone_pixels(images.reshape(rows), tone, out.reshape(rows))

@@ -13,7 +13,7 @@ def imported(code: str) -> set[str]:
 
 
 def test_import_loader_loads_neither_torch_nor_an_engine():
-    heavy = {"torch", "numba", "cv2", "simplejpeg", "PIL", "rich", "ffcv", "nvidia.dali"}
+    heavy = {"torch", "numba", "cv2", "simplejpeg", "PIL", "rich", "ffcv", "nvidia.dali", "ray"}
     assert not imported("import loader") & heavy
     assert not imported("import loader; loader.Schedule.paper('R3', epochs=120); loader.theory") & heavy
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional
 
-from loader.resize import resample
+from loader.resize import apply_tone, resample
 
 AFFINE = np.array([[1, 0], [0.5, 2], [0.25, -3]], np.float32)
 IDENTITY = np.tile(np.arange(256, dtype=np.uint8), (3, 1))
@@ -96,3 +96,21 @@ def test_benchmark_resample_imagenet_window_to_224(benchmark, antialias, dtype):
     pixels, out = noise(375, 500), np.empty((224, 224, 3), dtype)
     tone = {np.uint8: AFFINE[:, :0].copy(), np.uint16: IDENTITY.astype(dtype), np.float32: AFFINE}[dtype]
     benchmark(lambda: resample(pixels, 40, 60, 260, 270, antialias, False, tone, out))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_applying_a_tone_afterwards_gives_the_same_bits(dtype):
+    pixels = noise(40, 50)
+    tone = {np.uint8: AFFINE[:, :0].copy(), np.uint16: IDENTITY.astype(dtype) * 3, np.float32: AFFINE}[dtype]
+    at_once, plain = np.empty((2, 9, 11, 3), dtype), np.empty((2, 9, 11, 3), np.uint8)
+    for i in range(2):
+        assert resample(pixels, i, 0, 30, 50, True, bool(i), tone, at_once[i])
+        assert resample(pixels, i, 0, 30, 50, True, bool(i), AFFINE[:, :0].copy(), plain[i])
+    afterwards = np.empty_like(at_once)
+    apply_tone(plain, tone, afterwards)
+    np.testing.assert_array_equal(afterwards, at_once)
+
+
+def test_a_tone_is_not_applied_to_arrays_that_do_not_fit():
+    with pytest.raises(ValueError, match="one shape"):
+        apply_tone(np.zeros((1, 2, 2, 3), np.uint8), AFFINE, np.zeros((1, 2, 3, 3), np.float32))

@@ -10,12 +10,11 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from loader.batch import Batch, BatchPlan, Crop
-from loader.dataset import Dataset
 from loader.errors import EngineError
 from loader.resize import INTERPOLATIONS, Interpolation
 from loader.schedule import _check_count
@@ -102,7 +101,7 @@ class Job:
     """What an engine needs to know to work.
 
     Args:
-        dataset: the file.
+        dataset: the file, or what stands for it (an engine that reads images needs the file).
         output: what batches look like.
         batch_size: the most samples of a plan.
         workers: threads.
@@ -111,7 +110,7 @@ class Job:
         replacement: (plan, row, attempt) → a plan of one sample to stand in for a row.
     """
 
-    dataset: Dataset
+    dataset: Any
     output: Output
     batch_size: int
     workers: int

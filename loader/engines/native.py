@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -114,8 +115,15 @@ class BufferPool:
     contiguous.
     """
 
-    def __init__(self, output: Output, batch_size: int) -> None:
+    def __init__(
+        self,
+        output: Output,
+        batch_size: int,
+        *,
+        allocate: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.empty,
+    ) -> None:
         size = output.image_size
+        self._allocate = allocate
         self._dtype = output.torch_dtype
         self._channels_last = output.layout == "channels_last"
         self._shape = (batch_size, size, size, 3) if self._channels_last else (batch_size, 3, size, size)
@@ -127,7 +135,7 @@ class BufferPool:
         try:
             whole = self._free.pop()
         except IndexError:
-            whole = np.empty(self._shape, self._buffer_dtype)
+            whole = self._allocate(self._shape, self._buffer_dtype)
         buffer = whole[:count]
         weakref.finalize(buffer, self._free.append, whole).atexit = False
         return buffer

@@ -1,0 +1,316 @@
+"""A hyper-parameter search's loaders: K trainers with private loaders, with the service, with tensorsocket.
+
+Claim: K trainers over the service decode what one does, so that together they get nearly K times the
+images that private loaders give them on the same cores.
+
+    python -m bench.sweep                          # 4 trainers that only take batches; one over the service
+    python -m bench.sweep --parts train            # 4 trainers of different learning rates and ratios
+
+How it is measured: every trainer is a process of its own; all of a kind begin at the same moment, and
+the rate is all their images over the time from then until the last has finished. The kinds take turns,
+each turn with a seed of its own, so that the service finds nothing in its cache; the first turn is
+warm-up and not counted. The service and tensorsocket's producer run only during their own turns.
+Medians over the turns, with the interquartile range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+SETTINGS = (("full", 0.05), ("0.8", 0.02), ("0.618", 0.01), ("R1_0.618", 0.005))  # schedule, learning rate
+PARTS = ("take", "one", "train")
+KINDS = ("private", "service", "tensorsocket")
+NAME = "bench-sweep"
+LIMIT_SECONDS = 300.0  # of a turn; what takes longer hangs
+
+
+class Child:
+    """One trainer in a process of its own."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        command = [sys.executable, "-m", "bench.sweep", "--child", json.dumps(job)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._wait_for("ready")
+
+    def go(self) -> None:
+        assert self._process.stdin
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def result(self) -> dict[str, Any]:
+        result = json.loads(self._wait_for("result "))
+        self._process.communicate()
+        return result
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def _wait_for(self, word: str) -> str:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith(word):
+                return line[len(word) :]
+        raise RuntimeError(f"a trainer ended with status {self._process.wait()}; see its message above")
+
+
+def child(job: dict[str, Any]) -> None:
+    """Take batches, or train on them, from the moment that "go" comes."""
+    import torch
+
+    from loader import Schedule
+
+    torch.set_num_threads(1)
+    schedule = Schedule.parse(job["schedule"], epochs=job["epochs"])
+    with _batches(job, schedule) as batches:
+        trainer = _trainer(job, schedule) if job["learning_rate"] else None
+        print("ready", flush=True)
+        sys.stdin.readline()
+        began, images = time.time(), 0
+        for epoch in range(schedule.epochs):
+            if trainer is not None:
+                images += trainer.train_epoch(batches, epoch=epoch).images
+            else:
+                images += _take(batches, len(batches))
+        print("result", json.dumps({"began": began, "ended": time.time(), "images": images}), flush=True)
+
+
+def _take(batches: Any, count: int) -> int:
+    """Images of an epoch; by counting, since tensorsocket's last end of an epoch may never come."""
+    images = 0
+    for number, (_, labels) in enumerate(batches, start=1):
+        images += len(labels)
+        if number == count and not hasattr(batches, "stats"):
+            break
+    return images
+
+
+@contextlib.contextmanager
+def _batches(job: dict[str, Any], schedule: Any) -> Iterator[Any]:
+    if job["kind"] == "tensorsocket":
+        from tensorsocket import TensorConsumer
+
+        yield TensorConsumer(batch_size=job["batch_size"])
+        return
+    from loader import BudgetLoader, connect
+
+    options = {
+        "schedule": schedule,
+        "batch_size": job["batch_size"],
+        "image_size": job["image_size"],
+        "seed": job["seed"],
+        "dtype": job["dtype"],
+    }
+    made = connect(NAME, **options) if job["kind"] == "service" else BudgetLoader(job["beton"], **options)
+    with made as batches:
+        yield batches
+
+
+def _trainer(job: dict[str, Any], schedule: Any) -> Any:
+    import dataclasses
+
+    import torch
+
+    from models import IMAGENET, Trainer, mobilenet_v2
+
+    torch.manual_seed(0)
+    recipe = dataclasses.replace(IMAGENET, learning_rate=job["learning_rate"])
+    return Trainer(mobilenet_v2(classes=14, width=0.35), recipe=recipe, epochs=schedule.epochs)
+
+
+def produce(job: dict[str, Any]) -> None:
+    """tensorsocket's side of the loader: one native loader, sent to all."""
+    from tensorsocket import TensorProducer
+
+    from loader import BudgetLoader, Schedule
+
+    options = {"batch_size": job["batch_size"], "image_size": job["image_size"], "seed": job["seed"]}
+    schedule = Schedule.parse(job["schedule"], epochs=job["epochs"])
+    with BudgetLoader(job["beton"], schedule=schedule, dtype=job["dtype"], **options) as batches:
+        producer = TensorProducer(batches)
+        for _ in range(schedule.epochs):
+            for _ in producer:
+                pass
+        producer.join()
+
+
+@contextlib.contextmanager
+def _running(kind: str, job: dict[str, Any], memory: str) -> Iterator[None]:
+    """What has to run beside the trainers."""
+    if kind == "private":
+        yield
+        return
+    if kind == "service":
+        command = ["-m", "loader", "serve", job["beton"], "--name", NAME, "--memory", memory]
+    else:
+        command = ["-m", "bench.sweep", "--produce", json.dumps(job)]
+    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+    try:
+        if kind == "service":
+            assert process.stdout
+            if not process.stdout.readline().startswith("serving"):
+                raise RuntimeError("the service did not start; see its message above")
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def turn(kind: str, jobs: list[dict[str, Any]], *, memory: str) -> dict[str, Any]:
+    """All trainers of one kind at once: images per second of all together, and of each."""
+    with _running(kind, jobs[0], memory):
+        children = [Child({**job, "kind": kind}) for job in jobs]
+        limit = threading.Timer(LIMIT_SECONDS, _kill, [children])
+        limit.start()
+        try:
+            for one in children:
+                one.go()
+            results = [one.result() for one in children]
+        finally:
+            limit.cancel()
+            _kill(children)
+        decoded = _decoded() if kind == "service" else None
+    began, ended = min(r["began"] for r in results), max(r["ended"] for r in results)
+    images = sum(r["images"] for r in results)
+    return {"images_per_second": images / (ended - began), "images": images, "decoded": decoded}
+
+
+def _kill(children: list[Child]) -> None:
+    for one in children:
+        one.kill()
+
+
+def _decoded() -> int:
+    from loader.service.client import status
+
+    return status(NAME)["decoded"]
+
+
+def _jobs(options: argparse.Namespace, part: str, *, beton: Path, seed: int) -> list[dict[str, Any]]:
+    common = {
+        "beton": str(beton),
+        "batch_size": options.batch_size,
+        "image_size": options.image_size if part != "train" else 64,
+        "dtype": options.dtype if part != "train" else "float32",
+        "epochs": options.epochs,
+        "seed": seed,
+    }
+    if part == "train":
+        return [{**common, "schedule": s, "learning_rate": rate} for s, rate in SETTINGS[: options.trainers]]
+    count = 1 if part == "one" else options.trainers
+    return [{**common, "schedule": "full", "learning_rate": None} for _ in range(count)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments[:1] in (["--child"], ["--produce"]):
+        (child if arguments[0] == "--child" else produce)(json.loads(arguments[1]))
+        return 0
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.sweep",
+        description=(__doc__ or "").split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--trainers", type=int, default=4)
+    add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="tensorsocket: if it is installed")
+    add("--parts", nargs="+", choices=PARTS, default=["take", "one"])
+    add("--images", type=int, default=2048, help="JPEGs to generate")
+    add("--epochs", type=int, default=3)
+    add("--batch-size", type=int, default=64)
+    add("--image-size", type=int, default=224, help="pixels, of trainers that only take")
+    add("--dtype", choices=("uint8", "float32"), default="uint8", help="of trainers that only take")
+    add("--memory", default="2GB", help="of the service")
+    add("--turns", type=int, default=3, help="counted measurements of each")
+    add("--out", default="runs/sweep")
+    options = parser.parse_args(arguments)
+    from loader.errors import LoaderError
+
+    try:
+        return _main(options)
+    except (LoaderError, RuntimeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _main(options: argparse.Namespace) -> int:
+    from importlib.util import find_spec
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from bench.analysis import interquartile_range
+    from bench.data import prepare
+    from bench.record import environment, write_json
+
+    console, out = Console(), Path(options.out)
+    os.environ.setdefault("REDUCED_SAMPLING_SERVICES", str((out / "services").resolve()))
+    with Progress(console=console) as progress:
+        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
+    rows = []
+    for part in options.parts:
+        # tensorsocket sends every trainer the same batches: it can do nothing but equal schedules.
+        able = part == "take" and find_spec("tensorsocket")
+        kinds = [kind for kind in options.kinds if kind != "tensorsocket" or able]
+        turns: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+        for number in range(options.turns + 1):
+            for kind in kinds:
+                jobs = _jobs(options, part, beton=out / "data" / "train.beton", seed=number)
+                measured = turn(kind, jobs, memory=options.memory)
+                if number:
+                    turns[kind].append(measured)
+            console.print(f"{part}: turn {number} of {options.turns}" + ("" if number else " (warm-up)"))
+        for kind in kinds:
+            rates = [t["images_per_second"] for t in turns[kind]]
+            rows.append(
+                {
+                    "part": part,
+                    "kind": kind,
+                    "trainers": 1 if part == "one" else options.trainers,
+                    "images_per_second": statistics.median(rates),
+                    "spread": interquartile_range(rates),
+                    "of_private": statistics.median(
+                        t["images_per_second"] / p["images_per_second"]
+                        for t, p in zip(turns[kind], turns[kinds[0]], strict=True)
+                    ),
+                    "turns": turns[kind],
+                }
+            )
+    results = {"environment": environment(), "options": {**vars(options), "out": None}, "rows": rows}
+    write_json(out / "results.json", results)
+    console.print(_table(rows))
+    console.print(f"results.json: {out}", soft_wrap=True)
+    return 0
+
+
+def _table(rows: list[dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    view = Table(title="images/s of all trainers together, median (interquartile range)")
+    for name in ("part", "loaders", "trainers", "images/s", "of private", "decoded per emitted"):
+        view.add_column(name, no_wrap=True)
+    for row in rows:
+        decoded = [t["decoded"] / t["images"] for t in row["turns"] if t["decoded"] is not None]
+        view.add_row(
+            row["part"],
+            row["kind"],
+            str(row["trainers"]),
+            f"{row['images_per_second']:,.0f} ({row['spread']:,.0f})",
+            f"{row['of_private']:.2f}",
+            f"{statistics.median(decoded):.3f}" if decoded else "—",
+        )
+    return view
+
+
+if __name__ == "__main__":
+    sys.exit(main())

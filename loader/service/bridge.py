@@ -1,0 +1,353 @@
+"""The process between a trainer and the service: Ray's driver, in the trainer's stead.
+
+Ray ends a driver's process when its cluster's node dies, at once and without an error; a trainer is not
+to end so. It starts this process and talks to it over a socket pair: JSON both ways, and the batches'
+memory as file descriptors of anonymous shared memory, which nobody has to clean up. The trainer itself
+never imports Ray, and its own use of Ray is not disturbed.
+
+Messages of the trainer:
+
+- {"op": "hello", "entry", "label"}: connect; the answer describes the dataset, its arrays attached.
+- {"op": "status"}: the answer is the coordinator's.
+- {"op": "setup", "spec", "schedule", "layout", "dtype", "tone"}: what batches look like; no answer.
+- {"op": "buffer", "id", "shape"}, memory attached: where batches are written to; no answer.
+- {"op": "batch", "buffer", "epoch", "step", "positions"}: make one; answers come in order.
+
+An answer with "error" in it says what failed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections import Counter, deque
+from typing import Any
+
+import numpy as np
+
+from loader.errors import CorruptSampleError, EngineError, LoaderError
+from loader.service import LOOPBACK, NAMESPACE, registry
+from loader.service.blocks import Key, Spec, numbers, runs
+
+GONE_SECONDS = 4.0  # without a sign of life; an error follows within 5
+_RESTART_SECONDS = 60.0  # that a coordinator may take to be there again, while its cluster is alive
+_RETRY_SECONDS = 0.1
+MESSAGE_BYTES = 1 << 20
+
+
+def set_environment(token: str, *, host: str) -> None:
+    """What Ray reads from the environment when it is imported.
+
+    Args:
+        token: of the cluster.
+        host: this machine's address in it.
+    """
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = token
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray takes a loopback address for a mistake, and listens everywhere, unless it is told that this machine
+    # cannot be part of a cluster (the variable is named after the systems where that is so).
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0" if host == LOOPBACK else "1"
+
+
+class Link:
+    """A connection to a service's cluster and coordinator."""
+
+    def __init__(self, entry: registry.Entry) -> None:
+        self.entry = entry
+        self._check_alive()
+        set_environment(entry.token, host=entry.node)
+        try:
+            import ray
+        except ImportError:
+            raise EngineError("Ray is not installed; pip install 'reduced-sampling-loader[service]'") from None
+        self.ray = ray
+        try:
+            ray.init(
+                address=entry.address,
+                _node_ip_address=entry.node,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+            )
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            message = f"service {entry.name!r} at {entry.address} does not answer ({_line(error)}); start it again"
+            raise EngineError(message) from None
+        self._coordinator: Any = None
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Ask the coordinator, and again while it restarts.
+
+        Raises:
+            EngineError: nobody was there for `GONE_SECONDS`, or it refused.
+        """
+        ray = self.ray
+        began = alive = time.monotonic()
+        while True:
+            self._check_alive()
+            try:
+                if self._coordinator is None:
+                    self._coordinator = ray.get_actor(f"coordinator-{self.entry.name}", namespace=NAMESPACE)
+                    alive = time.monotonic()  # the cluster answered
+                return ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=GONE_SECONDS / 2)
+            except ray.exceptions.RayTaskError as error:
+                raise EngineError(f"service {self.entry.name!r}: {error.cause}") from None
+            except (ray.exceptions.RayError, ValueError, ConnectionError) as error:
+                self._coordinator = None
+                now = time.monotonic()
+                if now - alive > GONE_SECONDS or now - began > _RESTART_SECONDS:
+                    raise gone(self.entry, error) from None
+                time.sleep(_RETRY_SECONDS)
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """The same without an answer, and without an error."""
+        if self._coordinator is not None and self.entry.alive:
+            getattr(self._coordinator, method).remote(*arguments)
+
+    def _check_alive(self) -> None:
+        if not self.entry.alive:
+            raise gone(self.entry, f"process {self.entry.pid} has ended")
+
+
+def gone(entry: registry.Entry, why: object) -> EngineError:
+    """The error of a service that is not there any more."""
+    return EngineError(
+        f"service {entry.name!r} is gone ({_line(why)}); start it again, connect, and load_state_dict to go on"
+    )
+
+
+def _line(text: object) -> str:
+    return str(text).strip().partition("\n")[0]
+
+
+class Assembler:
+    """Puts batches together from blocks.
+
+    Args:
+        link: to the service.
+        label, schedule: the trainer's, for people to see.
+        spec: what the images depend on.
+        layout: of a batch's buffer, "channels_last" or "contiguous".
+        tone: what to write for a pixel; see `loader.resize.resample`.
+    """
+
+    def __init__(self, link: Link, *, label: str, schedule: str, spec: Spec, layout: str, tone: np.ndarray) -> None:
+        self._link, self._spec, self._layout, self._tone = link, spec, layout, tone
+        self._trainer = uuid.uuid4().hex
+        self._label, self._schedule = label, schedule
+        self._wanted: Counter[Key] = Counter()  # how many batches under way need it
+        self._references: dict[Key, Any] = {}
+        self._values: dict[Key, Any] = {}
+        self._last: Key | None = None
+        self._emitted, self._waited, self._decoded = 0, 0.0, 0
+
+    def want(self, epoch: int, positions: np.ndarray) -> None:
+        """Note what a batch will need; the next question to the service asks for all that is noted."""
+        self._wanted.update(self._keys(epoch, positions))
+
+    def make(self, epoch: int, step: int, positions: np.ndarray, out: np.ndarray) -> dict[str, Any]:
+        """Write a batch that was noted to `out`: its labels, and what it cost.
+
+        Raises:
+            CorruptSampleError: one of its samples does not decode.
+            EngineError: the service is gone.
+        """
+        asked = time.perf_counter()
+        keys = self._keys(epoch, positions)
+        try:
+            blocks = {key.number: self._block(key, epoch, step) for key in keys}
+        finally:
+            self._release(keys)
+        self._waited += time.perf_counter() - asked
+        labels, replaced = np.empty(len(positions), np.int64), 0
+        for number, rows, to in runs(positions):
+            block = blocks[number]
+            for row, (message, sample) in block["corrupt"].items():
+                if rows.start <= row < rows.stop:
+                    raise CorruptSampleError(message, sample=sample)
+            labels[to] = block["labels"][rows]
+            replaced += int(block["replaced"][rows].sum())
+            self._copy(block["images"][rows], out[to])
+        self._emitted += len(positions)
+        decoded, self._decoded = self._decoded, 0
+        return {"labels": labels.tolist(), "replaced": replaced, "decoded": decoded}
+
+    def leave(self) -> None:
+        """Say goodbye."""
+        self._link.tell("leave", self._trainer)
+
+    def _keys(self, epoch: int, positions: np.ndarray) -> list[Key]:
+        return [Key(self._spec, epoch, number) for number in numbers(positions)]
+
+    def _block(self, key: Key, epoch: int, step: int) -> Any:
+        """A block's content, asked for again where it was lost."""
+        ray = self._link.ray
+        while key not in self._values:
+            if key not in self._references:
+                self._ask(epoch, step, [])
+            try:
+                self._values[key] = ray.get(self._references[key], timeout=GONE_SECONDS / 2)
+            except ray.exceptions.GetTimeoutError:
+                self._link.call("status")  # it may just be slow; this raises if nobody is there
+            except ray.exceptions.RayTaskError as error:
+                raise EngineError(f"service {self._link.entry.name!r}: {error.cause}") from None
+            except ray.exceptions.RayError:
+                # Whatever was lost with a worker or the coordinator is asked for once more, with all that is
+                # not here yet.
+                lost = [(k, r) for k, r in self._references.items() if k not in self._values]
+                for k, _ in lost:
+                    del self._references[k]
+                time.sleep(_RETRY_SECONDS)
+                self._ask(epoch, step, lost)
+        return self._values[key]
+
+    def _ask(self, epoch: int, step: int, lost: list[tuple[Key, Any]]) -> None:
+        """Ask for every block that is wanted and not asked for yet."""
+        keys = [key for key in self._wanted if key not in self._references]
+        report = {
+            "name": self._label,
+            "schedule": self._schedule,
+            "epoch": epoch,
+            "step": step,
+            "emitted": self._emitted,
+            "waited_seconds": self._waited,
+        }
+        references, decoded = self._link.call("take", self._trainer, report, keys, lost)
+        self._references.update(zip(keys, references, strict=True))
+        self._decoded += decoded
+
+    def _release(self, keys: list[Key]) -> None:
+        """Let go of blocks that no batch under way needs, but for the last one: the next may begin in it."""
+        self._wanted.subtract(keys)
+        if self._last is not None and self._last != keys[-1] and self._wanted[self._last] <= 0:
+            self._drop(self._last)
+        self._last = keys[-1]
+        for key in keys[:-1]:
+            if self._wanted[key] <= 0:
+                self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        del self._wanted[key]
+        self._references.pop(key, None)
+        self._values.pop(key, None)
+
+    def _copy(self, images: np.ndarray, out: np.ndarray) -> None:
+        from loader.resize import apply_tone
+
+        if self._layout == "channels_last":
+            apply_tone(images, self._tone, out)
+        else:
+            whole = np.empty(images.shape, out.dtype)
+            apply_tone(images, self._tone, whole)
+            np.copyto(out, whole.transpose(0, 3, 1, 2))
+
+
+class _Bridge:
+    """Answers a trainer's messages until it closes its end."""
+
+    def __init__(self, wire: socket.socket) -> None:
+        self._wire = wire
+        self._link: Link | None = None
+        self._label = ""
+        self._assembler: Assembler | None = None
+        self._buffers: dict[int, np.ndarray] = {}
+        self._dtype = np.dtype(np.uint8)
+        self._queue: deque[tuple[dict[str, Any], list[int]]] = deque()
+
+    def run(self) -> None:
+        while True:
+            if not self._queue and not self._receive(wait="wait"):
+                break
+            while self._receive(wait="poll"):  # to know all that is wanted before the first is asked for
+                pass
+            message, descriptors = self._queue.popleft()
+            answer: dict[str, Any] | None
+            attached: list[int] = []
+            try:
+                answer, attached = getattr(self, "_" + message["op"])(message, descriptors)
+            except CorruptSampleError as error:
+                answer = {"error": str(error), "sample": error.sample}
+            except LoaderError as error:
+                answer = {"error": str(error)}
+            if answer is None:
+                continue
+            socket.send_fds(self._wire, [json.dumps(answer).encode()], attached)
+            for descriptor in attached:
+                os.close(descriptor)
+        if self._assembler is not None:
+            self._assembler.leave()
+
+    def _receive(self, *, wait: str) -> bool:
+        if wait == "poll" and not select.select([self._wire], [], [], 0)[0]:
+            return False
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._wire, MESSAGE_BYTES, 4)
+        except OSError:
+            return False
+        if not data:
+            return False
+        message = json.loads(data)
+        if message["op"] == "batch" and self._assembler is not None:
+            message["positions"] = np.array(message["positions"], np.int64)
+            self._assembler.want(message["epoch"], message["positions"])
+        self._queue.append((message, descriptors))
+        return True
+
+    def _hello(self, message: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
+        self._link, self._label = Link(registry.Entry(**message["entry"])), message["label"]
+        index = self._link.call("index")
+        arrays = np.stack([np.asarray(index.pop(name), np.int64) for name in ("heights", "widths", "labels")])
+        descriptor = os.memfd_create("index")
+        os.ftruncate(descriptor, arrays.nbytes)
+        with mmap.mmap(descriptor, arrays.nbytes) as memory:
+            memory[:] = arrays.tobytes()
+        return {**index, "samples": arrays.shape[1]}, [descriptor]
+
+    def _status(self, message: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
+        assert self._link is not None
+        return self._link.call("status"), []
+
+    def _setup(self, message: dict[str, Any], _: list[int]) -> tuple[None, list[int]]:
+        assert self._link is not None
+        self._dtype = np.dtype(message["dtype"])
+        tone = np.array(message["tone"], self._dtype if self._dtype.itemsize == 2 else np.float32).reshape(3, -1)
+        self._assembler = Assembler(
+            self._link,
+            label=self._label,
+            schedule=message["schedule"],
+            spec=Spec(**message["spec"]),
+            layout=message["layout"],
+            tone=tone,
+        )
+        return None, []
+
+    def _buffer(self, message: dict[str, Any], descriptors: list[int]) -> tuple[None, list[int]]:
+        (descriptor,) = descriptors
+        memory = mmap.mmap(descriptor, 0)
+        os.close(descriptor)
+        self._buffers[message["id"]] = np.frombuffer(memory, self._dtype).reshape(message["shape"])
+        return None, []
+
+    def _batch(self, message: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
+        assert self._assembler is not None
+        out = self._buffers[message["buffer"]]
+        return self._assembler.make(message["epoch"], message["step"], message["positions"], out), []
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's
+    _Bridge(socket.socket(fileno=int(sys.argv[1]))).run()
+    os._exit(0)  # without waiting for Ray's threads
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""The trainer's side of the service: batches that a process of its own puts together (see `bridge`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import mmap
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from loader.batch import Batch, BatchPlan
+from loader.engines.base import Job, Work
+from loader.engines.native import BufferPool, buffer_dtype, tone
+from loader.engines.threaded import ThreadedEngine
+from loader.errors import CorruptSampleError, EngineError
+from loader.loader import BudgetLoader
+from loader.service import registry
+from loader.service.blocks import Spec
+from loader.service.bridge import MESSAGE_BYTES, gone
+
+_POLL_SECONDS = 0.5
+_RESTARTS = 5  # of the bridge without a batch in between
+
+
+@dataclass
+class Index:
+    """A served dataset, as far as planning needs it; the images stay with the service."""
+
+    path: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    heights: np.ndarray
+    widths: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> BudgetLoader:
+    """A `BudgetLoader` whose images come from a running service.
+
+    Several connections share what they both want: the same seed, image_size, interpolation, crop and
+    on_corrupt. Schedules, batch sizes, dtypes, ranks and speeds may differ.
+
+    Args:
+        name: the service's, as `python -m loader serve` was given it.
+        batch_size, image_size, options: as for `BudgetLoader`, without `engine` and `workers`;
+            `sampling` must be "independent", and `train` True.
+        label: among the options: what `python -m loader top` calls this trainer.
+
+    Raises:
+        EngineError: there is no such service, or it is gone: within 5 seconds, now and later. Start it
+            again, connect, and `load_state_dict` to go on.
+    """
+    label = str(options.pop("label", f"{socket.gethostname()}:{os.getpid()}"))
+    for option in ("engine", "workers"):
+        if option in options:
+            raise EngineError(f"{option}={options[option]!r}: the service decides that; leave it out")
+    if not options.get("train", True):
+        raise EngineError("train=False: evaluation is not shared; make a BudgetLoader from the file")
+    if options.get("sampling", "independent") != "independent":
+        raise EngineError(
+            f"sampling={options['sampling']!r}: only sampling='independent' can be shared; the others' "
+            "order depends on the schedule"
+        )
+    bridge = Bridge(registry.read(name), label=label)
+    schedule, seed = str(options.get("schedule")), options.get("seed", 0)
+
+    def engine(job: Job) -> ThreadedEngine:
+        work = Work()
+        maker = _Maker(job, work, bridge, schedule=schedule, seed=seed)
+        return ThreadedEngine(maker, capacity=job.capacity, work=work, name=f"service-{name}")
+
+    engine.engine_name = f"service:{name}"  # type: ignore[attr-defined]
+    try:
+        return BudgetLoader(bridge.index, batch_size=batch_size, image_size=image_size, engine=engine, **options)
+    except BaseException:
+        bridge.close()
+        raise
+
+
+def status(name: str) -> dict[str, Any]:
+    """What a service is doing: see `loader.service.coordinator.Coordinator.status`."""
+    bridge = Bridge(registry.read(name), label="status")
+    try:
+        return bridge.ask({"op": "status"})[0]
+    finally:
+        bridge.close()
+
+
+class BridgeEnded(Exception):
+    """The process between here and the service is not there any more."""
+
+
+class Bridge:
+    """The process between here and a service, and the questions to it.
+
+    Args:
+        entry: the service.
+        label: of the trainer.
+    """
+
+    def __init__(self, entry: registry.Entry, *, label: str) -> None:
+        self.entry, self.label = entry, label
+        if not entry.alive:
+            raise gone(entry, f"process {entry.pid} has ended")
+        answer, (descriptor,) = self.start()
+        try:
+            with mmap.mmap(descriptor, 0) as memory:
+                arrays = np.frombuffer(memory, np.int64).reshape(3, -1).copy()
+        finally:
+            os.close(descriptor)
+        self.index = Index(
+            answer["path"], answer["fingerprint"], tuple(answer["classes"]), arrays[0], arrays[1], arrays[2]
+        )
+
+    def start(self) -> tuple[dict[str, Any], list[int]]:
+        """Start the process, and have it connect."""
+        self._wire, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (self._wire, other):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        with other:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "loader.service.bridge", str(other.fileno())],
+                pass_fds=[other.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        try:
+            return self.ask({"op": "hello", "entry": dataclasses.asdict(self.entry), "label": self.label})
+        except BridgeEnded:
+            raise gone(self.entry, "it ended while this trainer connected") from None
+
+    def ask(self, message: dict[str, Any], descriptors: list[int] | None = None) -> tuple[dict[str, Any], list[int]]:
+        self.send(message, descriptors or [])
+        return self.answer()
+
+    def send(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        try:
+            socket.send_fds(self._wire, [json.dumps(message).encode()], descriptors)
+        except OSError:
+            raise BridgeEnded from None
+
+    def answer(self) -> tuple[dict[str, Any], list[int]]:
+        """The answer to the message that was sent first and not answered yet.
+
+        Raises:
+            BridgeEnded: the process ended; `EngineError` if the service did, too.
+            CorruptSampleError, EngineError: it says so.
+        """
+        while not select.select([self._wire], [], [], _POLL_SECONDS)[0]:
+            if not self.entry.alive:
+                raise gone(self.entry, f"process {self.entry.pid} has ended")
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._wire, MESSAGE_BYTES, 4)
+        except OSError:
+            data, descriptors = b"", []
+        if not data:
+            raise BridgeEnded
+        message = json.loads(data)
+        if "sample" in message:
+            raise CorruptSampleError(message["error"], sample=message["sample"])
+        if "error" in message:
+            raise EngineError(message["error"])
+        return message, descriptors
+
+    def close(self) -> None:
+        self._wire.close()  # which ends the process
+        if not self.entry.alive:
+            self._process.kill()  # it may be waiting for what will never come
+        try:
+            self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class _Maker:
+    """Has batches made; see `loader.engines.threaded.Maker`."""
+
+    def __init__(self, job: Job, work: Work, bridge: Bridge, *, schedule: str, seed: int) -> None:
+        self.depth = job.capacity
+        self._job, self._work, self._bridge = job, work, bridge
+        self._device = torch.device(job.output.device)
+        output = job.output
+        if self._device.type != "cpu":  # bytes are moved, and normalised there
+            self._table = output.table().flatten().to(self._device)
+            self._offsets = 256 * torch.arange(3, device=self._device).view(1, 3, 1, 1)
+            output = dataclasses.replace(output, dtype="uint8", layout="channels_last", device="cpu")
+        spec = Spec(
+            bridge.index.fingerprint, output.image_size, output.interpolation, output.crop, seed, job.on_corrupt
+        )
+        self._setup = {
+            "op": "setup",
+            "spec": dataclasses.asdict(spec),
+            "schedule": schedule,
+            "layout": output.layout,
+            "dtype": str(buffer_dtype(output)),
+            "tone": tone(output).tolist(),
+        }
+        self._shared: dict[int, tuple[int, tuple[int, ...]]] = {}  # address → descriptor, shape
+        self._pool = BufferPool(output, job.batch_size, allocate=self._allocate)
+        self._pending: deque[tuple[BatchPlan, np.ndarray]] = deque()
+        self._broken: BaseException | None = None
+        self._restarts = 0
+        bridge.send(self._setup, [])
+
+    def begin(self, plan: BatchPlan) -> None:
+        try:
+            buffer = self._pool.take(len(plan))
+            self._pending.append((plan, buffer))
+            if self._broken is None:
+                self._request(plan, buffer)
+        except BridgeEnded as error:
+            self._broken = error
+
+    def finish(self, plan: BatchPlan) -> Batch:
+        answer = self._answer()
+        begun, buffer = self._pending.popleft()
+        assert begun is plan, "batches are answered in order"
+        if isinstance(answer, BaseException):
+            raise answer
+        self._restarts = 0
+        if answer["decoded"]:
+            self._work.add_decoded(plan.epoch, answer["decoded"])
+        labels = torch.tensor(answer["labels"], dtype=torch.int64)
+        return self._batch(plan, buffer, labels, answer["replaced"])
+
+    def close(self) -> None:
+        self._bridge.close()
+        for descriptor, _ in self._shared.values():
+            os.close(descriptor)
+        self._shared.clear()
+
+    def _answer(self) -> dict[str, Any] | BaseException:
+        while True:
+            try:
+                if self._broken is not None:
+                    self._restart()
+                return self._bridge.answer()[0]
+            except BridgeEnded as error:
+                self._broken = error
+            except (EngineError, CorruptSampleError) as error:
+                return error
+
+    def _restart(self) -> None:
+        """Start the process between again, and ask again for all that it owed; what it made is the same."""
+        entry = self._bridge.entry
+        deadline = time.monotonic() + 2 * _POLL_SECONDS
+        while entry.alive and time.monotonic() < deadline:  # it may have ended a moment before the service did
+            time.sleep(0.05)
+        self._restarts += 1
+        if not entry.alive or self._restarts > _RESTARTS:
+            raise gone(entry, f"process {entry.pid} has ended" if not entry.alive else "its connection breaks")
+        self._bridge.close()
+        self._bridge.start()
+        self._bridge.send(self._setup, [])
+        for address, (descriptor, shape) in self._shared.items():
+            self._bridge.send({"op": "buffer", "id": address, "shape": shape}, [descriptor])
+        for plan, buffer in self._pending:
+            self._request(plan, buffer)
+        self._broken = None
+
+    def _request(self, plan: BatchPlan, buffer: np.ndarray) -> None:
+        message = {
+            "op": "batch",
+            "buffer": buffer.ctypes.data,
+            "epoch": plan.epoch,
+            "step": plan.step,
+            "positions": plan.positions.tolist(),
+        }
+        self._bridge.send(message, [])
+
+    def _allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Anonymous memory that both processes see."""
+        size = int(np.prod(shape)) * dtype.itemsize
+        descriptor = os.memfd_create("batch")
+        os.ftruncate(descriptor, size)
+        array = np.frombuffer(mmap.mmap(descriptor, size), dtype).reshape(shape)
+        self._shared[array.ctypes.data] = (descriptor, shape)
+        if self._broken is None:
+            self._bridge.send({"op": "buffer", "id": array.ctypes.data, "shape": shape}, [descriptor])
+        return array
+
+    def _batch(self, plan: BatchPlan, buffer: np.ndarray, labels: torch.Tensor, replaced: int) -> Batch:
+        images = self._pool.tensor(buffer)
+        if self._device.type != "cpu":
+            pixels = images.to(self._device).int() + self._offsets
+            channels_last = self._job.output.layout == "channels_last"
+            memory = torch.channels_last if channels_last else torch.contiguous_format
+            images = self._table[pixels].contiguous(memory_format=memory)
+            labels = labels.to(self._device)
+        return Batch(images, labels, plan, replaced)

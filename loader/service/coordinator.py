@@ -1,0 +1,163 @@
+"""The service's one actor: knows the blocks and the trainers, and touches no pixel."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from loader.dataset import Dataset
+from loader.errors import EngineError
+from loader.service import DECODE
+from loader.service.blocks import Key
+from loader.service.cache import BlockCache
+
+_FORGET_SECONDS = 120.0  # a trainer that asks for nothing for so long is not shown any more
+_RATE_SECONDS = 5.0
+# Of the object store: the rest is for blocks that were dropped while a trainer still copies from them.
+_SHARE = 0.7
+
+
+@dataclass
+class Trainer:
+    """What is known of one trainer, for people to see.
+
+    Attributes:
+        name: as it calls itself.
+        schedule: its schedule.
+        epoch, step: of the batch that it took last.
+        emitted, decoded: samples it was given, and of those that were decoded because it asked first.
+        waited_seconds: by its loader's thread, for blocks.
+        seen: when it asked last.
+    """
+
+    name: str
+    schedule: str
+    epoch: int = 0
+    step: int = 0
+    emitted: int = 0
+    decoded: int = 0
+    waited_seconds: float = 0.0
+    seen: float = field(default_factory=time.monotonic)
+    window: tuple[float, int, float] = (0.0, 0, 0.0)  # time, emitted and waited at the rate's last reading
+    rate: float = 0.0
+    starved: float = 0.0
+
+    def reported(self, report: dict[str, Any]) -> None:
+        now = self.seen = time.monotonic()
+        for name in ("epoch", "step", "emitted", "waited_seconds"):
+            setattr(self, name, report[name])
+        then, emitted, waited = self.window
+        if not then:
+            self.window = (now, self.emitted, self.waited_seconds)
+        elif now - then >= _RATE_SECONDS:
+            self.rate = (self.emitted - emitted) / (now - then)
+            self.starved = min((self.waited_seconds - waited) / (now - then), 1.0)
+            self.window = (now, self.emitted, self.waited_seconds)
+
+
+def _decode(path: str, key: Key) -> dict[str, Any]:
+    from loader.service.worker import decode_block  # the coordinator itself needs none of what that imports
+
+    return decode_block(path, key)
+
+
+class Coordinator:
+    """Hands out references to blocks; has them decoded where they are not there.
+
+    A Ray actor that is restarted where it dies: what it knew, it then learns again from what trainers
+    ask for.
+
+    Args:
+        path: of the dataset.
+        memory_bytes: of the object store.
+    """
+
+    def __init__(self, path: str, memory_bytes: int) -> None:
+        self._dataset = Dataset(path)
+        decode = ray.remote(num_cpus=0, resources={DECODE: 1}, max_retries=-1)(_decode)
+        self._cache = BlockCache(
+            decode=lambda key: decode.remote(path, key),
+            samples=len(self._dataset),
+            capacity_bytes=int(memory_bytes * _SHARE),
+        )
+        self._path, self._memory_bytes = path, memory_bytes
+        self._trainers: dict[str, Trainer] = {}
+        self._index: Any = None
+        self._began = time.monotonic()
+
+    def index(self) -> dict[str, Any]:
+        """What trainers plan with."""
+        data = self._dataset
+        return {
+            "path": self._path,
+            "fingerprint": data.fingerprint,
+            "classes": data.classes,
+            "heights": data.heights.astype("u2"),
+            "widths": data.widths.astype("u2"),
+            "labels": data.labels,
+        }
+
+    def take(
+        self, trainer: str, report: dict[str, Any], keys: list[Key], lost: list[tuple[Key, Any]]
+    ) -> tuple[list[Any], int]:
+        """References to blocks, in the order of `keys`, and the samples that are decoded for them.
+
+        Args:
+            trainer: who asks.
+            report: name, schedule, epoch, step, emitted, waited_seconds.
+            keys: which blocks.
+            lost: blocks whose references gave nothing, to be made again.
+        """
+        wrong = next((k.spec.fingerprint for k in keys if k.spec.fingerprint != self._dataset.fingerprint), None)
+        if wrong is not None:
+            raise EngineError(
+                f"the service has dataset {self._dataset.fingerprint} now, and the trainer was connected to {wrong}; "
+                "connect again"
+            )
+        for key, block in lost:
+            self._cache.drop(key, block)
+        blocks, decoded = self._cache.take(keys)
+        state = self._trainers.setdefault(trainer, Trainer(report["name"], report["schedule"]))
+        state.reported(report)
+        state.decoded += decoded
+        return blocks, decoded
+
+    def leave(self, trainer: str) -> None:
+        """The trainer is done."""
+        self._trainers.pop(trainer, None)
+
+    def status(self) -> dict[str, Any]:
+        """What `python -m loader top` and the metrics show."""
+        now = time.monotonic()
+        gone = [name for name, t in self._trainers.items() if now - t.seen > _FORGET_SECONDS]
+        for name in gone:
+            del self._trainers[name]
+        counts = self._cache.counts
+        return {
+            "path": self._path,
+            "samples": len(self._dataset),
+            "uptime_seconds": now - self._began,
+            "memory_bytes": self._memory_bytes,
+            "used_bytes": self._cache.used_bytes,
+            "blocks": len(self._cache),
+            "hits": counts.hits,
+            "misses": counts.misses,
+            "decoded": counts.decoded,
+            "trainers": [
+                {
+                    "name": t.name,
+                    "schedule": t.schedule,
+                    "epoch": t.epoch,
+                    "step": t.step,
+                    "emitted": t.emitted,
+                    "decoded": t.decoded,
+                    "images_per_second": t.rate if now - t.seen < 2 * _RATE_SECONDS else 0.0,
+                    "starved": t.starved,
+                    "silent_seconds": now - t.seen,
+                }
+                for t in self._trainers.values()
+            ],
+        }

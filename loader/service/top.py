@@ -1,0 +1,32 @@
+"""`python -m loader top`: what a service's trainers are doing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+
+def table(name: str, state: dict[str, Any]) -> Table:
+    """A service's state for people."""
+    asked = state["hits"] + state["misses"]
+    emitted = sum(t["emitted"] for t in state["trainers"])
+    view = Table(
+        title=f"{name}: {state['path']}, up {state['uptime_seconds']:,.0f} s",
+        caption=(
+            f"{state['used_bytes'] / 1e6:,.0f} of {state['memory_bytes'] / 1e6:,.0f} MB; "
+            f"{state['hits'] / asked if asked else 0:.0%} of blocks were there; "
+            f"{state['decoded']:,} samples decoded for {emitted:,} emitted"
+        ),
+    )
+    for column in ("trainer", "schedule", "epoch", "step", "emitted", "decoded first", "images/s", "starved"):
+        view.add_column(column, justify="left" if column in ("trainer", "schedule") else "right")
+    for t in state["trainers"]:
+        view.add_row(
+            t["name"],
+            t["schedule"],
+            *(f"{t[k]:,}" for k in ("epoch", "step", "emitted", "decoded")),
+            f"{t['images_per_second']:,.0f}",
+            f"{t['starved']:.0%}" if t["silent_seconds"] < 30 else f"silent for {t['silent_seconds']:.0f} s",
+        )
+    return view

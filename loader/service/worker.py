@@ -1,0 +1,64 @@
+"""Decoding of blocks: stateless, so that any worker can make any block, again if need be."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from loader.batch import Planner
+from loader.dataset import Dataset
+from loader.engines.base import Job, Output, Work
+from loader.engines.native import Renderer
+from loader.errors import CorruptSampleError, DatasetError
+from loader.schedule import Schedule
+from loader.service.blocks import Key, Spec
+
+
+def decode_block(path: str, key: Key) -> dict[str, Any]:
+    """Make one block.
+
+    Args:
+        path: of the dataset.
+        key: which block.
+
+    Returns:
+        images: uint8 [n, image_size, image_size, 3]; labels: int64 [n]; replaced: bool [n], where
+        another sample stands in; corrupt: {row: (message, sample)} of the rows that do not decode.
+
+    Raises:
+        DatasetError: the file is gone, or another one now.
+    """
+    dataset, planner, renderer = _tools(path, key.spec)
+    plan = planner.at(key.epoch, key.positions(len(dataset)))
+    size = key.spec.image_size
+    images = np.zeros((len(plan), size, size, 3), np.uint8)
+    labels, replaced = plan.labels.copy(), np.zeros(len(plan), bool)
+    corrupt: dict[int, tuple[str, int]] = {}
+    for row in range(len(plan)):
+        try:
+            replaced[row] = renderer.fill(plan, row, images[row], labels)
+        except CorruptSampleError as error:
+            corrupt[row] = (str(error), error.sample)
+    return {"images": images, "labels": labels, "replaced": replaced, "corrupt": corrupt}
+
+
+@lru_cache(maxsize=4)
+def _tools(path: str, spec: Spec) -> tuple[Dataset, Planner, Renderer]:
+    """What a worker keeps between blocks of the same kind."""
+    dataset = Dataset(path)
+    if dataset.fingerprint != spec.fingerprint:
+        raise DatasetError(f"{path} is another dataset now ({dataset.fingerprint}); serve it anew, and connect again")
+    planner = Planner(dataset, schedule=Schedule.full(epochs=1), batch_size=1, seed=spec.seed, crop=spec.crop)
+    output = Output(spec.image_size, "uint8", interpolation=spec.interpolation, crop=spec.crop)
+    job = Job(
+        dataset=dataset,
+        output=output,
+        batch_size=1,
+        workers=1,
+        capacity=1,
+        on_corrupt=spec.on_corrupt,
+        replacement=planner.replacement,
+    )
+    return dataset, planner, Renderer(job, Work())

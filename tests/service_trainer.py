@@ -1,0 +1,76 @@
+"""A trainer for the tests of the service: takes batches, and prints a hash of each as a line of JSON.
+
+python tests/service_trainer.py '{"name": …, "schedule": …, …}'
+"""
+
+import hashlib
+import json
+import sys
+import time
+
+import torch
+
+from loader import BudgetLoader, EngineError, Schedule, connect
+
+
+def digest(images, labels, ids):
+    h = hashlib.sha256(images.contiguous().view(torch.uint8).numpy().tobytes())
+    h.update(labels.numpy().tobytes() + ids.numpy().tobytes())
+    return h.hexdigest()[:16]
+
+
+def hashes(batches):
+    """(epoch, step, hash) of every batch of the rest of the schedule."""
+    for epoch in range(batches.epoch, batches.schedule.epochs):
+        batches.set_epoch(epoch)
+        for images, labels, ids in batches:
+            yield epoch, batches.step - 1, digest(images, labels, ids)
+
+
+def options_of(asked):
+    return {
+        "schedule": Schedule.parse(asked["schedule"]),
+        "batch_size": asked.get("batch_size", 48),
+        "image_size": asked.get("image_size", 24),
+        "seed": asked.get("seed", 0),
+        "dtype": asked.get("dtype", "uint8"),
+        "on_corrupt": asked.get("on_corrupt", "raise"),
+        "rank": asked.get("rank", 0),
+        "world_size": asked.get("world_size", 1),
+        "with_ids": True,
+    }
+
+
+def private(path, **asked):
+    """The same hashes from a private loader."""
+    with BudgetLoader(path, engine="native", crop="resized", **options_of(asked)) as batches:
+        return list(hashes(batches))
+
+
+def main():
+    asked = json.loads(sys.argv[1])
+    state, left = None, asked.get("reconnect", 0)
+    while True:
+        try:
+            batches = connect(asked["name"], crop="resized", label=asked.get("label", "test"), **options_of(asked))
+            if state is not None:
+                batches.load_state_dict(state)
+            with batches:
+                print(json.dumps({"connected": True}), flush=True)
+                for line in hashes(batches):
+                    print(json.dumps(line), flush=True)
+                    state = batches.state_dict()
+                    time.sleep(asked.get("step_seconds", 0))
+                decoded = sum(s.samples_decoded for s in batches.stats)
+            print(json.dumps({"finished": True, "decoded": decoded}), flush=True)
+            return
+        except EngineError as error:
+            print(json.dumps({"error": str(error), "at": time.time()}), flush=True)
+            if not left:
+                raise SystemExit(1) from None
+            left -= 1
+            time.sleep(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,385 @@
+"""The service as its users start it: real processes, one faulty thing at a time and all at once."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+
+from rich.progress import Progress
+from service_trainer import private
+
+from bench.data import prepare
+from loader.service import registry
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = 1440
+MEMORY = "200MB"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Handwritten digits, 32×32."""
+    folder = tmp_path_factory.mktemp("service")
+    options = {"evaluation": None, "folder": folder, "images": SAMPLES, "seed": 0}
+    prepare(None, **options, progress=Progress(disable=True), builtin="digits", image_size=32)
+    return folder / "train.beton"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    return {
+        **os.environ,
+        registry.FOLDER_VARIABLE: str(tmp_path_factory.mktemp("known")),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+class Process(subprocess.Popen):
+    """A child whose lines are read as they come."""
+
+    def __init__(self, *command, environment):
+        super().__init__(
+            [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def wait_for(self, text, seconds=90):
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            line = self.stdout.readline()
+            if text in line:
+                return line
+            if not line and self.poll() is not None:
+                raise AssertionError(f"ended with {self.returncode}: {self.stderr.read()[-2000:]}")
+        raise AssertionError(f"no {text!r} within {seconds} seconds")
+
+    def hashes(self, seconds=240):
+        """Every batch's (epoch, step, hash), and the last line's dict."""
+        output, errors = self.communicate(timeout=seconds)
+        lines = [json.loads(line) for line in output.splitlines()]
+        assert lines, errors[-2000:]
+        return [tuple(line) for line in lines if isinstance(line, list)], lines[-1]
+
+
+class Services:
+    """Starts services and trainers, and ends them."""
+
+    def __init__(self, data, environment):
+        self.data, self.environment = data, environment
+        self.running = []
+
+    def serve(self, name, *more, memory=MEMORY, data=None):
+        command = ("-m", "loader", "serve", str(data or self.data), "--name", name, "--memory", memory)
+        process = Process(*command, *more, environment=self.environment)
+        self.running.append(process)
+        process.wait_for("serving")
+        return process
+
+    def trainer(self, name, schedule, **asked):
+        job = json.dumps({"name": name, "schedule": schedule, **asked})
+        process = Process(str(ROOT / "tests" / "service_trainer.py"), job, environment=self.environment)
+        self.running.append(process)
+        return process
+
+    def status(self, name):
+        code = "import json, sys; from loader.service.client import status; print(json.dumps(status(sys.argv[1])))"
+        done = subprocess.run(
+            [sys.executable, "-c", code, name], env=self.environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def end(self):
+        for process in self.running:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.send_signal(signal.SIGINT)
+        for process in self.running:
+            try:
+                process.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+
+
+@pytest.fixture
+def services(data, environment):
+    found = Services(data, environment)
+    yield found
+    found.end()
+
+
+@pytest.fixture(scope="module")
+def served(data, environment):
+    """A service that several tests share."""
+    found = Services(data, environment)
+    found.serve("shared", "--metrics-port", "19464")
+    yield found
+    found.end()
+
+
+def descendants(pid):
+    """pid → command line of every process below `pid`."""
+    parents, lines = {}, {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                lines[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                parents[int(folder.name)] = int(fields[1])
+            except OSError:
+                continue
+    found, level = {}, {pid}
+    while level:
+        level = {child for child, parent in parents.items() if parent in level}
+        found.update({child: lines[child] for child in level})
+    return found
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"schedule": "full@2"},
+        {"schedule": "of:1,0.1,0.618,0.35", "batch_size": 64},
+        {"schedule": "0.5@2", "batch_size": 17, "dtype": "float32", "seed": 5},
+        {"schedule": "0.8@2", "dtype": "float16", "rank": 1, "world_size": 2},
+    ],
+)
+def test_the_stream_is_the_private_loaders_hash_for_hash(served, asked):
+    got, last = served.trainer("shared", **asked).hashes()
+    assert got == private(served.data, **asked) and last["finished"]
+
+
+def test_staggered_trainers_decode_what_one_does(services):
+    services.serve("staggered")
+    trainers = []
+    for _ in range(4):
+        trainers.append(services.trainer("staggered", "0.8@4", step_seconds=0.05))
+        time.sleep(1)
+    expected = private(services.data, schedule="0.8@4")
+    assert all(trainer.hashes()[0] == expected for trainer in trainers)
+    emitted = 4 * 24 * 48  # 4 epochs of ⌊0.8·30⌋ batches
+    assert services.status("staggered")["decoded"] <= 1.05 * emitted
+
+
+def test_trainers_of_different_ratios_decode_little_more_than_the_largest(services):
+    services.serve("ratios")
+    schedules = ("full@6", "0.8@6", "0.618@6", "R3@6")
+    trainers = [services.trainer("ratios", s, step_seconds=0.02) for s in schedules]
+    for schedule, trainer in zip(schedules, trainers, strict=True):
+        assert trainer.hashes()[0] == private(services.data, schedule=schedule)
+    assert services.status("ratios")["decoded"] <= 1.1 * 6 * SAMPLES
+
+
+def test_fifty_kills_change_no_bit_of_any_stream(services):
+    """Workers, the coordinator and other trainers are killed at random while two trainers go on, one of
+    them is stopped for a minute, and the cap is reached all the time."""
+    server = services.serve("faulty", memory="90MB")
+    survivors = [
+        services.trainer("faulty", "full@8", step_seconds=0.25, image_size=128, batch_size=48),
+        services.trainer("faulty", "0.618@8", step_seconds=0.3, image_size=128, batch_size=32),
+    ]
+    for survivor in survivors:
+        survivor.wait_for("connected")
+    paused = survivors[1]
+    paused.send_signal(signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    rng, kills = random.Random(0), {"worker": 0, "coordinator": 0, "trainer": 0}
+    victims = []
+    while sum(kills.values()) < 50 or time.monotonic() - stopped_at < 60:
+        if time.monotonic() - stopped_at >= 60:
+            paused.send_signal(signal.SIGCONT)
+        below = descendants(server.pid)
+        candidates = {
+            "worker": [p for p, line in below.items() if line.startswith("ray::_decode") or "ray::IDLE" in line],
+            "coordinator": [p for p, line in below.items() if line.startswith("ray::Coordinator")],
+            "trainer": [v.pid for v in victims if v.poll() is None],
+        }
+        kind = rng.choices(("worker", "coordinator", "trainer"), weights=(5, 2, 1))[0]
+        if kind == "trainer" and not candidates["trainer"] and len(victims) < 5:
+            victims.append(services.trainer("faulty", "full@8", image_size=128))
+        elif candidates[kind]:
+            os.kill(rng.choice(candidates[kind]), signal.SIGKILL)
+            kills[kind] += 1
+        assert all(s.poll() is None for s in survivors), [s.stderr.read()[-500:] for s in survivors if s.poll()]
+        time.sleep(rng.uniform(0.2, 1.2))
+    paused.send_signal(signal.SIGCONT)
+    assert kills["worker"] >= 10 and kills["coordinator"] >= 5 and kills["trainer"] >= 1, kills
+    for survivor, asked in zip(
+        survivors, ({"schedule": "full@8"}, {"schedule": "0.618@8", "batch_size": 32}), strict=True
+    ):
+        assert survivor.hashes()[0] == private(services.data, image_size=128, **asked)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_when_the_server_ends_and_trainers_are_told(services, how):
+    name = f"ending{int(how)}"
+    server = services.serve(name)
+    trainer = services.trainer(name, "full@100", step_seconds=0.05)
+    trainer.wait_for("connected")
+    below = descendants(server.pid)
+    assert any("raylet" in line for line in below.values())
+    session = json.loads((Path(services.environment[registry.FOLDER_VARIABLE]) / f"{name}.json").read_text())["session"]
+    told = time.time()
+    server.send_signal(how)
+    _, last = trainer.hashes(seconds=60)
+    assert f"service '{name}' is gone" in last["error"]
+    assert last["at"] - told < 5 + (10 if how != signal.SIGKILL else 0)  # an orderly end takes a while itself
+    server.communicate(timeout=60)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in below):
+        time.sleep(0.2)
+    left = {pid: line for pid, line in below.items() if Path(f"/proc/{pid}").exists()}
+    assert not left
+    assert not Path(session).exists()
+    assert not list(Path("/dev/shm").glob("plasma*"))
+    error = services.trainer(name, "full@1").hashes()[1]["error"]
+    assert "there is no service" in error or "is gone" in error
+
+
+def test_a_trainer_reconnects_to_a_new_server_and_goes_on(services):
+    first = services.serve("again")
+    trainer = services.trainer("again", "full@4", step_seconds=0.05, reconnect=30)
+    trainer.wait_for("[0, 20,")
+    first.kill()
+    first.communicate()
+    services.serve("again")
+    rest, last = trainer.hashes()
+    assert last["finished"]
+    assert rest == private(services.data, schedule="full@4")[21:]
+
+
+def test_another_dataset_under_the_same_name_is_refused(services, tmp_path):
+    options = {"evaluation": None, "folder": tmp_path, "images": 700, "seed": 0}
+    prepare(None, **options, progress=Progress(disable=True), builtin="digits", image_size=32)
+    first = services.serve("other")
+    trainer = services.trainer("other", "full@40", step_seconds=0.05, reconnect=60)
+    trainer.wait_for("[0, 5,")
+    first.kill()
+    first.communicate()
+    services.serve("other", data=tmp_path / "train.beton")
+    _, errors = trainer.communicate(timeout=60)
+    assert trainer.returncode == 1 and "ResumeError" in errors and "dataset" in errors
+
+
+def test_a_corrupt_sample_is_named_or_replaced_as_by_a_private_loader(services, tmp_path):
+    from conftest import damage
+
+    copy = damage(services.data, tmp_path / "damaged.beton", samples=(100,))
+    services.serve("corrupt", data=copy)
+    got, _ = services.trainer("corrupt", "full@1", on_corrupt="replace").hashes()
+    assert got == private(copy, schedule="full@1", on_corrupt="replace")
+    _, errors = services.trainer("corrupt", "full@1").communicate(timeout=60)
+    assert "CorruptSampleError" in errors and "sample 100 does not decode" in errors
+
+
+def test_two_nodes_trainers_on_one_and_workers_on_the_other(services):
+    server = services.serve("cluster", "--host", "127.0.0.2")
+    entry = json.loads((Path(services.environment[registry.FOLDER_VARIABLE]) / "cluster.json").read_text())
+    token = Path(services.environment[registry.FOLDER_VARIABLE]) / "token"
+    token.write_text(entry["token"])
+    elsewhere = {**services.environment, registry.FOLDER_VARIABLE: str(token.parent / "elsewhere")}
+    command = ("-m", "loader", "join", entry["address"], "--name", "cluster", "--token-file", str(token))
+    node = Process(*command, "--host", "127.0.0.3", "--memory", "100MB", environment=elsewhere)
+    services.running.append(node)
+    node.wait_for("joined")
+    far = Services(services.data, elsewhere)
+    try:
+        got, _ = far.trainer("cluster", "0.618@3").hashes()
+        assert got == private(services.data, schedule="0.618@3")
+        workers = [p for p, line in descendants(node.pid).items() if line.startswith("ray::_decode")]
+        assert not workers and descendants(server.pid)
+    finally:
+        far.end()
+
+
+def test_a_wrong_token_opens_nothing(services):
+    services.serve("locked")
+    folder = Path(services.environment[registry.FOLDER_VARIABLE])
+    entry = json.loads((folder / "locked.json").read_text())
+    assert (folder / "locked.json").stat().st_mode & 0o077 == 0
+    (folder / "forged.json").write_text(json.dumps({**entry, "name": "forged", "token": "0" * 64}))
+    began = time.monotonic()
+    _, last = services.trainer("forged", "full@1").hashes()
+    assert "does not answer" in last["error"] or "gone" in last["error"]
+    assert time.monotonic() - began < 30  # imports and Ray's own retries included
+
+
+def test_it_listens_at_the_loopback_alone(served):
+    pids = {*descendants(served.running[0].pid), served.running[0].pid}
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                target = os.readlink(link)
+            except OSError:
+                continue
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    listening = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                listening.append(fields[1])
+    loopback = ("0100007F:", "00000000000000000000000001000000:", "0000000000000000FFFF00000100007F:")
+    assert listening and all(address.startswith(loopback) for address in listening), listening
+
+
+def test_metrics_and_top_show_the_trainers(served):
+    import urllib.request
+
+    trainer = served.trainer("shared", "full@50", step_seconds=0.05, label="watched")
+    trainer.wait_for("[0, 3,")
+    text = urllib.request.urlopen("http://127.0.0.1:19464/metrics", timeout=20).read().decode()
+    assert 'reduced_sampling_trainer_samples_emitted_total{service="shared",trainer="watched"}' in text
+    assert 'reduced_sampling_samples_decoded_total{service="shared"}' in text
+    command = [sys.executable, "-m", "loader", "top", "shared", "--readings", "1"]
+    environment = {**served.environment, "COLUMNS": "140"}
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
+    assert "watched" in shown and "starved" in shown and "samples decoded" in shown
+    trainer.kill()
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (["--name", "no/name"], "'no/name'"),
+        (["--name", "shared"], "is running already"),
+        (["--name", "x", "--memory", "1MB"], "too little"),
+        (["--name", "x", "--memory", "900TB"], "more than is free"),
+    ],
+)
+def test_bad_calls_are_one_line(served, more, why):
+    command = [sys.executable, "-m", "loader", "serve", str(served.data), *more]
+    done = subprocess.run(command, env=served.environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and why in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_wrong_name_says_which_there_are(served):
+    _, last = served.trainer("imagnet", "full@1").hashes()
+    assert "no service 'imagnet'" in last["error"] and "shared" in last["error"]
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"engine": "dali"}, "engine='dali'"),
+        ({"workers": 4}, "workers=4"),
+        ({"train": False}, "train=False"),
+        ({"sampling": "cyclic"}, "sampling='cyclic'"),
+    ],
+)
+def test_what_cannot_be_shared_is_said(options, why):
+    from loader import EngineError, connect
+
+    with pytest.raises(EngineError, match=why):
+        connect("any", batch_size=8, image_size=8, **options)

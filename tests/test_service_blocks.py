@@ -1,0 +1,30 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loader.batch import Shard
+from loader.service.blocks import BLOCK, Key, Spec, numbers, runs
+
+SPEC = Spec("f" * 16, 8, "antialias", "resized", 0, "raise")
+
+
+@given(st.integers(1, 5000), st.integers(1, 300), st.integers(0, 50), st.integers(1, 4), st.data())
+@settings(max_examples=200, deadline=None)
+def test_a_batch_is_put_together_of_its_blocks(samples, batch_size, step, ranks, data):
+    start = min(step * batch_size, samples - 1)
+    rank = data.draw(st.integers(0, ranks - 1))
+    positions = Shard(rank, ranks).positions(start, min(start + batch_size, samples))
+    blocks = {n: Key(SPEC, 0, n).positions(samples) for n in numbers(positions)}
+    together = np.full(len(positions), -1)
+    for number, rows, to in runs(positions):
+        assert (together[to] == -1).all()
+        together[to] = blocks[number][rows]
+    np.testing.assert_array_equal(together, positions)
+
+
+@given(st.integers(1, 1000))
+def test_blocks_cover_an_epoch_once(samples):
+    count = -(-samples // BLOCK)
+    keys = [Key(SPEC, 0, n) for n in range(count)]
+    assert np.concatenate([k.positions(samples) for k in keys]).tolist() == list(range(samples))
+    assert [k.size(samples) for k in keys] == [len(k.positions(samples)) for k in keys]
