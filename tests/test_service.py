@@ -234,6 +234,7 @@ def test_nothing_is_left_when_the_server_ends_and_trainers_are_told(services, ho
     assert f"service '{name}' is gone" in last["error"]
     assert last["at"] - told < 5 + (10 if how != signal.SIGKILL else 0)  # an orderly end takes a while itself
     server.communicate(timeout=60)
+    assert server.returncode == (-how if how == signal.SIGKILL else 0)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in below):
         time.sleep(0.2)
@@ -355,6 +356,7 @@ def test_metrics_and_top_show_the_trainers(served):
         (["--name", "no/name"], "'no/name'"),
         (["--name", "shared"], "is running already"),
         (["--name", "x", "--memory", "1MB"], "too little"),
+        (["--name", "x", "--workers", "0"], "workers 0"),
         (["--name", "x", "--memory", "900TB"], "more than is free"),
     ],
 )

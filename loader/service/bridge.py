@@ -11,7 +11,7 @@ Messages of the trainer:
 - {"op": "status"}: the answer is the coordinator's.
 - {"op": "setup", "spec", "schedule", "layout", "dtype", "tone"}: what batches look like; no answer.
 - {"op": "buffer", "id", "shape"}, memory attached: where batches are written to; no answer.
-- {"op": "batch", "buffer", "epoch", "step", "positions"}: make one; answers come in order.
+- {"op": "batch", "buffer", "epoch", "step", "positions", "end"}: make one; answers come in order.
 
 An answer with "error" in it says what failed.
 """
@@ -35,11 +35,12 @@ import numpy as np
 
 from loader.errors import CorruptSampleError, EngineError, LoaderError
 from loader.service import LOOPBACK, NAMESPACE, registry
-from loader.service.blocks import Key, Spec, numbers, runs
+from loader.service.blocks import BLOCK, Key, Spec, numbers, runs
 
 GONE_SECONDS = 4.0  # without a sign of life; an error follows within 5
 _RESTART_SECONDS = 60.0  # that a coordinator may take to be there again, while its cluster is alive
 _RETRY_SECONDS = 0.1
+_AHEAD = 6  # blocks that are asked for before a batch needs them
 MESSAGE_BYTES = 1 << 20
 
 
@@ -148,11 +149,22 @@ class Assembler:
         self._references: dict[Key, Any] = {}
         self._values: dict[Key, Any] = {}
         self._last: Key | None = None
+        self._ahead: list[Key] = []
         self._emitted, self._waited, self._decoded = 0, 0.0, 0
 
-    def want(self, epoch: int, positions: np.ndarray) -> None:
-        """Note what a batch will need; the next question to the service asks for all that is noted."""
-        self._wanted.update(self._keys(epoch, positions))
+    def want(self, epoch: int, positions: np.ndarray, end: int) -> None:
+        """Note what a batch will need, and what those after it: positions up to `end` of the epoch's order.
+
+        The next question to the service asks for all that is noted.
+        """
+        keys = self._keys(epoch, positions)
+        self._wanted.update(keys)
+        first, last = keys[-1].number + 1, (end - 1) // BLOCK
+        ahead = [Key(self._spec, epoch, number) for number in range(first, min(first + _AHEAD, last + 1))]
+        for key in set(self._ahead) - set(ahead):
+            if self._wanted[key] <= 0:
+                self._drop(key)
+        self._ahead = ahead
 
     def make(self, epoch: int, step: int, positions: np.ndarray, out: np.ndarray) -> dict[str, Any]:
         """Write a batch that was noted to `out`: its labels, and what it cost.
@@ -163,6 +175,8 @@ class Assembler:
         """
         asked = time.perf_counter()
         keys = self._keys(epoch, positions)
+        if any(key not in self._references for key in (*self._wanted, *self._ahead)):
+            self._ask(epoch, step, [])
         try:
             blocks = {key.number: self._block(key, epoch, step) for key in keys}
         finally:
@@ -212,7 +226,7 @@ class Assembler:
 
     def _ask(self, epoch: int, step: int, lost: list[tuple[Key, Any]]) -> None:
         """Ask for every block that is wanted and not asked for yet."""
-        keys = [key for key in self._wanted if key not in self._references]
+        keys = [key for key in dict.fromkeys((*self._wanted, *self._ahead)) if key not in self._references]
         report = {
             "name": self._label,
             "schedule": self._schedule,
@@ -232,7 +246,7 @@ class Assembler:
             self._drop(self._last)
         self._last = keys[-1]
         for key in keys[:-1]:
-            if self._wanted[key] <= 0:
+            if self._wanted[key] <= 0 and key not in self._ahead:
                 self._drop(key)
 
     def _drop(self, key: Key) -> None:
@@ -298,7 +312,7 @@ class _Bridge:
         message = json.loads(data)
         if message["op"] == "batch" and self._assembler is not None:
             message["positions"] = np.array(message["positions"], np.int64)
-            self._assembler.want(message["epoch"], message["positions"])
+            self._assembler.want(message["epoch"], message["positions"], message["end"])
         self._queue.append((message, descriptors))
         return True
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from loader.batch import Batch, BatchPlan
+from loader.budget import Budget
 from loader.engines.base import Job, Work
 from loader.engines.native import BufferPool, buffer_dtype, tone
 from loader.engines.threaded import ThreadedEngine
@@ -76,11 +77,13 @@ def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> B
             "order depends on the schedule"
         )
     bridge = Bridge(registry.read(name), label=label)
-    schedule, seed = str(options.get("schedule")), options.get("seed", 0)
+    schedule, seed = options.get("schedule"), options.get("seed", 0)
 
     def engine(job: Job) -> ThreadedEngine:
         work = Work()
-        maker = _Maker(job, work, bridge, schedule=schedule, seed=seed)
+        assert schedule is not None, "BudgetLoader has refused that by now"
+        budget = schedule.budget(len(bridge.index), batch_size=batch_size)
+        maker = _Maker(job, work, bridge, budget=budget, seed=seed)
         return ThreadedEngine(maker, capacity=job.capacity, work=work, name=f"service-{name}")
 
     engine.engine_name = f"service:{name}"  # type: ignore[attr-defined]
@@ -195,9 +198,9 @@ class Bridge:
 class _Maker:
     """Has batches made; see `loader.engines.threaded.Maker`."""
 
-    def __init__(self, job: Job, work: Work, bridge: Bridge, *, schedule: str, seed: int) -> None:
+    def __init__(self, job: Job, work: Work, bridge: Bridge, *, budget: Budget, seed: int) -> None:
         self.depth = job.capacity
-        self._job, self._work, self._bridge = job, work, bridge
+        self._job, self._work, self._bridge, self._budget = job, work, bridge, budget
         self._device = torch.device(job.output.device)
         output = job.output
         if self._device.type != "cpu":  # bytes are moved, and normalised there
@@ -210,7 +213,7 @@ class _Maker:
         self._setup = {
             "op": "setup",
             "spec": dataclasses.asdict(spec),
-            "schedule": schedule,
+            "schedule": str(budget.schedule),
             "layout": output.layout,
             "dtype": str(buffer_dtype(output)),
             "tone": tone(output).tolist(),
@@ -285,6 +288,7 @@ class _Maker:
             "epoch": plan.epoch,
             "step": plan.step,
             "positions": plan.positions.tolist(),
+            "end": self._budget.epoch_samples(plan.epoch),
         }
         self._bridge.send(message, [])
 

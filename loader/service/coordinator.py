@@ -64,6 +64,12 @@ def _decode(path: str, key: Key) -> dict[str, Any]:
     return decode_block(path, key)
 
 
+def _warm_up(path: str) -> None:
+    from loader.service.blocks import Spec
+
+    _decode(path, Key(Spec(Dataset(path).fingerprint, 32, "antialias", "resized", 0, "replace"), 0, 0))
+
+
 class Coordinator:
     """Hands out references to blocks; has them decoded where they are not there.
 
@@ -73,9 +79,10 @@ class Coordinator:
     Args:
         path: of the dataset.
         memory_bytes: of the object store.
+        workers: that decode.
     """
 
-    def __init__(self, path: str, memory_bytes: int) -> None:
+    def __init__(self, path: str, memory_bytes: int, workers: int) -> None:
         self._dataset = Dataset(path)
         decode = ray.remote(num_cpus=0, resources={DECODE: 1}, max_retries=-1)(_decode)
         self._cache = BlockCache(
@@ -83,6 +90,8 @@ class Coordinator:
             samples=len(self._dataset),
             capacity_bytes=int(memory_bytes * _SHARE),
         )
+        # Each worker once, so that the first trainer does not wait for imports and compiled code.
+        self._warm_up = [ray.remote(num_cpus=0, resources={DECODE: 1})(_warm_up).remote(path) for _ in range(workers)]
         self._path, self._memory_bytes = path, memory_bytes
         self._trainers: dict[str, Trainer] = {}
         self._index: Any = None

@@ -13,14 +13,14 @@ import sys
 import time
 
 
-def users_of(folder: str) -> list[int]:
-    """The processes that have a file open below `folder`, this one not."""
+def users_of(folder: str, *, spared: set[int]) -> list[int]:
+    """The processes that have a file open below `folder`, but for those to be spared."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             for descriptor in os.scandir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
-                    if os.readlink(descriptor.path).startswith(folder + "/") and int(pid) != os.getpid():
+                    if os.readlink(descriptor.path).startswith(folder + "/") and int(pid) not in spared:
                         found.append(int(pid))
                         break
     return found
@@ -30,9 +30,10 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     descriptor, folder = int(sys.argv[1]), sys.argv[2]
+    spared = {os.getpid(), os.getppid()}  # the server, where it lives on, ends by itself
     os.read(descriptor, 1)
     for _ in range(50):
-        pids = users_of(folder)
+        pids = users_of(folder, spared=spared)
         for pid in pids:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)

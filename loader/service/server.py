@@ -52,6 +52,8 @@ def service(
     dataset = Dataset(path)
     registry.check_name(name)
     _check_name_is_free(name)
+    if workers is not None and workers < 1:
+        raise EngineError(f"workers {workers} is too few; give at least 1")
     if memory_bytes < LEAST_MEMORY_BYTES:
         raise EngineError(f"memory {memory_bytes:,} bytes is too little; give at least {LEAST_MEMORY_BYTES >> 20} MB")
     free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else memory_bytes
@@ -59,9 +61,10 @@ def service(
         raise EngineError(f"memory {memory_bytes:,} bytes is more than is free in /dev/shm ({free:,}); give less")
     token = secrets.token_hex(32)
     with _session_folder() as folder:
-        address = _start(folder, memory_bytes, cores() if workers is None else workers, host, token)
+        count = cores() if workers is None else workers
+        address = _start(folder, memory_bytes, count, host, token)
         try:
-            _coordinator(str(dataset.path.resolve()), name, memory_bytes)
+            _coordinator(str(dataset.path.resolve()), name, memory_bytes, count)
             entry = _entry(name, address, token, str(folder), node=host)
             registry.write(entry)
             try:
@@ -203,7 +206,7 @@ def _start(folder: Path, memory_bytes: int, workers: int, host: str, token: str)
     return ray.get_runtime_context().gcs_address
 
 
-def _coordinator(path: str, name: str, memory_bytes: int) -> None:
+def _coordinator(path: str, name: str, memory_bytes: int, workers: int) -> None:
     """Start the coordinator, and wait until it answers."""
     import ray
 
@@ -217,7 +220,7 @@ def _coordinator(path: str, name: str, memory_bytes: int) -> None:
         resources={COORDINATE: 0.01},
         max_restarts=-1,
     )
-    ray.get(actor.remote(path, memory_bytes).status.remote(), timeout=60)
+    ray.get(actor.remote(path, memory_bytes, workers).status.remote(), timeout=60)
 
 
 def serve_until_stopped(entry: registry.Entry, *, metrics_port: int | None) -> None:
