@@ -97,6 +97,10 @@ class Coordinator:
         self._index: Any = None
         self._began = time.monotonic()
 
+    def ready(self) -> None:
+        """Waits until the workers have been warmed up."""
+        ray.get(self._warm_up)
+
     def index(self) -> dict[str, Any]:
         """What trainers plan with."""
         data = self._dataset

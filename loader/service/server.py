@@ -201,13 +201,14 @@ def _start(folder: Path, memory_bytes: int, workers: int, host: str, token: str)
         configure_logging=False,
         _node_ip_address=host,
         _temp_dir=str(folder),
-        _system_config={"automatic_object_spilling_enabled": False},
+        # Blocks may fill the memory at once, and none goes to disk.
+        _system_config={"automatic_object_spilling_enabled": False, "preallocate_plasma_memory": True},
     )
     return ray.get_runtime_context().gcs_address
 
 
 def _coordinator(path: str, name: str, memory_bytes: int, workers: int) -> None:
-    """Start the coordinator, and wait until it answers."""
+    """Start the coordinator, and wait until it and its workers are ready."""
     import ray
 
     from loader.service.coordinator import Coordinator
@@ -220,7 +221,7 @@ def _coordinator(path: str, name: str, memory_bytes: int, workers: int) -> None:
         resources={COORDINATE: 0.01},
         max_restarts=-1,
     )
-    ray.get(actor.remote(path, memory_bytes, workers).status.remote(), timeout=60)
+    ray.get(actor.remote(path, memory_bytes, workers).ready.remote(), timeout=120)
 
 
 def serve_until_stopped(entry: registry.Entry, *, metrics_port: int | None) -> None:
