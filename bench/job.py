@@ -27,7 +27,7 @@ from loader.errors import LoaderError, ScheduleError
 from loader.order import Sampling
 from loader.schedule import Schedule
 
-LOG_WIDTH = 130  # of a log file, where no terminal says how wide it is
+_LOG_WIDTH = 130  # of a log file, where no terminal says how wide it is
 INTERRUPTED = 130
 
 
@@ -158,15 +158,18 @@ def cells(options: Options, *, samples: int, network: Callable[[int], Any]) -> l
     return [found[name] for name in options.settings]
 
 
+def wide_console() -> Console:
+    """The terminal, or where there is none, a log wide enough for the tables."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_LOG_WIDTH)
+
+
 def guarded(bench: Callable[[Console], int]) -> int:
     """Run a bench's body; its exit status is 0, 1 for bad input, 130 where it was interrupted."""
     from models import CheckpointError, TrainingError
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
     try:
-        return bench(console)
+        return bench(wide_console())
     except (LoaderError, TrainingError, CheckpointError, RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -210,17 +210,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
-    from rich.console import Console
     from rich.progress import Progress
 
     from bench.data import prepare
-    from bench.job import LOG_WIDTH
+    from bench.job import wide_console
     from bench.record import environment, write_json
     from loader.parallel import cores
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=LOG_WIDTH)
+    console = wide_console()
     say = console.print
     out = Path(options.out)
     with Progress(console=console) as progress:

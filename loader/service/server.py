@@ -65,12 +65,8 @@ def service(
         address = _start(folder, memory_bytes, count, host, token)
         try:
             _coordinator(str(dataset.path.resolve()), name, memory_bytes, count)
-            entry = _entry(name, address, token, str(folder), node=host)
-            registry.write(entry)
-            try:
+            with _known(name, address, token, str(folder), node=host) as entry:
                 yield entry
-            finally:
-                registry.remove(entry)
         finally:
             import ray
 
@@ -124,12 +120,8 @@ def joined(
         node = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         try:
             _wait_for_start(node, Path(log.name), address)
-            entry = _entry(name, address, token, str(folder), node=host)
-            registry.write(entry)
-            try:
+            with _known(name, address, token, str(folder), node=host) as entry:
                 yield entry
-            finally:
-                registry.remove(entry)
         finally:
             node.terminate()
             try:
@@ -148,9 +140,11 @@ def _wait_for_start(node: subprocess.Popen, log: Path, address: str) -> None:
         time.sleep(0.1)
 
 
-def _entry(name: str, address: str, token: str, session: str, *, node: str) -> registry.Entry:
+@contextlib.contextmanager
+def _known(name: str, address: str, token: str, session: str, *, node: str) -> Iterator[registry.Entry]:
+    """This process as a service that trainers here can find, for as long as the block lasts."""
     pid = os.getpid()
-    return registry.Entry(
+    entry = registry.Entry(
         name=name,
         address=address,
         token=token,
@@ -160,6 +154,11 @@ def _entry(name: str, address: str, token: str, session: str, *, node: str) -> r
         session=session,
         node=node,
     )
+    registry.write(entry)
+    try:
+        yield entry
+    finally:
+        registry.remove(entry)
 
 
 def status(name: str) -> dict[str, Any]:
