@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ScheduleError,
     )
     from loader.loader import BudgetLoader
+    from loader.sampler import BudgetSampler
     from loader.schedule import Schedule
     from loader.service.client import connect
     from loader.stats import EpochStats, Verdict
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Budget": "budget",
     "BudgetLoader": "loader",
+    "BudgetSampler": "sampler",
     "CorruptSampleError": "errors",
     "Dataset": "dataset",
     "DatasetError": "errors",
@@ -45,6 +47,7 @@ _HOMES = {
 __all__ = [
     "Budget",
     "BudgetLoader",
+    "BudgetSampler",
     "CorruptSampleError",
     "Dataset",
     "DatasetError",

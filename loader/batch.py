@@ -17,6 +17,7 @@ from loader.budget import Budget
 from loader.errors import ScheduleError
 from loader.order import Order, Sampling
 from loader.schedule import Schedule
+from loader.shard import Shard
 
 if TYPE_CHECKING:
     import torch
@@ -79,29 +80,6 @@ class Index(Protocol):
     def __len__(self) -> int: ...
 
 
-@dataclass(frozen=True)
-class Shard:
-    """The part of each global batch that one rank makes."""
-
-    rank: int = 0
-    world_size: int = 1
-
-    def __post_init__(self) -> None:
-        if not (self.world_size >= 1 and 0 <= self.rank < self.world_size):
-            raise ScheduleError(f"rank {self.rank} of world_size {self.world_size}: give 0 <= rank < world_size")
-
-    def positions(self, start: int, stop: int) -> np.ndarray:
-        """This rank's positions of the batch [start, stop): every rank gets equally many.
-
-        Together the ranks have the whole batch. Where its size is no multiple of world_size (only
-        the short last batch of a full epoch), the batch's first samples fill the ranks up, so that
-        no rank is left without work in a collective operation.
-        """
-        share = -(-(stop - start) // self.world_size)
-        offsets = np.arange(self.rank * share, (self.rank + 1) * share, dtype=np.int64)
-        return start + offsets % (stop - start)
-
-
 class Planner:
     """Makes the plan of any (epoch, step) of training.
 
@@ -128,11 +106,7 @@ class Planner:
         self.budget = Budget(schedule, samples=len(index), batch_size=batch_size)
         self.order = Order(self.budget, seed=seed, sampling=sampling)
         self.shard = shard or Shard()
-        if batch_size % self.shard.world_size:
-            raise ScheduleError(
-                f"batch_size {batch_size} is the whole batch of all ranks and is no multiple of "
-                f"world_size {self.shard.world_size}; give one that is"
-            )
+        self.shard.share(batch_size)  # checks it
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -140,9 +114,7 @@ class Planner:
         return self.budget.batches
 
     def plan(self, epoch: int, step: int) -> BatchPlan:
-        start = step * self.budget.batch_size
-        stop = min(start + self.budget.batch_size, self.budget.samples)
-        positions = self.shard.positions(start, stop)
+        positions = self.shard.positions(*self.budget.span(step))
         return self._plan(epoch, step, positions, self.order.ids(epoch, positions))
 
     def at(self, epoch: int, positions: np.ndarray) -> BatchPlan:

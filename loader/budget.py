@@ -60,3 +60,8 @@ class Budget:
     def epoch_samples(self, epoch: int) -> int:
         """Samples of one epoch: whole batches, but for the last batch of a full epoch."""
         return min(self.batches[epoch] * self.batch_size, self.samples)
+
+    def span(self, step: int) -> tuple[int, int]:
+        """The positions [start, stop) of a batch in its epoch's order."""
+        start = step * self.batch_size
+        return start, min(start + self.batch_size, self.samples)

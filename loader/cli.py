@@ -1,12 +1,10 @@
-"""The command line: python -m loader generate | convert | inspect | verify | throughput | plan | serve | join | top."""
+"""The command line: python -m loader COMMAND; `--help` lists them."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
 import json
-import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -19,6 +17,7 @@ from loader.schedule import PAPER_SETTINGS, Schedule
 
 if TYPE_CHECKING:
     from loader.budget import Budget
+    from loader.throughput import Work
 
 _EXAMINED = 256  # images whose headers `inspect` reads
 
@@ -81,12 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     add = command(_throughput, "measure the installed engines on a .beton file, each in a process of its own")
     add("file")
     add("--engines", nargs="+", default=["native", "dali", "ffcv"], help="those that are not installed are left out")
-    add("--batch-size", type=int, default=64)
-    add("--image-size", type=int, default=224, help="pixels")
-    add("--dtype", default="uint8", help="uint8, float32, float16 or bfloat16")
-    add("--interpolation", choices=("antialias", "linear"), default="antialias")
-    add("--device", default="cpu")
-    add("--epochs", type=int, default=3, help="counted, after one of warm-up")
+    _add_work(add)
+
+    add = command(_doctor, "say what is installed and works, how fast it is, and what would limit a trainer")
+    add("file", nargs="?", help="a .beton to measure on; none: images are made for it")
+    add("--trainer-rate", type=float, help="images/s that your trainer takes when nothing makes it wait")
+    _add_work(add)
 
     add = command(_plan, "show a schedule's budget: batches per epoch, predicted time, probability to miss a sample")
     add("schedule", help=f"{', '.join(PAPER_SETTINGS)}, a ratio, or any string that Schedule.parse takes")
@@ -117,6 +116,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=1.0, help="between two readings")
     add("--readings", type=int, default=0, help="how many; 0: until Ctrl-C")
     return parser
+
+
+def _add_work(add: Callable[..., argparse.Action]) -> None:
+    """What engines are measured with."""
+    add("--batch-size", type=int, default=64)
+    add("--image-size", type=int, default=224, help="pixels")
+    add("--dtype", default="uint8", help="uint8, float32, float16 or bfloat16")
+    add("--interpolation", choices=("antialias", "linear"), default="antialias")
+    add("--device", default="cpu")
+    add("--epochs", type=int, default=3, help="counted, after one of warm-up")
 
 
 def _bytes(text: str) -> int:
@@ -330,55 +339,44 @@ def _verify(options: argparse.Namespace) -> int:
 def _throughput(options: argparse.Namespace) -> int:
     from loader import engines
     from loader.dataset import Dataset
+    from loader.throughput import measure_apart
 
     Dataset(options.file)  # so that what is wrong with it is said once
     unknown = [name for name in options.engines if name not in engines.NAMES or name == "auto"]
     if unknown:
         raise LoaderError(f"engine {unknown[0]!r} is not known; give some of {', '.join(engines.NAMES[1:])}")
-    if len(options.engines) == 1:
-        rates = _rates(options, engine=options.engines[0])
-        median, spread = statistics.median(rates), max(rates) - min(rates)
-        print(f"{options.engines[0]:>10}: {median:,.0f} images/s (range {spread:,.0f}, {options.epochs} epochs)")
-        return 0
-    given = {
-        "--batch-size": options.batch_size,
-        "--image-size": options.image_size,
-        "--dtype": options.dtype,
-        "--interpolation": options.interpolation,
-        "--device": options.device,
-        "--epochs": options.epochs,
-    }
-    shared = [str(part) for pair in given.items() for part in pair]
-    statuses = []
+    failed = 0
     for name in options.engines:
-        if engines.installed(name):
-            command = [sys.executable, "-m", "loader", "throughput", options.file, *shared, "--engines", name]
-            statuses.append(subprocess.run(command).returncode)
-        else:
-            print(f"{name:>10}: not installed")
-    return max(statuses, default=0)
+        if not engines.installed(name):
+            print(f"{name:>10}: not installed", flush=True)
+            continue
+        try:
+            print(f"{name:>10}: {measure_apart(options.file, engine=name, work=_work(options))}", flush=True)
+        except LoaderError as error:
+            print(f"error: {name}: {error}", file=sys.stderr)
+            failed = 1
+    return failed
 
 
-def _rates(options: argparse.Namespace, *, engine: str) -> list[float]:
-    """Images per second of each counted epoch."""
-    from loader.loader import BudgetLoader
+def _doctor(options: argparse.Namespace) -> int:
+    from loader.doctor import examine
 
-    rates = []
-    with BudgetLoader(
-        options.file,
-        schedule=Schedule.full(epochs=options.epochs + 1),
+    for line in examine(options.file, work=_work(options), trainer_rate=options.trainer_rate):
+        print(line, flush=True)
+    return 0
+
+
+def _work(options: argparse.Namespace) -> Work:
+    from loader.throughput import Work
+
+    return Work(
         batch_size=options.batch_size,
         image_size=options.image_size,
-        engine=engine,
         dtype=options.dtype,
         interpolation=options.interpolation,
         device=options.device,
-    ) as batches:
-        for _ in range(options.epochs + 1):
-            began = time.perf_counter()
-            count = sum(len(labels) for _, labels in batches)
-            rates.append(count / (time.perf_counter() - began))
-    return rates[1:]
+        epochs=options.epochs,
+    )
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -10,20 +10,21 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 from loader import engines
-from loader.batch import Batch, BatchPlan, Crop, EvaluationPlanner, Index, Planner, Shard, stream
+from loader.batch import Batch, BatchPlan, Crop, EvaluationPlanner, Index, Planner, stream
 from loader.dataset import Dataset
 from loader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
-from loader.errors import EngineError, ResumeError, ScheduleError
+from loader.errors import EngineError, ScheduleError
 from loader.order import Sampling, check_seed
 from loader.parallel import cores
+from loader.position import Position
 from loader.resize import Interpolation
 from loader.schedule import Schedule, _check_count
+from loader.shard import local_shard
 from loader.stats import EpochStats, Verdict, judge
 
 if TYPE_CHECKING:
     import torch
 
-_STATE_VERSION = 1
 _log = logging.getLogger("loader")
 
 
@@ -103,7 +104,7 @@ class BudgetLoader:
         crop = _crop(crop, self.dataset, image_size)
         output = Output(image_size, str(dtype), layout, str(device), interpolation, crop, mean, std)
         self.seed = check_seed(seed)
-        shard = _shard(rank, world_size)
+        shard = local_shard(rank, world_size)
         if train:
             if schedule is None:
                 raise ScheduleError("schedule is missing; give one such as Schedule.full(epochs=90)")
@@ -128,14 +129,16 @@ class BudgetLoader:
         else:
             self.engine, self.engine_reason = engines.resolve(str(engine), output=output)
         _log.info("engine %s: %s", self.engine, self.engine_reason)
-        self._train, self._with_ids = train, with_ids
-        self._identity = {
+        self._with_ids = with_ids
+        identity = {
+            "seed": seed,
             "dataset": self.dataset.fingerprint,
             "schedule": str(schedule),
             "batch_size": batch_size,
             "sampling": sampling,
             "crop": crop,
         }
+        self._position = Position(self._planner.steps, identity=identity, after_last="end" if train else "again")
         self._job = Job(
             dataset=self.dataset,
             output=output,
@@ -146,8 +149,6 @@ class BudgetLoader:
             replacement=self._planner.replacement,
         )
         self._engine: Engine | None = make(self._job) if make else engines.create(self.engine, self._job)
-        self._epoch, self._step = 0, 0  # of the next batch to hand out
-        self._begun = False  # whether the epoch has been iterated over, or left
         self._stream: _Stream | None = None
         self._iteration: object = None
         self.stats: list[EpochStats] = []
@@ -157,17 +158,23 @@ class BudgetLoader:
     @property
     def epoch(self) -> int:
         """The epoch under way, or the next one."""
-        return self._epoch
+        return self._position.epoch
 
     @property
     def step(self) -> int:
         """Batches of the epoch that were handed out."""
-        return self._step
+        return self._position.step
 
     def __len__(self) -> int:
         """Batches of the epoch under way, or of the next one; 0 after the last."""
-        steps = self._planner.steps
-        return steps[self._epoch] if self._epoch < len(steps) else 0
+        return len(self._position)
+
+    @property
+    def sampler(self) -> BudgetLoader:
+        """Itself: trainers written for torch's DataLoader call `batches.sampler.set_epoch(epoch)`."""
+        return self
+
+    batch_sampler = sampler
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of `epoch`.
@@ -177,9 +184,7 @@ class BudgetLoader:
         resumes exactly.
         """
         self._check_open()
-        epoch = self._check_epoch(epoch) if self._train else 0  # evaluation has one epoch, again and again
-        if epoch != self._epoch or self._begun:
-            self._go(epoch, 0)
+        self._position.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch will come from; JSON-able, under 1 kB.
@@ -187,10 +192,7 @@ class BudgetLoader:
         It counts the batches handed out, not those prefetched, and holds for any number of workers
         or ranks, and for any engine.
         """
-        epoch, step = self._epoch, self._step
-        if step and step == self._planner.steps[epoch]:
-            epoch, step = epoch + 1, 0
-        return {"version": _STATE_VERSION, "epoch": epoch, "step": step, "seed": self.seed, **self._identity}
+        return self._position.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to where `state_dict` was taken.
@@ -199,42 +201,26 @@ class BudgetLoader:
             ResumeError: the state is of another dataset, schedule, batch size, sampling or seed.
         """
         self._check_open()
-        if not isinstance(state, dict) or state.get("version") != _STATE_VERSION:
-            raise ResumeError(f"state {state!r} is no state_dict of this version ({_STATE_VERSION})")
-        for name, mine in {"seed": self.seed, **self._identity}.items():
-            if state.get(name) != mine:
-                raise ResumeError(
-                    f"the state was taken with {name} {state.get(name)!r}, and this loader has {mine!r}; "
-                    "make the loader with the state's"
-                )
-        epoch, step = state["epoch"], state["step"]
-        steps = self._planner.steps
-        whole = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (epoch, step))
-        if not whole or not ((epoch < len(steps) and step < steps[epoch]) or (epoch, step) == (len(steps), 0)):
-            raise ResumeError(f"the state's epoch {epoch!r}, step {step!r} is outside the schedule")
-        self._go(epoch, step)
+        self._position.load_state_dict(state)
 
     # Iteration
 
     def __iter__(self) -> Iterator[tuple]:
         self._check_open()
-        if self._begun:
-            self._go(self._epoch + 1 if self._train else 0, 0)
-        self._check_epoch(self._epoch)
-        self._begun = True
+        self._position.begin()
         self._iteration = object()
         return self._iterate(self._iteration)
 
     def _iterate(self, iteration: object) -> Iterator[tuple]:
-        epoch = self._epoch
+        position, epoch = self._position, self._position.epoch
         stats = EpochStats(epoch)
         self.stats.append(stats)
         began = time.perf_counter()
         idle = self._engine.work.idle_seconds if self._engine else 0.0
-        while self._step < self._planner.steps[epoch]:
+        while position.step < self._planner.steps[epoch]:
             asked = time.perf_counter()
             batch = self._next_batch()
-            self._step += 1
+            position.step += 1
             waited = time.perf_counter() - asked
             stats.trainer_wait_seconds += waited
             if not stats.batches:
@@ -247,7 +233,7 @@ class BudgetLoader:
             if self._iteration is not iteration:
                 raise EngineError("a newer iteration over the loader has begun; go on with that one")
             self._measure(stats, began, idle)
-        self._epoch, self._step, self._begun = (epoch + 1, 0, False) if self._train else (0, 0, False)
+        position.end()
 
     def _measure(self, stats: EpochStats, began: float, idle: float) -> None:
         stats.seconds = time.perf_counter() - began
@@ -257,7 +243,7 @@ class BudgetLoader:
 
     def _next_batch(self) -> Batch:
         engine = self._check_open()
-        here = (self._epoch, self._step)
+        here = (self._position.epoch, self._position.step)
         if self._stream is None or self._stream.next_out != here:
             engine.abort()
             self._stream = _Stream(engine, stream(self._planner, epoch=here[0], step=here[1]), here)
@@ -273,9 +259,6 @@ class BudgetLoader:
         import torch
 
         return batch.images, batch.labels, torch.from_numpy(batch.plan.rows[:, 0].copy())
-
-    def _go(self, epoch: int, step: int) -> None:
-        self._epoch, self._step, self._begun = epoch, step, False
 
     # What it measured, and its end
 
@@ -301,15 +284,6 @@ class BudgetLoader:
         if self._engine is None:
             raise EngineError("the loader is closed; make a new one")
         return self._engine
-
-    def _check_epoch(self, epoch: int) -> int:
-        count = len(self._planner.steps)
-        if not (isinstance(epoch, int) and 0 <= epoch < count):
-            raise ScheduleError(
-                f"epoch {epoch!r} is outside the schedule's {count} (0 … {count - 1}); "
-                "use set_epoch to go back, or a longer schedule"
-            )
-        return epoch
 
 
 class _Stream:
@@ -346,15 +320,3 @@ def _crop(crop: str, dataset: Index, image_size: int) -> Crop:
     if crop not in ("pad", "resized"):
         raise EngineError(f"crop {crop!r} is not known; give 'auto', 'resized' or 'pad'")
     return cast(Crop, crop)
-
-
-def _shard(rank: int | None, world_size: int | None) -> Shard:
-    if (rank is None) != (world_size is None):
-        raise ScheduleError(f"rank {rank} and world_size {world_size}: give both or neither")
-    if rank is not None and world_size is not None:
-        return Shard(rank, world_size)
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        return Shard(distributed.get_rank(), distributed.get_world_size())
-    return Shard()

@@ -12,6 +12,8 @@ from loader.dataset import Dataset
 from loader.generate import generate
 from loader.sources import Source, image_folder
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loader import Schedule, ScheduleError
-from loader.batch import EvaluationPlanner, Planner, Shard, stream
+from loader.batch import EvaluationPlanner, Planner, stream
+from loader.shard import Shard
 
 
 def index(samples: int, seed: int = 0):

@@ -2,8 +2,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader.batch import Shard
 from loader.service.blocks import BLOCK, Key, Spec, numbers, runs
+from loader.shard import Shard
 
 SPEC = Spec("f" * 16, 8, "antialias", "resized", 0, "raise")
 

@@ -39,6 +39,11 @@ def installed(name: str) -> bool:
     return all(_is_there(package) for package in _ENGINES[name].packages)
 
 
+def package(name: str) -> str:
+    """What to install for engine `name`."""
+    return _ENGINES[name].install
+
+
 def choose(*, output: Output) -> tuple[str, str]:
     """The engine that "auto" stands for, and why."""
     if output.crop == "pad":
