@@ -27,6 +27,7 @@ class Images(lightning.LightningDataModule):
         )
 
     def train_dataloader(self) -> loader.BudgetLoader:
+        self.batches.set_epoch(self.trainer.current_epoch)  # so that its length is this epoch's
         return self.batches
 
     def teardown(self, stage: str) -> None:
@@ -49,7 +50,7 @@ class Classifier(lightning.LightningModule):
 def trainer(schedule: loader.Schedule, **more: object) -> lightning.Trainer:
     return lightning.Trainer(
         max_epochs=schedule.epochs,
-        reload_dataloaders_every_n_epochs=1,  # so that Lightning asks for each epoch's length
+        reload_dataloaders_every_n_epochs=1,  # Lightning asks for the length of each epoch
         **more,
     )
 

@@ -207,11 +207,13 @@ class BudgetLoader:
 
     def __iter__(self) -> Iterator[tuple]:
         self._check_open()
-        self._position.begin()
-        self._iteration = object()
-        return self._iterate(self._iteration)
+        self._position.check_next()
+        return self._iterate()
 
-    def _iterate(self, iteration: object) -> Iterator[tuple]:
+    def _iterate(self) -> Iterator[tuple]:
+        # An epoch begins with the first batch that is asked for: some trainers make an iterator and drop it.
+        self._position.begin()
+        self._iteration = iteration = object()
         position, epoch = self._position, self._position.epoch
         stats = EpochStats(epoch)
         self.stats.append(stats)

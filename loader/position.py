@@ -36,10 +36,16 @@ class Position:
 
     def begin(self) -> None:
         """Start iterating: over the epoch, from its step, or over the next one if this one was begun."""
-        if self.begun:
-            self._go(self._following(self.epoch), 0)
-        self._check(self.epoch)
+        self._go(self.check_next(), 0 if self.begun else self.step)
         self.begun = True
+
+    def check_next(self) -> int:
+        """The epoch that an iteration would be of.
+
+        Raises:
+            ScheduleError: there is none.
+        """
+        return self._check(self._following(self.epoch) if self.begun else self.epoch)
 
     def end(self) -> None:
         """The epoch's batches were all handed out."""

@@ -1,8 +1,14 @@
 """Every example trains through the package that it is for, and gets the schedule's ids and counts."""
 
+import os
+import re
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
-from conftest import ROOT, damage  # noqa: F401
+from conftest import ROOT
 from torch import nn
 
 import loader
@@ -64,3 +70,154 @@ def test_timm(beton, taken, expected, capsys):
     losses = train(model, str(beton), CHANGING, batch_size=8, image_size=32)
     assert taken == expected and len(losses) == 4
     assert "Train: 2 [2/2]" in capsys.readouterr().out
+
+
+def lightning_run(beton, folder, *, network=network, **options):
+    """One fit; it writes checkpoints into `folder`, after every step and every epoch."""
+    lightning = pytest.importorskip("lightning")
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from train_lightning import Classifier, Images, trainer
+
+    resume = options.pop("resume", None)
+    module = Classifier(network())
+    steps = ModelCheckpoint(folder, filename="{step}", save_top_k=-1, every_n_train_steps=1)
+    epochs = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, every_n_epochs=1)
+    callbacks = [steps, epochs, *options.pop("callbacks", [])]
+    run = trainer(CHANGING, logger=False, accelerator="cpu", callbacks=callbacks, **options)
+    images = Images(str(beton), CHANGING, **SIZES)
+    assert isinstance(images, lightning.LightningDataModule)
+    run.fit(module, datamodule=images, ckpt_path=resume)
+    return module.network[2].weight.detach().clone(), run
+
+
+def test_lightning_has_the_right_length_every_epoch(beton, taken, expected, tmp_path):
+    from lightning.pytorch.callbacks import TQDMProgressBar
+
+    class Bar(TQDMProgressBar):
+        totals = ()
+
+        def on_train_epoch_end(self, trainer, module):
+            self.totals += ((self.train_progress_bar.total, self.train_progress_bar.n, trainer.num_training_batches),)
+            super().on_train_epoch_end(trainer, module)
+
+    bar = Bar()
+    _, run = lightning_run(beton, tmp_path, callbacks=[bar], enable_progress_bar=True)
+    assert taken == expected and run.global_step == len(expected)
+    assert run.limit_train_batches == 1.0
+    assert bar.totals == tuple((n, n, n) for n in (9, 4, 2, 5))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("name", "done"), [("step=3", 3), ("step=10", 10), ("step=17", 17), ("epoch=0", 9), ("epoch=2", 15)]
+)
+def test_lightnings_checkpoint_resumes_where_it_was(beton, taken, expected, tmp_path, name, done):
+    """In the middle of an epoch and between two, the next one shorter or longer."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+    whole, _ = lightning_run(beton, tmp_path / "whole", **quiet)
+    taken.clear()
+    resumed, run = lightning_run(beton, tmp_path / "rest", resume=tmp_path / "whole" / f"{name}.ckpt", **quiet)
+    assert taken == expected[done:] and run.global_step == len(expected)
+    assert torch.equal(resumed, whole)
+
+
+class Stop(Exception):
+    """A training that is ended from outside."""
+
+
+def test_accelerate_and_its_checkpoint(beton, taken, expected, tmp_path, monkeypatch):
+    accelerate = pytest.importorskip("accelerate")
+    from train_accelerate import train
+
+    alone, mine = network(), network()
+    train(alone, str(beton), CHANGING, **SIZES)
+    assert taken == expected
+
+    backward, register = accelerate.Accelerator.backward, accelerate.Accelerator.register_for_checkpointing
+
+    def stop_at_11(self, loss):
+        if len(taken) == 11:
+            self.save_state(tmp_path / "state")
+            raise Stop
+        backward(self, loss)
+
+    taken.clear()
+    monkeypatch.setattr(accelerate.Accelerator, "backward", stop_at_11)
+    with pytest.raises(Stop):
+        train(mine, str(beton), CHANGING, **SIZES)
+    monkeypatch.setattr(accelerate.Accelerator, "backward", backward)
+
+    def resume(self, batches):
+        register(self, batches)
+        self.load_state(tmp_path / "state")
+
+    monkeypatch.setattr(accelerate.Accelerator, "register_for_checkpointing", resume)
+    train(mine, str(beton), CHANGING, **SIZES)
+    assert taken == expected
+
+
+def script(name, *arguments, place, launcher=()):
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(EXAMPLES / name), *map(str, arguments)],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def printed(process):
+    """What a script printed; it must have ended well."""
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    return output
+
+
+EPOCHS = [f"epoch {epoch}: {n} batches" for epoch, n in enumerate((9, 4, 2, 5))]
+COMMAND = ("--schedule", "of:1,0.5,0.25,0.618", "--batch-size", "8", "--image-size", "32")
+
+
+def test_torchrun(beton, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    output = printed(script("train_torchrun.py", beton, *COMMAND, place=tmp_path, launcher=launcher))
+    assert [line for line in output.splitlines() if line.startswith("epoch")] == EPOCHS
+
+
+@pytest.mark.parametrize("name", ["train_pytorch.py", "train_lightning.py", "train_accelerate.py", "train_timm.py"])
+def test_the_scripts_run_from_a_command_line(beton, tmp_path, name):
+    output = printed(script(name, beton, *COMMAND, place=tmp_path))
+    wanted = {"train_lightning.py": "max_epochs=4", "train_timm.py": "Train: 3 [5/5]"}.get(name, EPOCHS[3])
+    assert wanted in output
+
+
+def test_a_dataset_of_ones_own_goes_on_where_it_was_killed(folder, tmp_path):
+    import train_own_dataset
+
+    arguments = ("train_own_dataset.py", folder, "--schedule", "of:1,0.5,1", "--batch-size", "8")
+    first = script(*arguments, place=tmp_path)
+    for line in first.stdout:
+        if line.startswith("epoch 2"):
+            break
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    step = torch.load(tmp_path / train_own_dataset.CHECKPOINT)["sampler"]["epoch"]
+    assert step in (1, 2)
+    output = printed(script(*arguments, place=tmp_path))
+    assert [line for line in output.splitlines() if line.startswith("epoch")] == [
+        f"epoch {e}: {n} batches" for e, n in ((1, 4), (2, 9)) if e >= step
+    ]
+
+
+def test_every_diff_in_the_readme_is_what_its_example_says():
+    """Each line that a diff adds or keeps stands in its example, in that order."""
+    readme = (ROOT / "README.md").read_text()
+    diffs = re.findall(r"examples/(\w+\.py)\)[^\n]*\n+```diff\n(.*?)```", readme, re.S)
+    assert len(diffs) == 6
+    for name, diff in diffs:
+        source = [" ".join(line.split()) for line in (EXAMPLES / name).read_text().splitlines()]
+        rest = iter(source)
+        for line in diff.splitlines():
+            wanted = " ".join(line[1:].split())
+            if not line.startswith("-") and wanted:
+                assert any(wanted == have for have in rest), f"{name} has no line {wanted!r} (in this order)"
