@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench pictures clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python -m bench.imagenet_mnv2 --out runs/demo
@@ -23,6 +23,9 @@ bench: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml tools/setup.sh
 	PYTHON="$(PYTHON)" VENV="$(VENV)" bash tools/setup.sh
 	touch $@
+
+pictures: $(VENV)/.ready
+	$(BIN)/python -m bench.pictures
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

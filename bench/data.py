@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
+from loader.batch import Index
 from loader.convert import convert
 from loader.dataset import Dataset
 from loader.errors import DatasetError
@@ -23,7 +24,7 @@ class Data:
     """A training set, and what to evaluate on (None: nothing). `name` is for people."""
 
     name: str
-    train: Dataset
+    train: Index
     evaluation: Dataset | None
 
     @property
@@ -86,6 +87,12 @@ def prepare(
     kept = _hold_out(source)
     train = _converted(_part(source, ~kept), folder / "train.beton", progress)
     return _checked(Data(data.name, train, _converted(_part(source, kept), folder / "val.beton", progress)))
+
+
+def served(name: str, train: Index, *, evaluation: str | None, folder: Path, progress: Progress) -> Data:
+    """A service's dataset, and a `.beton` or ImageFolder to evaluate on, if any."""
+    held_out = _as_dataset(Path(evaluation), folder / "val.beton", progress) if evaluation else None
+    return _checked(Data(name, train, held_out))
 
 
 def _digits(folder: Path, *, images: int, image_size: int, progress: Progress) -> Data:
@@ -168,11 +175,11 @@ def _part(source: Source, chosen: np.ndarray) -> Source:
 
 def _checked(data: Data) -> Data:
     if int(data.train.labels.min()) < 0:
-        raise DatasetError(f"{data.train.path} has a negative label; labels are 0 … classes − 1")
+        raise DatasetError(f"{data.name} has a negative label; labels are 0 … classes − 1")
     other = data.evaluation
     if other is not None and data.train.classes and other.classes and data.train.classes != other.classes:
         raise DatasetError(
-            f"{data.train.path} and {other.path} have other classes ({len(data.train.classes)} and "
+            f"{data.name} and {other.path} have other classes ({len(data.train.classes)} and "
             f"{len(other.classes)}), so that labels would not mean the same; convert both from the same class folders"
         )
     return data

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.dissertation import Printed, change, time_reduction
+from loader.schedule import Schedule
+from loader.theory import corollary
 
 _OURS, _PRINTED = "#1f77b4", "#d62728"
 
@@ -74,13 +76,54 @@ def accuracy_against_time(
     return True
 
 
-def _axes(title: str, x: str, y: str) -> tuple[Any, Any]:
+def schedules(settings: Sequence[Schedule], path: Path) -> None:
+    """The ratio of every epoch, a panel for each schedule."""
+    pyplot = _pyplot()
+    columns = 3
+    rows = -(-len(settings) // columns)
+    figure, grid = pyplot.subplots(
+        rows, columns, figsize=(9, 1.7 * rows), sharex=True, sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, schedule in zip(grid.flat, settings, strict=False):
+        ratios = [float(ratio) for ratio in schedule.ratios]
+        axes.bar(range(schedule.epochs), ratios, width=1.0, color=_OURS)
+        axes.set_title(f"{schedule.form}: {corollary(schedule):.3f} of full training's time", fontsize=8)
+        axes.set_ylim(0, 1)
+        axes.tick_params(labelsize=7)
+    for axes in grid.flat[len(settings) :]:
+        axes.set_axis_off()
+    figure.supxlabel("epoch", fontsize=8)
+    figure.supylabel("ratio α", fontsize=8)
+    _save(figure, path)
+
+
+def cut_curves(curves: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """T(α)/T(1) of each contender: ours by schedule, the others' epochs cut by `break`.
+
+    Args:
+        curves: contender → (α as text → ratio).
+    """
+    figure, axes = _axes("an epoch's time at ratio α, as a share of a full one's", "α", "T(α) / T(1)")
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
+    for name, ratios in curves.items():
+        theirs = name.startswith(("plain", "torch"))
+        label = f"{name}, cut by break" if theirs else f"{name} (ours)"
+        axes.plot([float(a) for a in ratios], list(ratios.values()), "^--" if theirs else "o-", label=label, alpha=0.8)
+    axes.legend(fontsize=8)
+    _save(figure, path)
+
+
+def _pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6.4, 4.8), layout="constrained")
+    return pyplot
+
+
+def _axes(title: str, x: str, y: str) -> tuple[Any, Any]:
+    figure, axes = _pyplot().subplots(figsize=(6.4, 4.8), layout="constrained")
     axes.set_title(title, fontsize=10)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -89,10 +132,8 @@ def _axes(title: str, x: str, y: str) -> tuple[Any, Any]:
 
 
 def _save(figure: Any, path: Path) -> None:
-    from matplotlib import pyplot
-
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.stem + ".partial" + path.suffix)
     figure.savefig(partial, dpi=130)
     partial.replace(path)
-    pyplot.close(figure)
+    _pyplot().close(figure)

@@ -2,6 +2,7 @@
 
     python -m bench.train --data train.beton --network mobilenet_v2 --recipe imagenet --schedule R1_0.618
     python -m bench.train --data cifar-10-batches-py --network mypackage.mymodule:build --schedule R3
+    python -m bench.train --data service:imagenet --val val.beton …      # python -m loader serve runs beside it
     torchrun --nproc_per_node 4 -m bench.train --data train.beton --device cuda …
 
 A network of your own is a function of the number of classes, named MODULE:FUNCTION. The same command
@@ -30,14 +31,15 @@ from torch import distributed
 
 import models
 from bench import job
-from bench.data import Data, prepare
-from loader import engines
+from bench.data import Data, prepare, served
+from loader import connect, engines
 from loader.errors import ScheduleError
 from loader.loader import BudgetLoader
 from loader.schedule import Schedule
 from models import RECIPES, EpochUnderWay, History, Recipe, Trainer, fit
 
 _DIGITS = 1440  # of 1,797 to train on
+_SERVICE = "service:"
 NETWORKS = ("resnet20", "resnet32", "resnet56", "mobilenet_v2", "crnet_cb", "crnet_cib")
 
 
@@ -48,7 +50,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", required=True, help="a .beton, a folder of images, CIFAR's pickles, or 'digits' (scikit-learn's)")
+    add("--data", required=True, help="a .beton, a folder of images, CIFAR's pickles, 'digits' or service:NAME")
     add("--val", help="a .beton or a folder of images to evaluate on")
     add("--network", default="resnet56", help=f"one of {', '.join(NETWORKS)}, or MODULE:FUNCTION of your own")
     add("--recipe", choices=("cifar", "imagenet", "crnet"), default="cifar", help="optimiser and learning rate")
@@ -121,24 +123,28 @@ def _train(
     stop: Callable[[], bool] | None,
 ) -> int:
     out, say = Path(options.out), progress.console.print
-    data = _data(options, recipe, out, progress, rank=rank)
     shape: dict[str, Any] = {
         "batch_size": recipe.batch_size,
         "image_size": recipe.image_size,
-        "engine": options.engine,
         "device": options.device,
-        "workers": options.workers,
         "seed": options.seed,
     }
-    torch.manual_seed(options.seed)
-    network = build(classes=data.classes)
-    trainer = Trainer(network, recipe=recipe, device=options.device, amp=options.amp, compile=options.compile)
+    own: dict[str, Any] = {**shape, "engine": options.engine, "workers": options.workers}
+    training: dict[str, Any] = {"schedule": schedule, "sampling": options.sampling}
     with ExitStack() as loaders:
-        batches = BudgetLoader(data.train, schedule=schedule, sampling=options.sampling, **shape)
+        if options.data.startswith(_SERVICE):
+            batches = connect(options.data.removeprefix(_SERVICE), **shape, **training)
+            data = served(options.data, batches.dataset, evaluation=options.val, folder=out / "data", progress=progress)
+        else:
+            data = _data(options, recipe, out, progress, rank=rank)
+            batches = BudgetLoader(data.train, **own, **training)
         loaders.enter_context(batches)
         evaluation = None
         if data.evaluation is not None:
-            evaluation = loaders.enter_context(BudgetLoader(data.evaluation, train=False, **shape))
+            evaluation = loaders.enter_context(BudgetLoader(data.evaluation, train=False, **own))
+        torch.manual_seed(options.seed)
+        network = build(classes=data.classes)
+        trainer = Trainer(network, recipe=recipe, device=options.device, amp=options.amp, compile=options.compile)
         budget = schedule.budget(len(data.train), batch_size=recipe.batch_size)
         task = progress.add_task("train", total=budget.total)
 

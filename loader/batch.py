@@ -69,6 +69,7 @@ class Index(Protocol):
 
     Attributes:
         heights, widths, labels: one entry per sample.
+        classes: the classes' names, or ().
         fingerprint: tells datasets apart.
     """
 
@@ -76,6 +77,9 @@ class Index(Protocol):
     widths: np.ndarray
     labels: np.ndarray
     fingerprint: str
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
 
     def __len__(self) -> int: ...
 

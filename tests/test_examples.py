@@ -212,8 +212,10 @@ def test_a_dataset_of_ones_own_goes_on_where_it_was_killed(folder, tmp_path):
 def test_every_diff_in_the_readme_is_what_its_example_says():
     """Each line that a diff adds or keeps stands in its example, in that order."""
     readme = (ROOT / "README.md").read_text()
-    diffs = re.findall(r"examples/(\w+\.py)\)[^\n]*\n+```diff\n(.*?)```", readme, re.S)
-    assert len(diffs) == 6
+    before, *blocks = re.split(r"```diff\n", readme)
+    names = [re.findall(r"examples/(\w+\.py)", text)[-1] for text in [before, *blocks][:-1]]
+    diffs = [(name, block.partition("```")[0]) for name, block in zip(names, blocks, strict=True)]
+    assert sorted(names) == sorted(path.name for path in EXAMPLES.glob("train_*.py"))
     for name, diff in diffs:
         source = [" ".join(line.split()) for line in (EXAMPLES / name).read_text().splitlines()]
         rest = iter(source)

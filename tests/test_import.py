@@ -1,7 +1,87 @@
+import ast
 import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
+
+LAYERS = (  # each imports from its own line or those above it
+    {"errors", "rng", "parallel", "stats"},
+    {"schedule"},
+    {"budget", "position", "shard", "theory"},
+    {"beton", "jpeg", "order", "resize", "windows"},
+    {"batch", "dataset", "sources"},
+    {"convert", "engines", "generate"},
+    {"loader", "sampler"},
+    {"service", "throughput"},
+    {"doctor"},
+    {"cli"},
+    {"__main__"},
+)
+SHORTCUTS = {("schedule", "budget")}  # Schedule.budget(), for those who call it
+OWNERS = {"nvidia": "loader/engines/dali.py", "ffcv": "loader/engines/ffcv.py", "ray": "loader/service/"}
+
+
+def imports(source: str) -> set[str]:
+    """The modules that a source imports, those for the type checker alone left out."""
+    tree = ast.parse(source)
+    typing_only = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in set(ast.walk(tree)) - typing_only:
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module
+            found |= {f"{node.module}.{name.name}" for name in node.names}
+    return found
+
+
+def layer(part: str) -> int:
+    return next(number for number, names in enumerate(LAYERS) if part in names)
+
+
+def violations(path: str, source: str) -> list[str]:
+    """What a file imports that it must not."""
+    package, *rest = path.removesuffix(".py").split("/")
+    wrong = []
+    for name in imports(source):
+        top, *inner = name.split(".")
+        if top in OWNERS and not path.startswith(OWNERS[top]):
+            wrong.append(f"{path} imports {top}")
+        if (package, top) in {("models", "loader"), ("models", "bench"), ("loader", "models"), ("loader", "bench")}:
+            wrong.append(f"{path} imports {top}")
+        known = {part for names in LAYERS for part in names}
+        if package != "loader" or top != "loader" or rest[0] == "__init__" or inner[0] not in known:
+            continue
+        if layer(inner[0]) > layer(rest[0]) and (rest[0], inner[0]) not in SHORTCUTS:
+            wrong.append(f"{path} imports loader.{inner[0]}, which is above it")
+    return wrong
+
+
+def test_the_layers_import_in_one_direction():
+    files = [p.relative_to(ROOT).as_posix() for package in ("loader", "models") for p in (ROOT / package).rglob("*.py")]
+    assert len(files) > 40
+    assert [w for file in files for w in violations(file, (ROOT / file).read_text())] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("loader/order.py", "from loader.loader import BudgetLoader"),
+        ("loader/engines/native.py", "def f():\n    from loader import service"),
+        ("models/fit.py", "import loader"),
+        ("loader/loader.py", "from bench import job"),
+        ("loader/engines/native.py", "import nvidia.dali"),
+        ("loader/loader.py", "import ray"),
+    ],
+)
+def test_the_test_of_the_layers_can_fail(path, source):
+    assert len(violations(path, source)) == 1
 
 
 def imported(code: str) -> set[str]:
@@ -22,8 +102,19 @@ def test_the_test_above_can_fail():
     assert {"torch", "numba", "simplejpeg"} <= imported("import loader.engines.native")
 
 
-def test_models_do_not_know_the_loader():
-    assert not {m for m in imported("import models") if m.split(".")[0] == "loader"}
+def import_seconds(module: str) -> float:
+    """The least of some fresh interpreters' times for an import, in processor time."""
+    script = f"import time; began = time.process_time(); import {module}; print(time.process_time() - began)"
+    command = [sys.executable, "-c", script]
+    return min(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3))
+
+
+def test_import_loader_takes_under_0_3_seconds():
+    assert import_seconds("loader") < 0.3
+
+
+def test_the_test_of_the_seconds_can_fail():
+    assert import_seconds("torch") > 0.3
 
 
 def test_unknown_names_are_refused():
