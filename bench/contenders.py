@@ -28,8 +28,9 @@ class Work:
     Args:
         beton, folder: the same images as a `.beton` and as an ImageFolder.
         batch_size, image_size, threads: alike for all.
-        dtype: "uint8" (pixels) or "float32" (normalised).
+        dtype: "uint8" (pixels), "float32" or "float16" (normalised).
         interpolation: "antialias", "linear", or "area" where a contender has nothing else.
+        device: where batches are wanted.
     """
 
     beton: str
@@ -39,6 +40,7 @@ class Work:
     threads: int
     dtype: str
     interpolation: str
+    device: str = "cpu"
 
 
 def ours(engine: str) -> Callable[[Work, Sequence[Fraction]], Epochs]:
@@ -54,6 +56,7 @@ def ours(engine: str) -> Callable[[Work, Sequence[Fraction]], Epochs]:
             batch_size=work.batch_size,
             image_size=work.image_size,
             workers=work.threads,
+            device=work.device,
             **options,
         ) as batches:
             for _ in ratios:
@@ -76,6 +79,9 @@ def cropped_decoding(work: Work, ratios: Sequence[Fraction]) -> Epochs:
 
     dataset = Dataset(work.beton)
     planner = Planner(dataset, schedule=Schedule.of(ratios), batch_size=work.batch_size, seed=0)
+    if work.device != "cpu":
+        yield from _nvjpeg(dataset, planner, work.device)
+        return
     decoders = [Decoder(dataset) for _ in range(work.threads)]
 
     def decode(decoder: Decoder, rows: np.ndarray) -> None:
@@ -94,6 +100,27 @@ def cropped_decoding(work: Work, ratios: Sequence[Fraction]) -> Epochs:
             yield batches()
 
 
+def _nvjpeg(dataset: Any, planner: Any, device: str) -> Epochs:
+    """nvJPEG's own rate on the cropped bytes, which are cut out before its clock starts."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    from loader.jpeg import Cropper
+
+    cropper = Cropper()
+    for epoch, steps in enumerate(planner.steps):
+        cut = []
+        for step in range(steps):
+            rows = planner.plan(epoch, step).rows[:, :5].tolist()
+            parts = (
+                cropper.crop(dataset.jpeg(sample), top=top, left=left, height=height, width=width)[0]
+                for sample, top, left, height, width in rows
+            )
+            cut.append([torch.from_numpy(part.copy()) for part in parts])
+
+        yield (len(decode_jpeg(parts, mode=ImageReadMode.RGB, device=device)) for parts in cut)
+
+
 @lru_cache
 def _torch_dataloader(work: Work) -> Any:
     import torch
@@ -105,7 +132,7 @@ def _torch_dataloader(work: Work) -> Any:
         v2.RandomHorizontalFlip(),
         v2.PILToTensor(),
     ]
-    if work.dtype == "float32":
+    if work.dtype != "uint8":
         transforms += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     return torch.utils.data.DataLoader(
         ImageFolder(work.folder, v2.Compose(transforms)),
@@ -113,14 +140,21 @@ def _torch_dataloader(work: Work) -> Any:
         shuffle=True,
         num_workers=work.threads,
         persistent_workers=True,
+        pin_memory=work.device != "cpu",
     )
 
 
 def torch_dataloader(work: Work, ratios: Sequence[Fraction]) -> Epochs:
     """torch's DataLoader and torchvision's transforms over files, with workers that persist."""
-    loader = _torch_dataloader(work)
+    import torch
+
+    loader, dtype = _torch_dataloader(work), getattr(torch, work.dtype)
+
+    def taken(images: Any) -> int:
+        return len(images.to(work.device, dtype, non_blocking=True))
+
     for ratio in ratios:
-        yield _cut((len(labels) for _, labels in loader), len(loader), ratio)
+        yield _cut((taken(images) for images, _ in loader), len(loader), ratio)
 
 
 @lru_cache
@@ -164,10 +198,12 @@ def _dali_iterator(work: Work) -> tuple[Any, int]:
     dali: Any = nvidia.dali
     logging.getLogger().setLevel(logging.ERROR)  # it warns of each reset that it ignores
 
-    @dali.pipeline_def(batch_size=work.batch_size, num_threads=work.threads, device_id=None, seed=1)
+    cuda = work.device != "cpu"
+
+    @dali.pipeline_def(batch_size=work.batch_size, num_threads=work.threads, device_id=0 if cuda else None, seed=1)
     def pipeline() -> Any:
         jpegs, labels = dali.fn.readers.file(file_root=work.folder, random_shuffle=True, name="reader")
-        images = dali.fn.decoders.image_random_crop(jpegs, device="cpu", random_area=(0.08, 1.0))
+        images = dali.fn.decoders.image_random_crop(jpegs, device="mixed" if cuda else "cpu", random_area=(0.08, 1.0))
         images = dali.fn.resize(
             images,
             size=[work.image_size, work.image_size],
@@ -178,7 +214,7 @@ def _dali_iterator(work: Work) -> tuple[Any, int]:
         images = dali.fn.crop_mirror_normalize(
             images,
             mirror=dali.fn.random.coin_flip(),
-            dtype=dali.types.UINT8 if uint8 else dali.types.FLOAT,
+            dtype={"uint8": dali.types.UINT8, "float16": dali.types.FLOAT16, "float32": dali.types.FLOAT}[work.dtype],
             output_layout="HWC",
             mean=[0.0] * 3 if uint8 else [255 * v for v in MEAN],
             std=[1.0] * 3 if uint8 else [255 * v for v in STD],

@@ -82,6 +82,10 @@ def _epochs(name: str, work: Work, ratios: list[Fraction], *, step_seconds: floa
                 time.sleep(step_seconds)
         if not samples:
             raise RuntimeError(f"{name} gave no sample; see its messages")
+        if work.device != "cpu":
+            import torch
+
+            torch.cuda.synchronize()
         result.append((time.perf_counter() - began, samples))
     return result
 
@@ -173,7 +177,7 @@ def _samples(work: Work) -> int:
     return len(Dataset(work.beton))
 
 
-def _there(name: str) -> bool:
+def there(name: str) -> bool:
     """Whether what a contender needs can be imported, in a process of its own."""
     package = NEEDS.get(name)
     code = f"import {package}" + ("; spdl.io.demux_config()" if package == "spdl.io" else "")
@@ -222,7 +226,7 @@ def _main(options: argparse.Namespace) -> int:
     out = Path(options.out)
     with Progress(console=console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
-    names = [name for name in options.contenders if _there(name)]
+    names = [name for name in options.contenders if there(name)]
     for name in set(options.contenders) - set(names):
         say(f"{name} is left out: {NEEDS[name]} is not installed, or lacks a library")
 

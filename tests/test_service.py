@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("ray")
 
@@ -156,6 +157,32 @@ def descendants(pid):
 def test_the_stream_is_the_private_loaders_hash_for_hash(served, asked):
     got, last = served.trainer("shared", **asked).hashes()
     assert got == private(served.data, **asked) and last["finished"]
+
+
+def test_the_process_between_may_be_killed_again_and_again(served):
+    trainer = served.trainer("shared", "full@3", step_seconds=0.06, seed=11)
+    for step in ("[0, 5,", "[1, 20,"):
+        trainer.wait_for(step)
+        (bridge,) = [pid for pid, line in descendants(trainer.pid).items() if "loader.service.bridge" in line]
+        os.kill(bridge, signal.SIGKILL)
+    rest, last = trainer.hashes()
+    assert last["finished"] and rest == private(served.data, schedule="full@3", seed=11)[-len(rest) :]
+    assert len(rest) == 39
+
+
+def test_a_trainer_takes_the_service_for_its_data(served, tmp_path):
+    """bench.train: the same weights over the service as from the file."""
+    shape = ("--network", "resnet20", "--schedule", "of:0.2,0.1", "--epochs", "2", "--image-size", "32")
+    weights = []
+    for data in ("service:shared", str(served.data)):
+        command = ["-m", "bench.train", "--data", data, *shape, "--engine", "native", "--out", str(tmp_path / data[:3])]
+        done = subprocess.run(
+            [sys.executable, *command], env=served.environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        state = torch.load(tmp_path / data[:3] / "checkpoint.pt", weights_only=True)
+        weights.append(state["trainer"]["model"])
+    assert all(torch.equal(mine, weights[1][name]) for name, mine in weights[0].items())
 
 
 def test_staggered_trainers_decode_what_one_does(services):
@@ -364,6 +391,11 @@ def test_bad_calls_are_one_line(served, more, why):
     command = [sys.executable, "-m", "loader", "serve", str(served.data), *more]
     done = subprocess.run(command, env=served.environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and why in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_batch_that_the_memory_could_never_hold_is_refused(served):
+    _, last = served.trainer("shared", "full@1", image_size=1024).hashes()
+    assert "batches of 48 images of 1024 pixels" in last["error"] and "--memory" in last["error"]
 
 
 def test_a_wrong_name_says_which_there_are(served):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # the coordinator restarts fast as long as it imports neither
     from loader.engines.base import OnCorrupt
     from loader.resize import Interpolation
 
-BLOCK = 64  # positions; an epoch's end wastes at most one block less one
+BLOCK = 128  # positions; an epoch's end wastes at most one block less one
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,10 @@ class Spec:
     @property
     def image_bytes(self) -> int:
         return self.image_size * self.image_size * 3
+
+    @property
+    def block_bytes(self) -> int:
+        return BLOCK * self.image_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,8 @@ from loader.service.blocks import BLOCK, Key, Spec, numbers, runs
 GONE_SECONDS = 4.0  # without a sign of life; an error follows within 5
 _RESTART_SECONDS = 60.0  # that a coordinator may take to be there again, while its cluster is alive
 _RETRY_SECONDS = 0.1
-_AHEAD = 6  # blocks that are asked for before a batch needs them
+_AHEAD = 6  # blocks, at most, that are asked for before a batch needs them; half of them at a time
+_TRAINERS = 8  # that the memory shall do for, with what they ask for ahead
 MESSAGE_BYTES = 1 << 20
 
 
@@ -139,9 +140,20 @@ class Assembler:
         spec: what the images depend on.
         layout: of a batch's buffer, "channels_last" or "contiguous".
         tone: what to write for a pixel; see `loader.resize.resample`.
+        capacity_bytes: of all blocks that the service keeps.
     """
 
-    def __init__(self, link: Link, *, label: str, schedule: str, spec: Spec, layout: str, tone: np.ndarray) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        label: str,
+        schedule: str,
+        spec: Spec,
+        layout: str,
+        tone: np.ndarray,
+        capacity_bytes: int,
+    ) -> None:
         self._link, self._spec, self._layout, self._tone = link, spec, layout, tone
         self._trainer = uuid.uuid4().hex
         self._label, self._schedule = label, schedule
@@ -150,6 +162,7 @@ class Assembler:
         self._values: dict[Key, Any] = {}
         self._last: Key | None = None
         self._ahead: list[Key] = []
+        self._most_ahead = max(1, min(_AHEAD, capacity_bytes // (_TRAINERS * spec.block_bytes)))
         self._emitted, self._waited, self._decoded = 0, 0.0, 0
 
     def want(self, epoch: int, positions: np.ndarray, end: int) -> None:
@@ -160,7 +173,7 @@ class Assembler:
         keys = self._keys(epoch, positions)
         self._wanted.update(keys)
         first, last = keys[-1].number + 1, (end - 1) // BLOCK
-        ahead = [Key(self._spec, epoch, number) for number in range(first, min(first + _AHEAD, last + 1))]
+        ahead = [Key(self._spec, epoch, number) for number in range(first, min(first + self._most_ahead, last + 1))]
         for key in set(self._ahead) - set(ahead):
             if self._wanted[key] <= 0:
                 self._drop(key)
@@ -175,7 +188,8 @@ class Assembler:
         """
         asked = time.perf_counter()
         keys = self._keys(epoch, positions)
-        if any(key not in self._references for key in (*self._wanted, *self._ahead)):
+        missing = [key for key in self._ahead if key not in self._references]
+        if 2 * len(missing) >= self._most_ahead or any(key not in self._references for key in keys):
             self._ask(epoch, step, [])
         try:
             blocks = {key.number: self._block(key, epoch, step) for key in keys}
@@ -271,18 +285,18 @@ class _Bridge:
     def __init__(self, wire: socket.socket) -> None:
         self._wire = wire
         self._link: Link | None = None
-        self._label = ""
+        self._label, self._capacity_bytes = "", 0
         self._assembler: Assembler | None = None
         self._buffers: dict[int, np.ndarray] = {}
         self._dtype = np.dtype(np.uint8)
         self._queue: deque[tuple[dict[str, Any], list[int]]] = deque()
 
     def run(self) -> None:
-        while True:
-            if not self._queue and not self._receive(wait="wait"):
-                break
+        while self._queue or self._receive(wait="wait"):
             while self._receive(wait="poll"):  # to know all that is wanted before the first is asked for
                 pass
+            if not self._queue:
+                continue
             message, descriptors = self._queue.popleft()
             answer: dict[str, Any] | None
             attached: list[int] = []
@@ -310,7 +324,11 @@ class _Bridge:
         if not data:
             return False
         message = json.loads(data)
-        if message["op"] == "batch" and self._assembler is not None:
+        if message["op"] == "setup":  # at once: batches that came with it are noted next
+            self._setup(message)
+            return True
+        if message["op"] == "batch":
+            assert self._assembler is not None
             message["positions"] = np.array(message["positions"], np.int64)
             self._assembler.want(message["epoch"], message["positions"], message["end"])
         self._queue.append((message, descriptors))
@@ -319,6 +337,7 @@ class _Bridge:
     def _hello(self, message: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
         self._link, self._label = Link(registry.Entry(**message["entry"])), message["label"]
         index = self._link.call("index")
+        self._capacity_bytes = index["capacity_bytes"]
         arrays = np.stack([np.asarray(index.pop(name), np.int64) for name in ("heights", "widths", "labels")])
         descriptor = os.memfd_create("index")
         os.ftruncate(descriptor, arrays.nbytes)
@@ -330,7 +349,7 @@ class _Bridge:
         assert self._link is not None
         return self._link.call("status"), []
 
-    def _setup(self, message: dict[str, Any], _: list[int]) -> tuple[None, list[int]]:
+    def _setup(self, message: dict[str, Any]) -> None:
         assert self._link is not None
         self._dtype = np.dtype(message["dtype"])
         tone = np.array(message["tone"], self._dtype if self._dtype.itemsize == 2 else np.float32).reshape(3, -1)
@@ -341,8 +360,8 @@ class _Bridge:
             spec=Spec(**message["spec"]),
             layout=message["layout"],
             tone=tone,
+            capacity_bytes=self._capacity_bytes,
         )
-        return None, []
 
     def _buffer(self, message: dict[str, Any], descriptors: list[int]) -> tuple[None, list[int]]:
         (descriptor,) = descriptors

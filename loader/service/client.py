@@ -10,6 +10,7 @@ import select
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from loader.engines.threaded import ThreadedEngine
 from loader.errors import CorruptSampleError, EngineError
 from loader.loader import BudgetLoader
 from loader.service import registry
-from loader.service.blocks import Spec
+from loader.service.blocks import BLOCK, Spec
 from loader.service.bridge import MESSAGE_BYTES, gone
 
 _POLL_SECONDS = 0.5
@@ -44,6 +45,7 @@ class Index:
     heights: np.ndarray
     widths: np.ndarray
     labels: np.ndarray
+    capacity_bytes: int
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,6 +84,7 @@ def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> B
     def engine(job: Job) -> ThreadedEngine:
         work = Work()
         assert schedule is not None, "BudgetLoader has refused that by now"
+        _check_memory(bridge, job)
         budget = schedule.budget(len(bridge.index), batch_size=batch_size)
         maker = _Maker(job, work, bridge, budget=budget, seed=seed)
         return ThreadedEngine(maker, capacity=job.capacity, work=work, name=f"service-{name}")
@@ -92,6 +95,16 @@ def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> B
     except BaseException:
         bridge.close()
         raise
+
+
+def _check_memory(bridge: Bridge, job: Job) -> None:
+    """Refuse what the service's memory could never hold: a batch's blocks, and the next one's."""
+    least = (job.batch_size // BLOCK + 3) * BLOCK * job.output.image_size**2 * 3
+    if least > bridge.index.capacity_bytes:
+        raise EngineError(
+            f"batches of {job.batch_size} images of {job.output.image_size} pixels need {least:,} bytes of blocks, and "
+            f"service {bridge.entry.name!r} keeps {bridge.index.capacity_bytes:,}; serve with more --memory"
+        )
 
 
 def status(name: str) -> dict[str, Any]:
@@ -126,11 +139,18 @@ class Bridge:
         finally:
             os.close(descriptor)
         self.index = Index(
-            answer["path"], answer["fingerprint"], tuple(answer["classes"]), arrays[0], arrays[1], arrays[2]
+            answer["path"],
+            answer["fingerprint"],
+            tuple(answer["classes"]),
+            heights=arrays[0],
+            widths=arrays[1],
+            labels=arrays[2],
+            capacity_bytes=answer["capacity_bytes"],
         )
 
     def start(self) -> tuple[dict[str, Any], list[int]]:
         """Start the process, and have it connect."""
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - of the process, to say why it ended
         self._wire, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._wire, other):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
@@ -142,14 +162,14 @@ class Bridge:
                 pass_fds=[other.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stderr=self._errors,
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": path},
             )
         try:
             return self.ask({"op": "hello", "entry": dataclasses.asdict(self.entry), "label": self.label})
         except BridgeEnded:
-            raise gone(self.entry, "it ended while this trainer connected") from None
+            raise gone(self.entry, f"the connection to it broke: {self.last_words()}") from None
 
     def ask(self, message: dict[str, Any], descriptors: list[int] | None = None) -> tuple[dict[str, Any], list[int]]:
         self.send(message, descriptors or [])
@@ -183,6 +203,12 @@ class Bridge:
         if "error" in message:
             raise EngineError(message["error"])
         return message, descriptors
+
+    def last_words(self) -> str:
+        """What the process said last, or how it ended."""
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else f"its status is {self._process.poll()}"
 
     def close(self) -> None:
         self._wire.close()  # which ends the process
@@ -270,8 +296,10 @@ class _Maker:
         while entry.alive and time.monotonic() < deadline:  # it may have ended a moment before the service did
             time.sleep(0.05)
         self._restarts += 1
-        if not entry.alive or self._restarts > _RESTARTS:
-            raise gone(entry, f"process {entry.pid} has ended" if not entry.alive else "its connection breaks")
+        if not entry.alive:
+            raise gone(entry, f"process {entry.pid} has ended")
+        if self._restarts > _RESTARTS:
+            raise gone(entry, f"the connection to it breaks: {self._bridge.last_words()}")
         self._bridge.close()
         self._bridge.start()
         self._bridge.send(self._setup, [])

@@ -108,6 +108,7 @@ class Coordinator:
             "path": self._path,
             "fingerprint": data.fingerprint,
             "classes": data.classes,
+            "capacity_bytes": self._cache.capacity_bytes,
             "heights": data.heights.astype("u2"),
             "widths": data.widths.astype("u2"),
             "labels": data.labels,

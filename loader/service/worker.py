@@ -13,7 +13,7 @@ from loader.engines.base import Job, Output, Work
 from loader.engines.native import Renderer
 from loader.errors import CorruptSampleError, DatasetError
 from loader.schedule import Schedule
-from loader.service.blocks import Key, Spec
+from loader.service.blocks import BLOCK, Key, Spec
 
 
 def decode_block(path: str, key: Key) -> dict[str, Any]:
@@ -23,30 +23,30 @@ def decode_block(path: str, key: Key) -> dict[str, Any]:
         path: of the dataset.
         key: which block.
 
-    Returns:
+    Returns (valid until the next call: Ray copies it):
         images: uint8 [n, image_size, image_size, 3]; labels: int64 [n]; replaced: bool [n], where
         another sample stands in; corrupt: {row: (message, sample)} of the rows that do not decode.
 
     Raises:
         DatasetError: the file is gone, or another one now.
     """
-    dataset, planner, renderer = _tools(path, key.spec)
+    dataset, planner, renderer, buffer = _tools(path, key.spec)
     plan = planner.at(key.epoch, key.positions(len(dataset)))
-    size = key.spec.image_size
-    images = np.zeros((len(plan), size, size, 3), np.uint8)
+    images = buffer[: len(plan)]
     labels, replaced = plan.labels.copy(), np.zeros(len(plan), bool)
     corrupt: dict[int, tuple[str, int]] = {}
     for row in range(len(plan)):
         try:
             replaced[row] = renderer.fill(plan, row, images[row], labels)
         except CorruptSampleError as error:
+            images[row] = 0
             corrupt[row] = (str(error), error.sample)
     return {"images": images, "labels": labels, "replaced": replaced, "corrupt": corrupt}
 
 
 @lru_cache(maxsize=4)
-def _tools(path: str, spec: Spec) -> tuple[Dataset, Planner, Renderer]:
-    """What a worker keeps between blocks of the same kind."""
+def _tools(path: str, spec: Spec) -> tuple[Dataset, Planner, Renderer, np.ndarray]:
+    """What a worker keeps between blocks of the same kind; new memory for each would cost as much as a copy."""
     dataset = Dataset(path)
     if dataset.fingerprint != spec.fingerprint:
         raise DatasetError(f"{path} is another dataset now ({dataset.fingerprint}); serve it anew, and connect again")
@@ -61,4 +61,5 @@ def _tools(path: str, spec: Spec) -> tuple[Dataset, Planner, Renderer]:
         on_corrupt=spec.on_corrupt,
         replacement=planner.replacement,
     )
-    return dataset, planner, Renderer(job, Work())
+    buffer = np.empty((BLOCK, spec.image_size, spec.image_size, 3), np.uint8)
+    return dataset, planner, Renderer(job, Work()), buffer
