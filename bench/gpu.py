@@ -156,8 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments[:1] == ["--child"]:
         request = json.loads(arguments[1])
-        part = {"contract": contract, "trainer": trainer}[request.pop("part")]
-        print("result", json.dumps(part(**request)), flush=True)
+        measured = contract(**request) if request.pop("part") == "contract" else trainer(**request)
+        print("result", json.dumps(measured), flush=True)
         return 0
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu",
@@ -199,8 +199,16 @@ def _main(options: argparse.Namespace) -> int:
     console, out = wide_console(), Path(options.out)
     with bars(console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
-        small = {"images": 1440, "builtin": "digits", "image_size": 32}
-        prepare(None, evaluation=None, folder=out / "small", seed=0, progress=progress, **small)
+        prepare(
+            None,
+            evaluation=None,
+            folder=out / "small",
+            images=1440,
+            seed=0,
+            progress=progress,
+            builtin="digits",
+            image_size=32,
+        )
     results: dict[str, Any] = {"environment": environment(), "options": {**vars(options), "out": None}}
     results["environment"]["cuda"] = _driver()
     parts = {"contract": _contracts, "loader": _loaders, "trainer": _trainers, "imagenet": _imagenet, "cifar": _cifar}
@@ -351,18 +359,24 @@ def _tables(results: dict[str, Any]) -> list[Any]:
     if "trainer" in results:
         view = table("MobileNetV2: loader + trainer", "engine", "compile", "images/s", "ceiling", "share", "verdict")
         for row in results["trainer"]:
-            rates = (f"{row['images_per_second']:,.0f}", f"{row['ceiling']:,.0f}", f"{row['share']:.3f}")
-            view.add_row(row["engine"], row["compile"], *rates, row["verdict"])
+            view.add_row(
+                row["engine"],
+                row["compile"],
+                f"{row['images_per_second']:,.0f}",
+                f"{row['ceiling']:,.0f}",
+                f"{row['share']:.3f}",
+                row["verdict"],
+            )
     for part, network in (("imagenet", "MobileNetV2"), ("cifar", "ResNet56")):
         if part in results:
             names = ("setting", "measured", "corollary", "difference", "hours on ImageNet (extrapolated)")
             view = table(f"{network}: training time, of full training's", *names[: 5 if part == "imagenet" else 4])
             for row in results[part]:
-                shown = [f"{row[k]:.4f}" for k in ("ratio_measured", "ratio_corollary")]
-                shown.append(f"{row['difference_points']:+.2f}")
+                figures = [f"{row['ratio_measured']:.4f}", f"{row['ratio_corollary']:.4f}"]
+                figures.append(f"{row['difference_points']:+.2f}")
                 if part == "imagenet":
-                    shown.append(f"{row['imagenet_hours']:.1f}")
-                view.add_row(row["setting"], *shown)
+                    figures.append(f"{row['imagenet_hours']:.1f}")
+                view.add_row(row["setting"], *figures)
     return views
 
 

@@ -77,22 +77,24 @@ def child(job: dict[str, Any]) -> None:
         print("ready", flush=True)
         sys.stdin.readline()
         began, images = time.time(), 0
-        for epoch in range(schedule.epochs):
+        if job["kind"] == "tensorsocket":
+            images = _take(batches, job["samples"] * schedule.epochs)
+        for epoch in range(schedule.epochs if not images else 0):
             if trainer is not None:
                 images += trainer.train_epoch(batches, epoch=epoch).images
             else:
-                images += _take(batches, len(batches))
+                images += sum(len(labels) for _, labels in batches)
         print("result", json.dumps({"began": began, "ended": time.time(), "images": images}), flush=True)
 
 
-def _take(batches: Any, count: int) -> int:
-    """Images of an epoch; by counting, since tensorsocket's last end of an epoch may never come."""
+def _take(batches: Any, least: int) -> int:
+    """As many images as were asked for, over as many epochs as that takes: a slow consumer's are shorter."""
     images = 0
-    for number, (_, labels) in enumerate(batches, start=1):
-        images += len(labels)
-        if number == count and not hasattr(batches, "stats"):
-            break
-    return images
+    while True:
+        for _, labels in batches:
+            images += len(labels)
+            if images >= least:
+                return images
 
 
 @contextlib.contextmanager
@@ -135,13 +137,12 @@ def produce(job: dict[str, Any]) -> None:
     from loader import BudgetLoader, Schedule
 
     options = {"batch_size": job["batch_size"], "image_size": job["image_size"], "seed": job["seed"]}
-    schedule = Schedule.parse(job["schedule"], epochs=job["epochs"])
+    schedule = Schedule.parse(job["schedule"], epochs=1000)  # it ends when it is terminated
     with BudgetLoader(job["beton"], schedule=schedule, dtype=job["dtype"], **options) as batches:
         producer = TensorProducer(batches)
-        for _ in range(schedule.epochs):
+        while True:
             for _ in producer:
                 pass
-        producer.join()
 
 
 @contextlib.contextmanager
@@ -203,6 +204,7 @@ def _jobs(options: argparse.Namespace, part: str, *, beton: Path, seed: int) -> 
         "image_size": options.image_size if part != "train" else 64,
         "dtype": options.dtype if part != "train" else "float32",
         "epochs": options.epochs,
+        "samples": options.images,
         "seed": seed,
     }
     if part == "train":
@@ -226,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="tensorsocket: if it is installed")
     add("--parts", nargs="+", choices=PARTS, default=["take", "one"])
     add("--images", type=int, default=2048, help="JPEGs to generate")
-    add("--epochs", type=int, default=3)
+    add("--epochs", type=int, default=8)
     add("--batch-size", type=int, default=64)
     add("--image-size", type=int, default=224, help="pixels, of trainers that only take")
     add("--dtype", choices=("uint8", "float32"), default="uint8", help="of trainers that only take")
