@@ -152,6 +152,7 @@ class BudgetLoader:
         self._stream: _Stream | None = None
         self._iteration: object = None
         self.stats: list[EpochStats] = []
+        self._counted = 0
 
     # Where it stands
 
@@ -216,6 +217,8 @@ class BudgetLoader:
         self._iteration = iteration = object()
         position, epoch = self._position, self._position.epoch
         stats = EpochStats(epoch)
+        # What the engine decoded for it when it was iterated over before is in that time's entry.
+        self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)
         began = time.perf_counter()
         idle = self._engine.work.idle_seconds if self._engine else 0.0
@@ -241,7 +244,7 @@ class BudgetLoader:
         stats.seconds = time.perf_counter() - began
         if self._engine is not None:
             stats.engine_wait_seconds = self._engine.work.idle_seconds - idle
-            stats.samples_decoded = self._engine.work.decoded(stats.epoch)
+            stats.samples_decoded = self._engine.work.decoded(stats.epoch) - self._counted
 
     def _next_batch(self) -> Batch:
         engine = self._check_open()

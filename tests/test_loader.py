@@ -369,3 +369,11 @@ def test_a_trainer_that_does_nothing_is_loader_bound(open_loader):
     assert loader.verdict() is None
     list(loader)
     assert loader.verdict().bound == "loader-bound" and loader.verdict().headroom < 0.95
+
+
+def test_an_epoch_that_is_gone_back_to_counts_its_own_decoding(open_loader):
+    loader = open_loader()
+    for _ in range(2):
+        loader.set_epoch(0)
+        list(loader)
+    assert [(s.samples_emitted, s.samples_decoded) for s in loader.stats] == [(56, 56)] * 2

@@ -212,7 +212,7 @@ def test_fifty_kills_change_no_bit_of_any_stream(services):
     server = services.serve("faulty", memory="90MB")
     survivors = [
         services.trainer("faulty", "full@8", step_seconds=0.25, image_size=128, batch_size=48),
-        services.trainer("faulty", "0.618@8", step_seconds=0.3, image_size=128, batch_size=32),
+        services.trainer("faulty", "0.618@8", step_seconds=0.12, image_size=128, batch_size=32),
     ]
     for survivor in survivors:
         survivor.wait_for("connected")

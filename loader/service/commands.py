@@ -1,0 +1,69 @@
+"""`python -m loader serve`, `join` and `top`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+
+from loader.errors import LoaderError
+from loader.service import LOOPBACK, registry
+from loader.service.server import joined, serve_until_stopped, service
+
+
+def serve(options: argparse.Namespace) -> int:
+    with service(
+        options.file,
+        name=options.name,
+        memory_bytes=options.memory,
+        workers=options.workers,
+        host=options.host,
+    ) as entry:
+        print(
+            f"serving {options.file} as {entry.name!r}; loader.connect({entry.name!r}, …); Ctrl-C ends it", flush=True
+        )
+        if options.host != LOOPBACK:
+            print(f"on other machines: python -m loader join {entry.address} --name {entry.name} …", flush=True)
+            print(f"the token is in {registry.folder() / (entry.name + '.json')}; traffic is not encrypted", flush=True)
+        serve_until_stopped(entry, metrics_port=options.metrics_port)
+    return 0
+
+
+def join(options: argparse.Namespace) -> int:
+    try:
+        text = Path(options.token_file).read_text().strip()
+        token = json.loads(text)["token"] if text.startswith("{") else text
+    except (OSError, ValueError, KeyError) as error:
+        raise LoaderError(f"--token-file {options.token_file} cannot be read ({error})") from None
+    with joined(
+        options.address,
+        name=options.name,
+        token=token,
+        host=options.host,
+        workers=options.workers,
+        memory_bytes=options.memory,
+    ) as entry:
+        print(f"joined {options.address}; loader.connect({entry.name!r}, …) works here; Ctrl-C ends it", flush=True)
+        serve_until_stopped(entry, metrics_port=None)
+    return 0
+
+
+def top(options: argparse.Namespace) -> int:
+    from rich.live import Live
+
+    from loader.service.client import Bridge
+    from loader.service.top import table
+
+    bridge = Bridge(registry.read(options.name), label="top")
+    try:
+        with Live(auto_refresh=False) as live:
+            for reading in itertools.count(1):
+                live.update(table(options.name, bridge.ask({"op": "status"})[0]), refresh=True)
+                if reading == options.readings:
+                    return 0
+                time.sleep(options.seconds)
+    finally:
+        bridge.close()
+    return 0
