@@ -10,7 +10,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python -m bench.imagenet_mnv2 --out runs/demo
 
 test: $(VENV)/.ready lint
-	$(BIN)/python -m pytest
+	bash tools/test.sh $(BIN)/python
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

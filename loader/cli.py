@@ -77,11 +77,13 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command(_throughput, "measure the installed engines on a .beton file, each in a process of its own")
     add("file")
+    add("--batches", type=int, help="at most, of an epoch; none: all")
     add("--engines", nargs="+", default=["native", "dali", "ffcv"], help="those that are not installed are left out")
     _add_work(add)
 
     add = command(_doctor, "say what is installed and works, how fast it is, and what would limit a trainer")
     add("file", nargs="?", help="a .beton to measure on; none: images are made for it")
+    add("--batches", type=int, default=32, help="at most, of an epoch")
     add("--trainer-rate", type=float, help="images/s that your trainer takes when nothing makes it wait")
     _add_work(add)
 
@@ -328,6 +330,7 @@ def _work(options: argparse.Namespace) -> Work:
         interpolation=options.interpolation,
         device=options.device,
         epochs=options.epochs,
+        batches=options.batches,
     )
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 
 from loader.errors import EngineError, LoaderError
@@ -16,7 +17,7 @@ from loader.schedule import Schedule
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured: see `BudgetLoader`. `epochs` are counted, after one of warm-up."""
+    """What is measured: see `BudgetLoader`. `epochs` are counted, after one of warm-up, each of at most `batches`."""
 
     batch_size: int = 64
     image_size: int = 224
@@ -24,6 +25,7 @@ class Work:
     interpolation: str = "antialias"
     device: str = "cpu"
     epochs: int = 3
+    batches: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,16 @@ class Rates:
 
 def measure(file: str | Path, *, engine: str, work: Work) -> Rates:
     """The rates of an engine, in this process."""
+    from loader.dataset import Dataset
     from loader.loader import BudgetLoader
 
+    dataset = Dataset(file)
+    full = -(-len(dataset) // work.batch_size)
+    ratio = Fraction(min(work.batches or full, full), full)
     rates = []
     with BudgetLoader(
-        file,
-        schedule=Schedule.full(epochs=work.epochs + 1),
+        dataset,
+        schedule=Schedule.flat(ratio, epochs=work.epochs + 1),
         batch_size=work.batch_size,
         image_size=work.image_size,
         engine=engine,

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from bench import throughput
 from bench.throughput import CUTS, Runner, _line, main
 
 
@@ -10,7 +11,8 @@ def test_the_line_is_the_least_squares_one():
     assert a == pytest.approx(0.05) and b == pytest.approx(0.1)
 
 
-def test_rates_and_cuts_are_measured_and_recorded(tmp_path, capsys):
+def test_rates_and_cuts_are_measured_and_recorded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(throughput, "SETTLE_SECONDS", 0.0)
     out = tmp_path / "out"
     arguments = ["--out", str(out), "--images", "84", "--batch-size", "4", "--image-size", "32", "--turns", "2"]
     arguments += ["--contenders", "native", "cropped decoding alone", "--parts", "rates", "cut", "--dtypes", "uint8"]
