@@ -6,7 +6,7 @@ from memory, and training time follows the corollaries to half a percentage poin
 
     python -m bench.gpu                               # everything, on an NVIDIA GPU
     python -m bench.gpu --parts contract loader       # some of it
-    python -m bench.gpu --device cpu --images 256     # without one: as far as it goes, and small
+    python -m bench.gpu --device cpu                  # without one: as far as it goes, and small
 
 How time is measured: as in bench/throughput.py (every loader in a process of its own, in turn, warm-up
 first; a measurement ends when the device has finished) and bench/imagenet_mnv2.py (settings interleaved,
@@ -31,10 +31,20 @@ CONTENDERS = ("native", "dali", "ffcv", "plain DALI", "torch DataLoader", "cropp
 TOLERANCE = {"native": 1.5, "dali": 1.5, "ffcv": 1.5, "resident": 0.05}  # of 255; nvJPEG is not libjpeg-turbo
 IMAGENET_IMAGES, IMAGENET_EPOCHS = 1_281_167, 150
 _CHECKED_BATCHES = 4
+_DEFAULTS: dict[str, tuple[Any, Any]] = {  # on a GPU, on a CPU
+    "images": (20_000, 192),
+    "image_size": (224, 64),
+    "batch_size": (256, 16),
+    "width": (1.0, 0.25),
+    "turns": (5, 1),
+    "epochs": (6, 3),
+    "cifar_epochs": (120, 3),
+    "compile": (["off", "on"], ["off"]),
+}
 
 
 def contract(engine: str, *, beton: str, device: str) -> dict[str, Any]:
-    """One engine on the device against native on the CPU, through epochs of changing budgets, left and gone back to."""
+    """One engine on the device against native on the CPU, through epochs of changing budgets, and the first again."""
     from loader import BudgetLoader, Schedule
 
     schedule = Schedule.of([1, 0.5, 0.25, 1])
@@ -167,16 +177,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--device", default="cuda", help="cuda, or cpu to try the command without a GPU")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    add("--images", type=int, default=20_000, help="JPEGs to generate")
-    add("--image-size", type=int, default=224, help="pixels")
-    add("--batch-size", type=int, default=256)
-    add("--width", type=float, default=1.0, help="of MobileNetV2")
-    add("--turns", type=int, default=5, help="of the loaders")
-    add("--epochs", type=int, default=6, help="of MobileNetV2, for each setting")
-    add("--cifar-epochs", type=int, default=120, help="of ResNet56, for each setting")
-    add("--compile", nargs="+", choices=("on", "off"), default=["off", "on"], help="of the trainer part")
+    add("--images", type=int, help="JPEGs to generate (20,000; on a CPU 192)")
+    add("--image-size", type=int, help="pixels (224; on a CPU 64)")
+    add("--batch-size", type=int, help="(256; on a CPU 16)")
+    add("--width", type=float, help="of MobileNetV2 (1; on a CPU 0.25)")
+    add("--turns", type=int, help="of the loaders (5; on a CPU 1)")
+    add("--epochs", type=int, help="of MobileNetV2, for each setting (6; on a CPU 3)")
+    add("--cifar-epochs", type=int, help="of ResNet56, for each setting (120; on a CPU 3)")
+    add("--compile", nargs="+", choices=("on", "off"), help="of the trainer part (both; on a CPU off)")
     add("--out", default="runs/gpu")
     options = parser.parse_args(arguments)
+    for name, values in _DEFAULTS.items():
+        if getattr(options, name) is None:
+            setattr(options, name, values[options.device == "cpu"])
     from loader.errors import LoaderError
 
     try:
@@ -327,7 +340,7 @@ def _bench(module: str, *arguments: Any) -> list[dict[str, Any]]:
     subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True)
     folder = Path(str(arguments[arguments.index("--out") + 1]))
     rows = json.loads((folder / "results.json").read_text())["settings"]
-    return [{**row, **row.pop("seeds")[0]} if "seeds" in row else row for row in rows]
+    return [{**row, **row["seeds"][0], "seeds": 1} for row in rows]
 
 
 def _tables(results: dict[str, Any]) -> list[Any]:

@@ -61,7 +61,10 @@ class Child:
         for line in self._process.stdout:
             if line.startswith(word):
                 return line[len(word) :]
-        raise RuntimeError(f"a trainer ended with status {self._process.wait()}; see its message above")
+        raise RuntimeError(
+            f"a trainer ended with status {self._process.wait()}: see its message above, or it was stopped after "
+            f"{LIMIT_SECONDS:.0f} s, or the machine has too little memory"
+        )
 
 
 def child(job: dict[str, Any]) -> None:
@@ -274,6 +277,7 @@ def _main(options: argparse.Namespace) -> int:
             console.print(f"{part}: turn {number} of {options.turns}" + ("" if number else " (warm-up)"))
         for kind in kinds:
             rates = [t["images_per_second"] for t in turns[kind]]
+            shares = [r / p["images_per_second"] for r, p in zip(rates, turns.get("private", []), strict=False)]
             rows.append(
                 {
                     "part": part,
@@ -281,10 +285,7 @@ def _main(options: argparse.Namespace) -> int:
                     "trainers": 1 if part == "one" else options.trainers,
                     "images_per_second": statistics.median(rates),
                     "spread": interquartile_range(rates),
-                    "of_private": statistics.median(
-                        t["images_per_second"] / p["images_per_second"]
-                        for t, p in zip(turns[kind], turns[kinds[0]], strict=True)
-                    ),
+                    "of_private": statistics.median(shares) if shares else None,
                     "turns": turns[kind],
                 }
             )
@@ -308,7 +309,7 @@ def _table(rows: list[dict[str, Any]]) -> Any:
             row["kind"],
             str(row["trainers"]),
             f"{row['images_per_second']:,.0f} ({row['spread']:,.0f})",
-            f"{row['of_private']:.2f}",
+            f"{row['of_private']:.2f}" if row["of_private"] else "—",
             f"{statistics.median(decoded):.3f}" if decoded else "—",
         )
     return view

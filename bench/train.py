@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     for name, kind in (("epochs", int), ("batch-size", int), ("image-size", int), ("learning-rate", float)):
         add(f"--{name}", type=kind, help="none: the recipe's")
     add("--device", default="cpu", help="cpu, cuda or cuda:N; with torchrun, cuda is each rank's own")
-    add("--engine", choices=engines.NAMES, default="auto", help="the loader's")
+    add("--engine", choices=engines.NAMES, default="auto", help="the loader's; a service has its own")
     add("--workers", type=int, help="threads of the engine; none: one per core")
     add("--amp", choices=("auto", "on", "off"), default="auto", help="mixed precision; auto: on a GPU")
     add("--compile", choices=("on", "off"), default="off", help="torch.compile")
@@ -134,9 +134,13 @@ def _train(
     with ExitStack() as loaders:
         if options.data.startswith(_SERVICE):
             batches = connect(options.data.removeprefix(_SERVICE), **shape, **training)
-            data = served(options.data, batches.dataset, evaluation=options.val, folder=out / "data", progress=progress)
+            index = batches.dataset
+            data = _in_turn(
+                lambda: served(options.data, index, evaluation=options.val, folder=out / "data", progress=progress),
+                rank=rank,
+            )
         else:
-            data = _data(options, recipe, out, progress, rank=rank)
+            data = _in_turn(lambda: _data(options, recipe, out, progress), rank=rank)
             batches = BudgetLoader(data.train, **own, **training)
         loaders.enter_context(batches)
         evaluation = None
@@ -187,22 +191,22 @@ def _train(
     return 0
 
 
-def _data(options: argparse.Namespace, recipe: Recipe, out: Path, progress: Progress, *, rank: int) -> Data:
+def _data(options: argparse.Namespace, recipe: Recipe, out: Path, progress: Progress) -> Data:
+    digits = options.data == "digits"
+    return prepare(
+        None if digits else Path(options.data),
+        evaluation=Path(options.val) if options.val else None,
+        folder=out / "data",
+        images=_DIGITS,
+        seed=options.seed,
+        progress=progress,
+        builtin="digits",
+        image_size=recipe.image_size,
+    )
+
+
+def _in_turn(ready: Callable[[], Data], *, rank: int) -> Data:
     """The data; rank 0 converts what has to be converted, and the others wait for it."""
-
-    def ready() -> Data:
-        digits = options.data == "digits"
-        return prepare(
-            None if digits else Path(options.data),
-            evaluation=Path(options.val) if options.val else None,
-            folder=out / "data",
-            images=_DIGITS,
-            seed=options.seed,
-            progress=progress,
-            builtin="digits",
-            image_size=recipe.image_size,
-        )
-
     if not distributed.is_initialized():
         return ready()
     found = ready() if rank == 0 else None

@@ -29,6 +29,7 @@ set -euo pipefail
 [ "$(id -u)" != 0 ] || { echo "the image's user is root" >&2; exit 1; }
 work=$(mktemp -d)
 cd "$work"
+trap '[ $? = 0 ] || tail -n 20 ./*.log' EXIT
 export REDUCED_SAMPLING_SERVICES="$work/services" MPLCONFIGDIR="$work"
 
 echo "== smoke tests"
@@ -40,7 +41,7 @@ python -m pytest -c /opt/check/pyproject.toml -p no:cacheprovider "${files[@]}"
 echo "== a service and two trainers, as in compose.yaml"
 python -m loader generate images --images 96
 python -m loader convert images train.beton
-python -m loader serve train.beton --name images --memory 200MB >serve.log &
+python -m loader serve train.beton --name images --memory 200MB >serve.log 2>&1 &
 server=$!
 for _ in $(seq 120); do grep -q ^serving serve.log && break || sleep 0.5; done
 trainers=()
@@ -62,7 +63,7 @@ INSIDE
 
 echo "== $tool run"
 if [ "$tool" = buildah ]; then
-    container=$(buildah from "$image")
+    container=$(buildah from --shm-size 1g "$image")
     trap 'rm -f "$inside"; buildah rm "$container" >/dev/null' EXIT
     buildah run --network host "$container" -- bash -c "$(cat "$inside")"
 else

@@ -6,6 +6,7 @@ FOLDER has images in CLASS/IMAGE. Killed at any moment, the same command goes on
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,6 +18,11 @@ import loader
 import models
 
 CHECKPOINT = Path("own_dataset.pt")
+
+
+def save(**parts: Any) -> None:
+    torch.save({name: part.state_dict() for name, part in parts.items()}, "own_dataset.partial")
+    os.replace("own_dataset.partial", CHECKPOINT)  # killed in between, the old one is whole
 
 
 def train(network: nn.Module, dataset: Dataset, schedule: loader.Schedule, *, batch_size: int) -> None:
@@ -36,9 +42,8 @@ def train(network: nn.Module, dataset: Dataset, schedule: loader.Schedule, *, ba
             loss.backward()
             optimizer.step()
             if step % 4 == 0:
-                parts = {"network": network, "optimizer": optimizer, "sampler": sampler}
-                torch.save({name: part.state_dict() for name, part in parts.items()}, "own_dataset.partial")
-                os.replace("own_dataset.partial", CHECKPOINT)  # killed in between, the old one is whole
+                save(network=network, optimizer=optimizer, sampler=sampler)
+        save(network=network, optimizer=optimizer, sampler=sampler)
 
 
 if __name__ == "__main__":

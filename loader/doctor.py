@@ -38,6 +38,8 @@ def examine(file: str | None, *, work: Work, trainer_rate: float | None) -> Iter
         work: what is measured.
         trainer_rate: images per second that a trainer takes, to say what would limit it.
     """
+    if trainer_rate is not None and not trainer_rate > 0:
+        raise LoaderError(f"trainer rate {trainer_rate:g} is not above 0; give images per second")
     yield from _machine(work.device)
     with tempfile.TemporaryDirectory(prefix="loader-doctor-") as folder:
         path = Path(file) if file else make_file(Path(folder) / "doctor.beton")

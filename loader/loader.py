@@ -186,12 +186,14 @@ class BudgetLoader:
         """
         self._check_open()
         self._position.set_epoch(epoch)
+        self._iteration = None
 
     def state_dict(self) -> dict[str, Any]:
         """Where the next batch will come from; JSON-able, under 1 kB.
 
         It counts the batches handed out, not those prefetched, and holds for any number of workers
-        or ranks, and for any engine.
+        or ranks, and for any engine. After a `break` it still is where that epoch was left, though the
+        next iteration here would be the next epoch's.
         """
         return self._position.state_dict()
 
@@ -203,6 +205,7 @@ class BudgetLoader:
         """
         self._check_open()
         self._position.load_state_dict(state)
+        self._iteration = None
 
     # Iteration
 
@@ -236,7 +239,7 @@ class BudgetLoader:
             self._measure(stats, began, idle)
             yield self._item(batch)
             if self._iteration is not iteration:
-                raise EngineError("a newer iteration over the loader has begun; go on with that one")
+                raise EngineError("a newer iteration has begun, or set_epoch moved the loader; iterate over it anew")
             self._measure(stats, began, idle)
         position.end()
 

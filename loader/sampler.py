@@ -127,7 +127,8 @@ class BudgetSampler(Sampler[list[int]]):
         """Where the trainer's next batch will come from; JSON-able, under 1 kB.
 
         Args:
-            step: batches of this epoch that the trainer has taken; not needed in a loop over `over`.
+            step: batches of this epoch that the trainer has taken, counted from the epoch's beginning also where
+                it was resumed in the middle; not needed in a loop over `over`.
 
         Raises:
             ResumeError: neither is known.

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from loader.errors import EngineError, LoaderError
-from loader.schedule import Schedule
+from loader.schedule import Schedule, _check_count
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Work:
     device: str = "cpu"
     epochs: int = 3
     batches: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs", "batches"):
+            if getattr(self, name) is not None:
+                _check_count(getattr(self, name), what=name)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,8 @@ def test_throughput_measures_engines_in_processes_of_their_own(beton, capfd):
     assert [line.split(":")[0].strip() for line in lines] == ["native", "synthetic"]
     assert all("images/s" in line for line in lines)
     assert main([*arguments, "--engines", "warp"]) == 1
+    assert main([*arguments[:2], "--epochs", "0"]) == 1
+    assert main(["doctor", str(beton), "--trainer-rate", "0"]) == 1
 
 
 def test_plan_takes_the_samples_of_a_file(beton, capsys):

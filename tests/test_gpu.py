@@ -10,9 +10,7 @@ NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
     "device",
     [
         "cpu",
-        pytest.param(
-            "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
-        ),
+        pytest.param("cuda", marks=(pytest.mark.gpu, NO_GPU)),
     ],
 )
 def test_an_engine_is_checked_against_native(beton, device):

@@ -377,3 +377,13 @@ def test_an_epoch_that_is_gone_back_to_counts_its_own_decoding(open_loader):
         loader.set_epoch(0)
         list(loader)
     assert [(s.samples_emitted, s.samples_decoded) for s in loader.stats] == [(56, 56)] * 2
+
+
+def test_an_iteration_that_set_epoch_left_behind_says_so(open_loader):
+    loader = open_loader()
+    iterator = iter(loader)
+    next(iterator)
+    loader.set_epoch(3)
+    with pytest.raises(EngineError, match="set_epoch moved the loader"):
+        next(iterator)
+    assert len(list(loader)) == R3.budget(70, batch_size=4).batches[3]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the package with pip alone into an empty environment of each given Python, and uses it from there:
+# Installs the last commit of the package with pip alone into an empty environment of each given Python, and uses it from there:
 #   bash tools/check_install.sh python3.10 python3.11 python3.12 python3.13
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)

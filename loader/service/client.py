@@ -98,7 +98,7 @@ def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> B
 
 
 def _check_memory(bridge: Bridge, job: Job) -> None:
-    """Refuse what the service's memory could never hold: a batch's blocks, and the next one's."""
+    """Refuse what the service's memory could never hold: one batch's blocks and two more."""
     least = (job.batch_size // BLOCK + 3) * BLOCK * job.output.image_size**2 * 3
     if least > bridge.index.capacity_bytes:
         raise EngineError(
@@ -166,14 +166,19 @@ class Bridge:
                 start_new_session=True,
                 env={**os.environ, "PYTHONPATH": path},
             )
+        return self.ask({"op": "hello", "entry": dataclasses.asdict(self.entry), "label": self.label})
+
+    def ask(self, message: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+        """The answer to a message.
+
+        Raises:
+            EngineError: the service is gone, or says so.
+        """
         try:
-            return self.ask({"op": "hello", "entry": dataclasses.asdict(self.entry), "label": self.label})
+            self.send(message, [])
+            return self.answer()
         except BridgeEnded:
             raise gone(self.entry, f"the connection to it broke: {self.last_words()}") from None
-
-    def ask(self, message: dict[str, Any], descriptors: list[int] | None = None) -> tuple[dict[str, Any], list[int]]:
-        self.send(message, descriptors or [])
-        return self.answer()
 
     def send(self, message: dict[str, Any], descriptors: list[int]) -> None:
         try:
@@ -208,7 +213,12 @@ class Bridge:
         """What the process said last, or how it ended."""
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"its status is {self._process.poll()}"
+        if lines:
+            return lines[-1]
+        try:
+            return f"its process ended with status {self._process.wait(timeout=1)}"
+        except subprocess.TimeoutExpired:
+            return "its process says nothing"
 
     def close(self) -> None:
         self._wire.close()  # which ends the process
@@ -249,7 +259,10 @@ class _Maker:
         self._pending: deque[tuple[BatchPlan, np.ndarray]] = deque()
         self._broken: BaseException | None = None
         self._restarts = 0
-        bridge.send(self._setup, [])
+        try:
+            bridge.send(self._setup, [])
+        except BridgeEnded as error:
+            self._broken = error
 
     def begin(self, plan: BatchPlan) -> None:
         try:
@@ -328,7 +341,10 @@ class _Maker:
         array = np.frombuffer(mmap.mmap(descriptor, size), dtype).reshape(shape)
         self._shared[array.ctypes.data] = (descriptor, shape)
         if self._broken is None:
-            self._bridge.send({"op": "buffer", "id": array.ctypes.data, "shape": shape}, [descriptor])
+            try:
+                self._bridge.send({"op": "buffer", "id": array.ctypes.data, "shape": shape}, [descriptor])
+            except BridgeEnded as error:  # the next one is told of all buffers
+                self._broken = error
         return array
 
     def _batch(self, plan: BatchPlan, buffer: np.ndarray, labels: torch.Tensor, replaced: int) -> Batch:
