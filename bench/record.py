@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import importlib.metadata
 import io
 import json
 import math
@@ -14,6 +13,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from loader.doctor import version
 
 _PACKAGES = (
     *("torch", "torchvision", "numpy", "numba", "simplejpeg", "opencv-python-headless", "pillow"),
@@ -33,7 +34,7 @@ def environment() -> dict[str, Any]:
         "gpu": gpu,
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+        "versions": {name: found for name in _PACKAGES if (found := version(name))},
         "torch_threads": torch.get_num_threads(),
         "git": revision(),
     }
@@ -51,13 +52,6 @@ def revision() -> str | None:
     try:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
         return None
 
 

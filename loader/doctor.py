@@ -106,7 +106,7 @@ def _machine(device: str) -> Iterator[str]:
     yield _line(
         "machine", f"{platform.system()} {platform.machine()}, {cores()} cores, Python {platform.python_version()}"
     )
-    versions = [f"{name} {version}" for name in _VERSIONS if (version := _version(name))]
+    versions = [f"{name} {found}" for name in _VERSIONS if (found := version(name))]
     yield _line("packages", ", ".join(versions))
     import torch
 
@@ -183,7 +183,8 @@ def _remedy(what: str, decoding: float) -> str:
     return f"a core decodes about {per_core:,.0f} images/s: more cores, a smaller image_size, or a GPU"
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """The version of an installed package, or None."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
