@@ -4,6 +4,7 @@ Claim: K trainers over the service decode what one does, so that together they g
 images that private loaders give them on the same cores.
 
     python -m bench.sweep                          # 4 trainers that only take batches; one over the service
+    python -m bench.sweep --parts copy             # 4 trainers that also copy each batch once, as to a GPU
     python -m bench.sweep --parts train            # 4 trainers of different learning rates and ratios
 
 How it is measured: every trainer is a process of its own; all of a kind begin at the same moment, and
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 SETTINGS = (("full", 0.05), ("0.8", 0.02), ("0.618", 0.01), ("R1_0.618", 0.005))  # schedule, learning rate
-PARTS = ("take", "one", "train")
+PARTS = ("take", "copy", "one", "train")
 KINDS = ("private", "service", "tensorsocket")
 NAME = "bench-sweep"
 LIMIT_SECONDS = 300.0  # of a turn; what takes longer hangs
@@ -81,16 +82,27 @@ def child(job: dict[str, Any]) -> None:
         sys.stdin.readline()
         began, images = time.time(), 0
         if job["kind"] == "tensorsocket":
-            images = _take(batches, job["samples"] * schedule.epochs)
+            images = _take_endless(batches, job["samples"] * schedule.epochs)
         for epoch in range(schedule.epochs if not images else 0):
             if trainer is not None:
                 images += trainer.train_epoch(batches, epoch=epoch).images
             else:
-                images += sum(len(labels) for _, labels in batches)
+                images += _take_epoch(batches, copied=job["copied"])
         print("result", json.dumps({"began": began, "ended": time.time(), "images": images}), flush=True)
 
 
-def _take(batches: Any, least: int) -> int:
+def _take_epoch(batches: Any, *, copied: bool) -> int:
+    """All images of an epoch: how many; with `copied` to memory of the trainer's own, too."""
+    images, mine = 0, None
+    for batch, labels in batches:
+        images += len(labels)
+        if copied:
+            mine = batch.clone() if mine is None else mine
+            mine[: len(batch)].copy_(batch)
+    return images
+
+
+def _take_endless(batches: Any, least: int) -> int:
     """As many images as were asked for, over as many epochs as that takes: a slow consumer's are shorter."""
     images = 0
     while True:
@@ -209,6 +221,7 @@ def _jobs(options: argparse.Namespace, part: str, *, beton: Path, seed: int) -> 
         "epochs": options.epochs,
         "samples": options.images,
         "seed": seed,
+        "copied": part == "copy",
     }
     if part == "train":
         return [{**common, "schedule": s, "learning_rate": rate} for s, rate in SETTINGS[: options.trainers]]
@@ -231,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="tensorsocket: if it is installed")
     add("--parts", nargs="+", choices=PARTS, default=["take", "one"])
     add("--images", type=int, default=2048, help="JPEGs to generate")
-    add("--epochs", type=int, default=8)
+    add("--epochs", type=int, default=16)
     add("--batch-size", type=int, default=64)
     add("--image-size", type=int, default=224, help="pixels, of trainers that only take")
     add("--dtype", choices=("uint8", "float32"), default="uint8", help="of trainers that only take")

@@ -6,7 +6,7 @@ here, so that every engine gives the same batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Crop = Literal["resized", "pad"]
 SAMPLE, TOP, LEFT, HEIGHT, WIDTH, FLIP = range(6)
+_AT_ONCE = 1024  # samples planned at once; for fewer, numpy's cost of a call outweighs that of their numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class Planner:
         shard: Shard | None = None,
         crop: Crop = "resized",
     ) -> None:
-        self.index, self.seed = index, seed
+        self.index, self.seed, self.batch_size = index, seed, batch_size
         self._windows = windows.padded_crop if crop == "pad" else windows.random_resized_crop
         self.budget = Budget(schedule, samples=len(index), batch_size=batch_size)
         self.order = Order(self.budget, seed=seed, sampling=sampling)
@@ -118,8 +119,18 @@ class Planner:
         return self.budget.batches
 
     def plan(self, epoch: int, step: int) -> BatchPlan:
-        positions = self.shard.positions(*self.budget.span(step))
-        return self._plan(epoch, step, positions, self.order.ids(epoch, positions))
+        return next(self.plans(epoch, [step]))
+
+    def plans(self, epoch: int, steps: Sequence[int]) -> Iterator[BatchPlan]:
+        """The plans of one or more steps, which together cost little more than one."""
+        parts = [self.shard.positions(*self.budget.span(step)) for step in steps]
+        positions = np.concatenate(parts)
+        whole = self._plan(epoch, 0, positions, self.order.ids(epoch, positions))
+        start = 0
+        for step, part in zip(steps, parts, strict=True):
+            stop = start + len(part)
+            yield BatchPlan(epoch, step, positions[start:stop], whole.rows[start:stop], whole.labels[start:stop])
+            start = stop
 
     def at(self, epoch: int, positions: np.ndarray) -> BatchPlan:
         """The plan of any positions of an epoch's order, which its budget need not reach: step 0.
@@ -163,6 +174,10 @@ class EvaluationPlanner:
     def steps(self) -> tuple[int, ...]:
         return (-(-len(self._mine) // self.batch_size),)
 
+    def plans(self, epoch: int, steps: Sequence[int]) -> Iterator[BatchPlan]:
+        """The plans of one or more steps."""
+        return (self.plan(epoch, step) for step in steps)
+
     def plan(self, epoch: int, step: int) -> BatchPlan:
         ids = self._mine[step * self.batch_size : (step + 1) * self.batch_size]
         crops = self._windows(self.index.heights[ids], self.index.widths[ids])
@@ -174,6 +189,8 @@ class EvaluationPlanner:
 
 def stream(planner: Any, *, epoch: int, step: int) -> Iterator[BatchPlan]:
     """Plans from (epoch, step) to the end of the schedule, on across epochs."""
+    at_once = max(1, _AT_ONCE // planner.batch_size)
     for e in range(epoch, len(planner.steps)):
-        for s in range(step if e == epoch else 0, planner.steps[e]):
-            yield planner.plan(e, s)
+        steps = range(step if e == epoch else 0, planner.steps[e])
+        for first in range(0, len(steps), at_once):
+            yield from planner.plans(e, steps[first : first + at_once])

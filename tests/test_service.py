@@ -170,6 +170,31 @@ def test_the_process_between_may_be_killed_again_and_again(served):
     assert len(rest) == 39
 
 
+def test_what_a_trainer_does_with_its_batches_is_its_own_affair(services):
+    """One writes over its batches, which are the store's own memory, one keeps them, while the cap is reached."""
+    services.serve("lent")
+    asked = {"schedule": "full@5", "image_size": 128}
+    writer = services.trainer("lent", **asked, scribble=True)
+    keeper = services.trainer("lent", **asked, keep_every=9)
+    expected = private(services.data, **asked)
+    assert writer.hashes()[0] == expected
+    got, last = keeper.hashes()
+    assert got == expected and last["changed"] == []
+    assert last["lent"], "the test would show nothing if batches were copied"
+
+
+def test_a_lent_batch_outlives_the_process_between_and_the_cap(services):
+    services.serve("orphan")
+    asked = {"schedule": "full@6", "image_size": 128, "seed": 3}
+    trainer = services.trainer("orphan", **asked, keep_every=12, step_seconds=0.02)
+    trainer.wait_for("[0, 13,")
+    (bridge,) = [pid for pid, line in descendants(trainer.pid).items() if "loader.service.bridge" in line]
+    os.kill(bridge, signal.SIGKILL)
+    rest, last = trainer.hashes()
+    assert rest == private(services.data, **asked)[-len(rest) :] and len(rest) == 166
+    assert last["lent"] and last["changed"] == []
+
+
 def test_a_trainer_takes_the_service_for_its_data(served, tmp_path):
     """bench.train: the same weights over the service as from the file."""
     shape = ("--network", "resnet20", "--schedule", "of:0.2,0.1", "--epochs", "2", "--image-size", "32")

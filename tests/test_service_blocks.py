@@ -1,8 +1,10 @@
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader.service.blocks import BLOCK, Key, Spec, numbers, runs
+from loader.service.blocks import BLOCK, Key, Spec, runs, spans
 from loader.shard import Shard
 
 SPEC = Spec("f" * 16, 8, "antialias", "resized", 0, "raise")
@@ -14,12 +16,18 @@ def test_a_batch_is_put_together_of_its_blocks(samples, batch_size, step, ranks,
     start = min(step * batch_size, samples - 1)
     rank = data.draw(st.integers(0, ranks - 1))
     positions = Shard(rank, ranks).positions(start, min(start + batch_size, samples))
-    blocks = {n: Key(SPEC, 0, n).positions(samples) for n in numbers(positions)}
     together = np.full(len(positions), -1)
-    for number, rows, to in runs(positions):
+    for number, rows, to in runs(spans(positions)):
         assert (together[to] == -1).all()
-        together[to] = blocks[number][rows]
+        together[to] = Key(SPEC, 0, number).positions(samples)[rows]
     np.testing.assert_array_equal(together, positions)
+
+
+@given(st.lists(st.integers(0, 30)))
+def test_spans_are_the_positions_in_as_few_stretches_as_can_be(positions):
+    found = spans(np.array(positions, np.int64))
+    assert [p for start, stop in found for p in range(start, stop)] == positions
+    assert all(one[1] != other[0] for one, other in pairwise(found))
 
 
 @given(st.integers(1, 1000))

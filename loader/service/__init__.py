@@ -12,3 +12,6 @@ NAMESPACE = "reduced-sampling-loader"  # of the actors' names
 DECODE = "decode"  # the resource that nodes with decode workers offer, one unit per worker
 COORDINATE = "coordinate"  # the node that has the dataset file, and the coordinator
 LOOPBACK = "127.0.0.1"
+# Of the object store, for blocks that may be asked for again; the rest is for blocks that were dropped while a
+# trainer still has them.
+SHARE = 0.7

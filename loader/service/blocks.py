@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # the coordinator restarts fast as long as it imports neither
     from loader.engines.base import OnCorrupt
     from loader.resize import Interpolation
 
-BLOCK = 128  # positions; an epoch's end wastes at most one block less one
+Spans = Sequence[Sequence[int]]  # positions, as stretches [start, stop)
+BLOCK = 256  # positions; an epoch's end wastes at most one block less one
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +65,22 @@ class Key:
         return min(BLOCK, samples - self.number * BLOCK)
 
 
-def numbers(positions: np.ndarray) -> list[int]:
-    """The blocks that positions lie in, each once, in the order in which they are needed."""
-    return list(dict.fromkeys((positions // BLOCK).tolist()))
-
-
-def runs(positions: np.ndarray) -> Iterator[tuple[int, slice, slice]]:
-    """(block, rows of the block, rows of the batch) for each stretch of consecutive positions in a block."""
+def spans(positions: np.ndarray) -> list[tuple[int, int]]:
+    """Positions as stretches [start, stop) of consecutive ones."""
     if not len(positions):
-        return
-    breaks = np.flatnonzero((np.diff(positions) != 1) | (positions[1:] % BLOCK == 0)) + 1
-    for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(positions)], strict=True):
-        first = int(positions[start])
-        offset = first % BLOCK
-        yield first // BLOCK, slice(offset, offset + stop - start), slice(start, stop)
+        return []
+    breaks = np.flatnonzero(np.diff(positions) != 1) + 1
+    starts, lasts = positions[np.r_[0, breaks]], positions[np.r_[breaks - 1, -1]]
+    return list(zip(starts.tolist(), (lasts + 1).tolist(), strict=True))
+
+
+def runs(stretches: Spans) -> list[tuple[int, slice, slice]]:
+    """(block, rows of the block, rows of the batch) for each part of a stretch that lies in one block."""
+    found, row = [], 0
+    for start, stop in stretches:
+        while start < stop:
+            number, first = divmod(start, BLOCK)
+            count = min(stop - start, BLOCK - first)
+            found.append((number, slice(first, first + count), slice(row, row + count)))
+            start, row = start + count, row + count
+    return found

@@ -11,13 +11,17 @@ Messages of the trainer:
 - {"op": "status"}: the answer is the coordinator's.
 - {"op": "setup", "spec", "schedule", "layout", "dtype", "tone"}: what batches look like; no answer.
 - {"op": "buffer", "id", "shape"}, memory attached: where batches are written to; no answer.
-- {"op": "batch", "buffer", "epoch", "step", "positions", "end"}: make one; answers come in order.
+- {"op": "batch", "buffer", "epoch", "step", "spans", "ends", "returned"}: make one of the positions in `spans`;
+  `ends` are how far this epoch's and the next one's budgets go. Answers come in order: what was `decoded` for
+  it, the labels of the samples that were `replaced` by row, and either the buffer is written, or the answer has
+  a "loan" in it (see `lending`), which the trainer will name in `returned`.
 
 An answer with "error" in it says what failed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import mmap
@@ -29,19 +33,22 @@ import sys
 import time
 import uuid
 from collections import Counter, deque
+from collections.abc import Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
 from loader.errors import CorruptSampleError, EngineError, LoaderError
-from loader.service import LOOPBACK, NAMESPACE, registry
-from loader.service.blocks import BLOCK, Key, Spec, numbers, runs
+from loader.service import LOOPBACK, NAMESPACE, SHARE, registry
+from loader.service.blocks import BLOCK, Key, Spans, Spec, runs
+from loader.service.lending import Lender
 
 GONE_SECONDS = 4.0  # without a sign of life; an error follows within 5
 _RESTART_SECONDS = 60.0  # that a coordinator may take to be there again, while its cluster is alive
 _RETRY_SECONDS = 0.1
 _AHEAD = 6  # blocks, at most, that are asked for before a batch needs them; half of them at a time
-_TRAINERS = 8  # that the memory shall do for, with what they ask for ahead
+_TRAINERS = 8  # that the memory is divided among, until the service says how many there are
 MESSAGE_BYTES = 1 << 20
 
 
@@ -111,9 +118,10 @@ class Link:
                 time.sleep(_RETRY_SECONDS)
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """The same without an answer, and without an error."""
+        """The same without an answer or an error. It waits a moment: what is sent just before an end is lost."""
         if self._coordinator is not None and self.entry.alive:
-            getattr(self._coordinator, method).remote(*arguments)
+            with contextlib.suppress(self.ray.exceptions.RayError):
+                self.ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=1)
 
     def _check_alive(self) -> None:
         if not self.entry.alive:
@@ -162,32 +170,36 @@ class Assembler:
         self._values: dict[Key, Any] = {}
         self._last: Key | None = None
         self._ahead: list[Key] = []
-        self._most_ahead = max(1, min(_AHEAD, capacity_bytes // (_TRAINERS * spec.block_bytes)))
+        self._capacity_bytes = capacity_bytes
+        plain = layout == "channels_last" and tone.shape[1] == 0  # what a block has is what a batch has
+        self._lender = Lender() if plain else None
+        self._share(_TRAINERS)
         self._emitted, self._waited, self._decoded = 0, 0.0, 0
 
-    def want(self, epoch: int, positions: np.ndarray, end: int) -> None:
-        """Note what a batch will need, and what those after it: positions up to `end` of the epoch's order.
+    def want(self, epoch: int, spans: Spans, ends: Sequence[int]) -> None:
+        """Note what a batch will need, and what those after it, up to `ends` of its epoch's order and the next one's.
 
         The next question to the service asks for all that is noted.
         """
-        keys = self._keys(epoch, positions)
+        keys = self._keys(epoch, spans)
         self._wanted.update(keys)
-        first, last = keys[-1].number + 1, (end - 1) // BLOCK
-        ahead = [Key(self._spec, epoch, number) for number in range(first, min(first + self._most_ahead, last + 1))]
+        rest = (Key(self._spec, epoch, number) for number in range(keys[-1].number + 1, _blocks(ends[0])))
+        following = (Key(self._spec, epoch + 1, number) for number in range(_blocks(ends[1])))
+        ahead = list(islice(chain(rest, following), self._most_ahead))
         for key in set(self._ahead) - set(ahead):
             if self._wanted[key] <= 0:
                 self._drop(key)
         self._ahead = ahead
 
-    def make(self, epoch: int, step: int, positions: np.ndarray, out: np.ndarray) -> dict[str, Any]:
-        """Write a batch that was noted to `out`: its labels, and what it cost.
+    def make(self, epoch: int, step: int, spans: Spans, out: np.ndarray) -> tuple[dict[str, Any], list[int]]:
+        """Write a batch that was noted to `out`, or lend it: the answer to it, with its descriptors.
 
         Raises:
             CorruptSampleError: one of its samples does not decode.
             EngineError: the service is gone.
         """
         asked = time.perf_counter()
-        keys = self._keys(epoch, positions)
+        keys = self._keys(epoch, spans)
         missing = [key for key in self._ahead if key not in self._references]
         if 2 * len(missing) >= self._most_ahead or any(key not in self._references for key in keys):
             self._ask(epoch, step, [])
@@ -196,25 +208,43 @@ class Assembler:
         finally:
             self._release(keys)
         self._waited += time.perf_counter() - asked
-        labels, replaced = np.empty(len(positions), np.int64), 0
-        for number, rows, to in runs(positions):
+        parts = runs(spans)
+        loan: tuple[dict[str, int], list[int]] | None = None
+        replaced = []
+        for number, rows, to in parts:
             block = blocks[number]
             for row, (message, sample) in block["corrupt"].items():
                 if rows.start <= row < rows.stop:
                     raise CorruptSampleError(message, sample=sample)
-            labels[to] = block["labels"][rows]
-            replaced += int(block["replaced"][rows].sum())
-            self._copy(block["images"][rows], out[to])
-        self._emitted += len(positions)
+            for row, label in block["replaced"].items():
+                if rows.start <= row < rows.stop:
+                    replaced.append([row - rows.start + to.start, label])
+            if len(parts) == 1 and self._lender is not None:
+                loan = self._lender.lend(block["images"][rows], key=keys[0], block=block, most_blocks=self._most_lent)
+            if loan is None:
+                self._copy(block["images"][rows], out[to])
+        self._emitted += parts[-1][2].stop
         decoded, self._decoded = self._decoded, 0
-        return {"labels": labels.tolist(), "replaced": replaced, "decoded": decoded}
+        lent, descriptors = loan or ({}, [])
+        return {"replaced": replaced, "decoded": decoded, **lent}, descriptors
+
+    def take_back(self, loans: list[int]) -> None:
+        """The trainer does not need these any more."""
+        if self._lender is not None:
+            self._lender.take_back(loans)
 
     def leave(self) -> None:
         """Say goodbye."""
         self._link.tell("leave", self._trainer)
 
-    def _keys(self, epoch: int, positions: np.ndarray) -> list[Key]:
-        return [Key(self._spec, epoch, number) for number in numbers(positions)]
+    def _share(self, trainers: int) -> None:
+        """Divide the memory: what is kept for blocks asked for ahead, and what is not for lent ones."""
+        each = max(trainers, 1) * self._spec.block_bytes
+        self._most_ahead = max(1, min(_AHEAD, self._capacity_bytes // each))
+        self._most_lent = int(self._capacity_bytes / SHARE * (1 - SHARE)) // each
+
+    def _keys(self, epoch: int, spans: Spans) -> list[Key]:
+        return [Key(self._spec, epoch, number) for number in dict.fromkeys(number for number, _, _ in runs(spans))]
 
     def _block(self, key: Key, epoch: int, step: int) -> Any:
         """A block's content, asked for again where it was lost."""
@@ -249,7 +279,8 @@ class Assembler:
             "emitted": self._emitted,
             "waited_seconds": self._waited,
         }
-        references, decoded = self._link.call("take", self._trainer, report, keys, lost)
+        references, decoded, trainers = self._link.call("take", self._trainer, report, keys, lost)
+        self._share(trainers)
         self._references.update(zip(keys, references, strict=True))
         self._decoded += decoded
 
@@ -269,14 +300,19 @@ class Assembler:
         self._values.pop(key, None)
 
     def _copy(self, images: np.ndarray, out: np.ndarray) -> None:
-        from loader.resize import apply_tone
+        if self._tone.shape[1]:
+            from loader.resize import apply_tone  # numba's import costs a trainer half a second
 
-        if self._layout == "channels_last":
-            apply_tone(images, self._tone, out)
-        else:
-            whole = np.empty(images.shape, out.dtype)
-            apply_tone(images, self._tone, whole)
-            np.copyto(out, whole.transpose(0, 3, 1, 2))
+            toned = out if self._layout == "channels_last" else np.empty(images.shape, out.dtype)
+            apply_tone(images, self._tone, toned)
+            images = toned
+        if images is not out:
+            np.copyto(out, images if self._layout == "channels_last" else images.transpose(0, 3, 1, 2))
+
+
+def _blocks(end: int) -> int:
+    """The blocks of the positions up to `end`."""
+    return -(-end // BLOCK)
 
 
 class _Bridge:
@@ -309,7 +345,7 @@ class _Bridge:
             if answer is None:
                 continue
             socket.send_fds(self._wire, [json.dumps(answer).encode()], attached)
-            for descriptor in attached:
+            for descriptor in attached:  # the trainer's now; what they stand for stays open here, too
                 os.close(descriptor)
         if self._assembler is not None:
             self._assembler.leave()
@@ -329,8 +365,7 @@ class _Bridge:
             return True
         if message["op"] == "batch":
             assert self._assembler is not None
-            message["positions"] = np.array(message["positions"], np.int64)
-            self._assembler.want(message["epoch"], message["positions"], message["end"])
+            self._assembler.want(message["epoch"], message["spans"], message["ends"])
         self._queue.append((message, descriptors))
         return True
 
@@ -372,8 +407,9 @@ class _Bridge:
 
     def _batch(self, message: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
         assert self._assembler is not None
+        self._assembler.take_back(message["returned"])
         out = self._buffers[message["buffer"]]
-        return self._assembler.make(message["epoch"], message["step"], message["positions"], out), []
+        return self._assembler.make(message["epoch"], message["step"], message["spans"], out)
 
 
 def main() -> None:

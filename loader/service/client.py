@@ -28,8 +28,9 @@ from loader.engines.threaded import ThreadedEngine
 from loader.errors import CorruptSampleError, EngineError
 from loader.loader import BudgetLoader
 from loader.service import registry
-from loader.service.blocks import BLOCK, Spec
+from loader.service.blocks import BLOCK, Spec, spans
 from loader.service.bridge import MESSAGE_BYTES, gone
+from loader.service.lending import Borrower
 
 _POLL_SECONDS = 0.5
 _RESTARTS = 5  # of the bridge without a batch in between
@@ -236,7 +237,8 @@ class _Maker:
 
     def __init__(self, job: Job, work: Work, bridge: Bridge, *, budget: Budget, seed: int) -> None:
         self.depth = job.capacity
-        self._job, self._work, self._bridge, self._budget = job, work, bridge, budget
+        self._job, self._work, self._bridge = job, work, bridge
+        self._ends = [*(budget.epoch_samples(epoch) for epoch in range(len(budget.batches))), 0]
         self._device = torch.device(job.output.device)
         output = job.output
         if self._device.type != "cpu":  # bytes are moved, and normalised there
@@ -257,6 +259,7 @@ class _Maker:
         self._shared: dict[int, tuple[int, tuple[int, ...]]] = {}  # address → descriptor, shape
         self._pool = BufferPool(output, job.batch_size, allocate=self._allocate)
         self._pending: deque[tuple[BatchPlan, np.ndarray]] = deque()
+        self._borrower: Borrower | None = None
         self._broken: BaseException | None = None
         self._restarts = 0
         try:
@@ -282,8 +285,13 @@ class _Maker:
         self._restarts = 0
         if answer["decoded"]:
             self._work.add_decoded(plan.epoch, answer["decoded"])
-        labels = torch.tensor(answer["labels"], dtype=torch.int64)
-        return self._batch(plan, buffer, labels, answer["replaced"])
+        if "loan" in answer:
+            assert self._borrower is not None, "the first loan came with the descriptors"
+            buffer = self._borrower.array(answer["loan"], offset=answer["offset"], shape=buffer.shape)
+        labels = torch.from_numpy(plan.labels.copy())
+        for row, label in answer["replaced"]:
+            labels[row] = label
+        return self._batch(plan, buffer, labels, len(answer["replaced"]))
 
     def close(self) -> None:
         self._bridge.close()
@@ -296,7 +304,10 @@ class _Maker:
             try:
                 if self._broken is not None:
                     self._restart()
-                return self._bridge.answer()[0]
+                answer, descriptors = self._bridge.answer()
+                if descriptors:
+                    self._borrower = Borrower(*descriptors)
+                return answer
             except BridgeEnded as error:
                 self._broken = error
             except (EngineError, CorruptSampleError) as error:
@@ -314,6 +325,7 @@ class _Maker:
         if self._restarts > _RESTARTS:
             raise gone(entry, f"the connection to it breaks: {self._bridge.last_words()}")
         self._bridge.close()
+        self._borrower = None  # the new one lends its own
         self._bridge.start()
         self._bridge.send(self._setup, [])
         for address, (descriptor, shape) in self._shared.items():
@@ -328,8 +340,9 @@ class _Maker:
             "buffer": buffer.ctypes.data,
             "epoch": plan.epoch,
             "step": plan.step,
-            "positions": plan.positions.tolist(),
-            "end": self._budget.epoch_samples(plan.epoch),
+            "spans": spans(plan.positions),
+            "ends": self._ends[plan.epoch : plan.epoch + 2],
+            "returned": self._borrower.returned() if self._borrower is not None else [],
         }
         self._bridge.send(message, [])
 

@@ -10,14 +10,12 @@ import ray
 
 from loader.dataset import Dataset
 from loader.errors import EngineError
-from loader.service import DECODE
+from loader.service import DECODE, SHARE
 from loader.service.blocks import Key
 from loader.service.cache import BlockCache
 
-_FORGET_SECONDS = 120.0  # a trainer that asks for nothing for so long is not shown any more
+_FORGET_SECONDS = 120.0  # a trainer that asks for nothing for so long is not counted any more
 _RATE_SECONDS = 5.0
-# Of the object store: the rest is for blocks that were dropped while a trainer still copies from them.
-_SHARE = 0.7
 
 
 @dataclass
@@ -88,7 +86,7 @@ class Coordinator:
         self._cache = BlockCache(
             decode=lambda key: decode.remote(path, key),
             samples=len(self._dataset),
-            capacity_bytes=int(memory_bytes * _SHARE),
+            capacity_bytes=int(memory_bytes * SHARE),
         )
         # Each worker once, so that the first trainer does not wait for imports and compiled code.
         self._warm_up = [ray.remote(num_cpus=0, resources={DECODE: 1})(_warm_up).remote(path) for _ in range(workers)]
@@ -116,8 +114,9 @@ class Coordinator:
 
     def take(
         self, trainer: str, report: dict[str, Any], keys: list[Key], lost: list[tuple[Key, Any]]
-    ) -> tuple[list[Any], int]:
-        """References to blocks, in the order of `keys`, and the samples that are decoded for them.
+    ) -> tuple[list[Any], int, int]:
+        """References to blocks, in the order of `keys`; the samples that are decoded for them; how many trainers
+        share the memory.
 
         Args:
             trainer: who asks.
@@ -137,7 +136,8 @@ class Coordinator:
         state = self._trainers.setdefault(trainer, Trainer(report["name"], report["schedule"]))
         state.reported(report)
         state.decoded += decoded
-        return blocks, decoded
+        self._forget()
+        return blocks, decoded, len(self._trainers)
 
     def leave(self, trainer: str) -> None:
         """The trainer is done."""
@@ -146,9 +146,7 @@ class Coordinator:
     def status(self) -> dict[str, Any]:
         """What `python -m loader top` and the metrics show."""
         now = time.monotonic()
-        gone = [name for name, t in self._trainers.items() if now - t.seen > _FORGET_SECONDS]
-        for name in gone:
-            del self._trainers[name]
+        self._forget()
         counts = self._cache.counts
         return {
             "path": self._path,
@@ -175,3 +173,9 @@ class Coordinator:
                 for t in self._trainers.values()
             ],
         }
+
+    def _forget(self) -> None:
+        """Trainers that have said nothing for long."""
+        now = time.monotonic()
+        for name in [name for name, t in self._trainers.items() if now - t.seen > _FORGET_SECONDS]:
+            del self._trainers[name]

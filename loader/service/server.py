@@ -190,7 +190,7 @@ def _start(folder: Path, memory_bytes: int, workers: int, host: str, token: str)
     except ImportError:
         raise EngineError("Ray is not installed; pip install 'reduced-sampling-loader[service]'") from None
     ray.init(
-        num_cpus=workers,
+        num_cpus=0,
         resources={DECODE: workers, COORDINATE: 1},
         object_store_memory=memory_bytes,
         include_dashboard=False,
@@ -200,8 +200,14 @@ def _start(folder: Path, memory_bytes: int, workers: int, host: str, token: str)
         configure_logging=False,
         _node_ip_address=host,
         _temp_dir=str(folder),
-        # Blocks may fill the memory at once, and none goes to disk.
-        _system_config={"automatic_object_spilling_enabled": False, "preallocate_plasma_memory": True},
+        # Blocks may fill the memory at once, and none goes to disk. Workers are kept, and not started before they
+        # are needed: Ray would start as many again whenever a trainer asks, and end them a second later.
+        _system_config={
+            "automatic_object_spilling_enabled": False,
+            "preallocate_plasma_memory": True,
+            "num_workers_soft_limit": 0,
+            "kill_idle_workers_interval_ms": 0,
+        },
     )
     return ray.get_runtime_context().gcs_address
 

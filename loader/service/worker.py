@@ -24,8 +24,8 @@ def decode_block(path: str, key: Key) -> dict[str, Any]:
         key: which block.
 
     Returns (valid until the next call: Ray copies it):
-        images: uint8 [n, image_size, image_size, 3]; labels: int64 [n]; replaced: bool [n], where
-        another sample stands in; corrupt: {row: (message, sample)} of the rows that do not decode.
+        images: uint8 [n, image_size, image_size, 3]; replaced: {row: label} where another sample stands
+        in; corrupt: {row: (message, sample)} of the rows that do not decode.
 
     Raises:
         DatasetError: the file is gone, or another one now.
@@ -33,15 +33,16 @@ def decode_block(path: str, key: Key) -> dict[str, Any]:
     dataset, planner, renderer, buffer = _tools(path, key.spec)
     plan = planner.at(key.epoch, key.positions(len(dataset)))
     images = buffer[: len(plan)]
-    labels, replaced = plan.labels.copy(), np.zeros(len(plan), bool)
+    labels, replaced = plan.labels.copy(), {}
     corrupt: dict[int, tuple[str, int]] = {}
     for row in range(len(plan)):
         try:
-            replaced[row] = renderer.fill(plan, row, images[row], labels)
+            if renderer.fill(plan, row, images[row], labels):
+                replaced[row] = int(labels[row])
         except CorruptSampleError as error:
             images[row] = 0
             corrupt[row] = (str(error), error.sample)
-    return {"images": images, "labels": labels, "replaced": replaced, "corrupt": corrupt}
+    return {"images": images, "replaced": replaced, "corrupt": corrupt}
 
 
 @lru_cache(maxsize=4)

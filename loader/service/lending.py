@@ -1,0 +1,181 @@
+"""Batches without a copy: a part of the object store's own memory, lent to a trainer.
+
+Ray neither frees nor moves an object while a process has it. The process between a trainer and the service
+has the block, and gives the trainer two descriptors: the store's memory, a part of which the trainer maps
+privately (what it writes there, nobody else sees), and the very connection through which the block is held.
+The store lets go of a block when that connection is closed by all who have it: a batch in a trainer's hands
+stays as it is, also if the process between is killed.
+
+Ray has no call for either descriptor; where they are not found, batches are copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import socket
+import stat
+import struct
+import weakref
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loader.service.blocks import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The object store, as this process has it mapped.
+
+    Attributes:
+        start, stop: the addresses.
+        offset: in the store's memory, of the first of them.
+        descriptors: of the memory (to read), and of this process's connection to it.
+    """
+
+    start: int
+    stop: int
+    offset: int
+    descriptors: tuple[int, int]
+
+    def where(self, array: np.ndarray) -> int | None:
+        """An array's offset in the store's memory, if all of it is there."""
+        address = array.ctypes.data
+        inside = self.start <= address and address + array.nbytes <= self.stop
+        return address - self.start + self.offset if inside else None
+
+
+def find_store(array: np.ndarray) -> Store | None:
+    """The store that an array lies in, or None where it cannot be reached."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        start, stop, offset, inode = _mapping(array.ctypes.data)
+        connection, server = _connection()
+        try:
+            return Store(start, stop, offset, (_memory(server, inode), connection))
+        except BaseException:
+            os.close(connection)
+            raise
+    return None
+
+
+def _mapping(address: int) -> tuple[int, int, int, int]:
+    """Start, stop, offset and inode of the mapping that an address is in; see proc_pid_maps(5)."""
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            addresses, _, offset, _, inode, *_ = line.split()
+            start, stop = (int(end, 16) for end in addresses.split("-"))
+            if start <= address < stop:
+                return start, stop, int(offset, 16), int(inode)
+    raise StopIteration
+
+
+def _connection() -> tuple[int, int]:
+    """A copy of the descriptor of the connection to the store, and the process at its other end."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):
+            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                continue
+            with socket.socket(fileno=os.dup(descriptor)) as peer:
+                if peer.family == socket.AF_UNIX and os.path.basename(str(peer.getpeername())) == "plasma_store":
+                    size = struct.calcsize("3i")
+                    server, _, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+                    return peer.detach(), server
+    raise StopIteration
+
+
+def _memory(server: int, inode: int) -> int:
+    """A descriptor of the store's memory, to read: its file has no name any more, but its process has it open."""
+    folder = f"/proc/{server}/fd"
+    path = next(entry.path for entry in os.scandir(folder) if os.stat(entry.path).st_ino == inode)
+    return os.open(path, os.O_RDONLY)
+
+
+class Lender:
+    """What the process between has lent to its trainer."""
+
+    def __init__(self) -> None:
+        self._store: Store | None = None
+        self._reachable, self._introduced = True, False
+        self._blocks: dict[Key, tuple[Any, set[int]]] = {}  # what is held, and for which loans
+        self._loans: dict[int, Key] = {}
+        self._next = 0
+
+    def lend(
+        self, images: np.ndarray, *, key: Key, block: Any, most_blocks: int
+    ) -> tuple[dict[str, int], list[int]] | None:
+        """Lend a part of a block, if that is possible.
+
+        Args:
+            images: the part, contiguous.
+            key, block: whose memory it is; held until it is returned.
+            most_blocks: to hold at a time; a trainer that keeps more gets copies.
+
+        Returns:
+            The answer's "loan" and "offset", and the descriptors that go with the first.
+        """
+        if key not in self._blocks and len(self._blocks) >= most_blocks:
+            return None
+        if self._store is None and self._reachable:
+            self._store = find_store(images)
+            self._reachable = self._store is not None
+        offset = self._store.where(images) if self._store is not None else None
+        if self._store is None or offset is None:
+            return None
+        loan, self._next = self._next, self._next + 1
+        self._loans[loan] = key
+        self._blocks.setdefault(key, (block, set()))[1].add(loan)
+        descriptors = [] if self._introduced else list(self._store.descriptors)
+        self._introduced = True
+        return {"loan": loan, "offset": offset}, descriptors
+
+    def take_back(self, loans: Iterable[int]) -> None:
+        for loan in loans:
+            key = self._loans.pop(loan)
+            held = self._blocks[key][1]
+            held.remove(loan)
+            if not held:
+                del self._blocks[key]
+
+
+class Borrower:
+    """What a trainer has been lent by one process between. The descriptors are closed with the last loan.
+
+    Args:
+        memory, connection: the descriptors.
+    """
+
+    def __init__(self, memory: int, connection: int) -> None:
+        self._memory = memory
+        self._returned: deque[int] = deque()
+        weakref.finalize(self, _close, memory, connection).atexit = False
+
+    def array(self, loan: int, *, offset: int, shape: tuple[int, ...]) -> np.ndarray:
+        """A loan as uint8 [shape], to read and to write; it is returned when nothing shows it any more."""
+        size = int(np.prod(shape))
+        within = offset % mmap.ALLOCATIONGRANULARITY
+        memory = mmap.mmap(
+            self._memory,
+            within + size,
+            flags=mmap.MAP_PRIVATE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+            offset=offset - within,
+        )
+        weakref.finalize(memory, self._return, loan).atexit = False
+        return np.frombuffer(memory, np.uint8, size, within).reshape(shape)
+
+    def returned(self) -> list[int]:
+        """The loans whose arrays are gone, each once."""
+        return [self._returned.popleft() for _ in range(len(self._returned))]
+
+    def _return(self, loan: int) -> None:
+        self._returned.append(loan)
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
