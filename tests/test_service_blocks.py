@@ -4,10 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader.service.blocks import BLOCK, Key, Spec, runs, spans
+from loader.service.blocks import BLOCK, runs, spans
 from loader.shard import Shard
-
-SPEC = Spec("f" * 16, 8, "antialias", "resized", 0, "raise")
 
 
 @given(st.integers(1, 5000), st.integers(1, 300), st.integers(0, 50), st.integers(1, 4), st.data())
@@ -19,7 +17,7 @@ def test_a_batch_is_put_together_of_its_blocks(samples, batch_size, step, ranks,
     together = np.full(len(positions), -1)
     for number, rows, to in runs(spans(positions)):
         assert (together[to] == -1).all()
-        together[to] = Key(SPEC, 0, number).positions(samples)[rows]
+        together[to] = np.arange(number * BLOCK, (number + 1) * BLOCK)[rows]
     np.testing.assert_array_equal(together, positions)
 
 
@@ -28,11 +26,3 @@ def test_spans_are_the_positions_in_as_few_stretches_as_can_be(positions):
     found = spans(np.array(positions, np.int64))
     assert [p for start, stop in found for p in range(start, stop)] == positions
     assert all(one[1] != other[0] for one, other in pairwise(found))
-
-
-@given(st.integers(1, 1000))
-def test_blocks_cover_an_epoch_once(samples):
-    count = -(-samples // BLOCK)
-    keys = [Key(SPEC, 0, n) for n in range(count)]
-    assert np.concatenate([k.positions(samples) for k in keys]).tolist() == list(range(samples))
-    assert [k.size(samples) for k in keys] == [len(k.positions(samples)) for k in keys]

@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from loader.service import lending
-from loader.service.blocks import Key, Spec
 from loader.service.lending import Borrower, Lender, Store
 
-SPEC = Spec("f" * 16, 8, "antialias", "resized", 0, "raise")
 PAGE = mmap.ALLOCATIONGRANULARITY
 
 
@@ -102,9 +100,9 @@ def lender(shared, monkeypatch):
 
 def test_the_descriptors_go_with_the_first_loan(shared, lender):
     lent, blocks = lender
-    answer, descriptors = lent.lend(blocks[0, 1], key=Key(SPEC, 0, 0), block="a", most_blocks=1)
+    answer, descriptors = lent.lend(blocks[0, 1], of="a", name=0, most=1)
     assert answer == {"loan": 0, "offset": PAGE // 4} and descriptors == [shared[0], 0]
-    answer, descriptors = lent.lend(blocks[0, 2], key=Key(SPEC, 0, 0), block="a", most_blocks=1)
+    answer, descriptors = lent.lend(blocks[0, 2], of="a", name=0, most=1)
     assert answer == {"loan": 1, "offset": PAGE // 2} and descriptors == []
 
 
@@ -112,7 +110,7 @@ def test_no_more_blocks_are_held_than_may_be_and_a_returned_one_makes_room(lende
     lent, blocks = lender
 
     def lend(number, part):
-        found = lent.lend(blocks[number, part], key=Key(SPEC, 0, number), block=number, most_blocks=2)
+        found = lent.lend(blocks[number, part], of=number, name=number, most=2)
         return found and found[0]["loan"]
 
     assert [lend(0, 0), lend(0, 1), lend(1, 0)] == [0, 1, 2]
@@ -125,11 +123,11 @@ def test_no_more_blocks_are_held_than_may_be_and_a_returned_one_makes_room(lende
 
 def test_memory_elsewhere_is_not_lent(lender):
     lent, blocks = lender
-    assert lent.lend(blocks[0, 0], key=Key(SPEC, 0, 0), block=0, most_blocks=9)
-    assert lent.lend(blocks[0, 0].copy(), key=Key(SPEC, 0, 1), block=1, most_blocks=9) is None
+    assert lent.lend(blocks[0, 0], of=0, name=0, most=9)
+    assert lent.lend(blocks[0, 0].copy(), of=1, name=1, most=9) is None
 
 
 def test_without_a_store_nothing_is_lent():
     array = np.zeros(PAGE, np.uint8)
     assert lending.find_store(array) is None  # memory, but no connection to a store
-    assert Lender().lend(array, key=Key(SPEC, 0, 0), block=0, most_blocks=9) is None
+    assert Lender().lend(array, of=0, name=0, most=9) is None

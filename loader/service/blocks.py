@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # the coordinator restarts fast as long as it imports neither
     from loader.resize import Interpolation
 
 Spans = Sequence[Sequence[int]]  # positions, as stretches [start, stop)
-BLOCK = 256  # positions; an epoch's end wastes at most one block less one
+BLOCK = 256  # positions
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +49,28 @@ class Key:
     Args:
         spec: see there.
         epoch: of the order.
-        number: positions number·BLOCK … of it.
+        number: positions number·BLOCK … (number + 1)·BLOCK of it.
     """
 
     spec: Spec
     epoch: int
     number: int
 
-    def positions(self, samples: int) -> np.ndarray:
-        """int64 [n]: the block's positions in an epoch of `samples`; the last block may be short."""
-        return np.arange(self.number * BLOCK, min((self.number + 1) * BLOCK, samples), dtype=np.int64)
 
-    def size(self, samples: int) -> int:
-        """How many positions it has."""
-        return min(BLOCK, samples - self.number * BLOCK)
+class Part(NamedTuple):
+    """A part of a block, decoded at once.
+
+    A trainer wants a block's first rows, as many as its budget reaches; another one that wants more of the
+    same block gets what is there, and the rest as another part.
+
+    Attributes:
+        start, stop: rows of the block.
+        content: what has been made of them, or a reference to it.
+    """
+
+    start: int
+    stop: int
+    content: Any
 
 
 def spans(positions: np.ndarray) -> list[tuple[int, int]]:

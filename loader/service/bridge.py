@@ -33,7 +33,7 @@ import sys
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -41,7 +41,7 @@ import numpy as np
 
 from loader.errors import CorruptSampleError, EngineError, LoaderError
 from loader.service import LOOPBACK, NAMESPACE, SHARE, registry
-from loader.service.blocks import BLOCK, Key, Spans, Spec, runs
+from loader.service.blocks import BLOCK, Key, Part, Spans, Spec, runs
 from loader.service.lending import Lender
 
 GONE_SECONDS = 4.0  # without a sign of life; an error follows within 5
@@ -166,8 +166,9 @@ class Assembler:
         self._trainer = uuid.uuid4().hex
         self._label, self._schedule = label, schedule
         self._wanted: Counter[Key] = Counter()  # how many batches under way need it
-        self._references: dict[Key, Any] = {}
-        self._values: dict[Key, Any] = {}
+        self._ends: dict[int, int] = {}  # positions of each epoch's budget
+        self._references: dict[Key, list[Part]] = {}
+        self._values: dict[Key, list[Part]] = {}
         self._last: Key | None = None
         self._ahead: list[Key] = []
         self._capacity_bytes = capacity_bytes
@@ -183,6 +184,7 @@ class Assembler:
         """
         keys = self._keys(epoch, spans)
         self._wanted.update(keys)
+        self._ends.update({epoch: ends[0], epoch + 1: ends[1]})
         rest = (Key(self._spec, epoch, number) for number in range(keys[-1].number + 1, _blocks(ends[0])))
         following = (Key(self._spec, epoch + 1, number) for number in range(_blocks(ends[1])))
         ahead = list(islice(chain(rest, following), self._most_ahead))
@@ -208,22 +210,26 @@ class Assembler:
         finally:
             self._release(keys)
         self._waited += time.perf_counter() - asked
-        parts = runs(spans)
-        loan: tuple[dict[str, int], list[int]] | None = None
-        replaced = []
-        for number, rows, to in parts:
-            block = blocks[number]
-            for row, (message, sample) in block["corrupt"].items():
+        pieces = [
+            (number, part, rows, to)
+            for number, whole, into in runs(spans)
+            for part, rows, to in _overlaps(blocks[number], whole, into)
+        ]
+        replaced, loan = [], None
+        for number, part, rows, to in pieces:
+            content = part.content
+            for row, (message, sample) in content["corrupt"].items():
                 if rows.start <= row < rows.stop:
                     raise CorruptSampleError(message, sample=sample)
-            for row, label in block["replaced"].items():
+            for row, label in content["replaced"].items():
                 if rows.start <= row < rows.stop:
                     replaced.append([row - rows.start + to.start, label])
-            if len(parts) == 1 and self._lender is not None:
-                loan = self._lender.lend(block["images"][rows], key=keys[0], block=block, most_blocks=self._most_lent)
+            images = content["images"][rows]
+            if len(pieces) == 1 and self._lender is not None:
+                loan = self._lender.lend(images, of=content, name=(epoch, number, part.start), most=self._most_lent)
             if loan is None:
-                self._copy(block["images"][rows], out[to])
-        self._emitted += parts[-1][2].stop
+                self._copy(images, out[to])
+        self._emitted += pieces[-1][3].stop
         decoded, self._decoded = self._decoded, 0
         lent, descriptors = loan or ({}, [])
         return {"replaced": replaced, "decoded": decoded, **lent}, descriptors
@@ -246,14 +252,16 @@ class Assembler:
     def _keys(self, epoch: int, spans: Spans) -> list[Key]:
         return [Key(self._spec, epoch, number) for number in dict.fromkeys(number for number, _, _ in runs(spans))]
 
-    def _block(self, key: Key, epoch: int, step: int) -> Any:
-        """A block's content, asked for again where it was lost."""
+    def _block(self, key: Key, epoch: int, step: int) -> list[Part]:
+        """A block's parts, asked for again where they were lost."""
         ray = self._link.ray
         while key not in self._values:
             if key not in self._references:
                 self._ask(epoch, step, [])
             try:
-                self._values[key] = ray.get(self._references[key], timeout=GONE_SECONDS / 2)
+                parts = self._references[key]
+                contents = ray.get([part.content for part in parts], timeout=GONE_SECONDS / 2)
+                self._values[key] = [part._replace(content=c) for part, c in zip(parts, contents, strict=True)]
             except ray.exceptions.GetTimeoutError:
                 self._link.call("status")  # it may just be slow; this raises if nobody is there
             except ray.exceptions.RayTaskError as error:
@@ -268,7 +276,7 @@ class Assembler:
                 self._ask(epoch, step, lost)
         return self._values[key]
 
-    def _ask(self, epoch: int, step: int, lost: list[tuple[Key, Any]]) -> None:
+    def _ask(self, epoch: int, step: int, lost: list[tuple[Key, list[Part]]]) -> None:
         """Ask for every block that is wanted and not asked for yet."""
         keys = [key for key in dict.fromkeys((*self._wanted, *self._ahead)) if key not in self._references]
         report = {
@@ -279,7 +287,8 @@ class Assembler:
             "emitted": self._emitted,
             "waited_seconds": self._waited,
         }
-        references, decoded, trainers = self._link.call("take", self._trainer, report, keys, lost)
+        wanted = [(key, min(BLOCK, self._ends[key.epoch] - key.number * BLOCK)) for key in keys]
+        references, decoded, trainers = self._link.call("take", self._trainer, report, wanted, lost)
         self._share(trainers)
         self._references.update(zip(keys, references, strict=True))
         self._decoded += decoded
@@ -308,6 +317,15 @@ class Assembler:
             images = toned
         if images is not out:
             np.copyto(out, images if self._layout == "channels_last" else images.transpose(0, 3, 1, 2))
+
+
+def _overlaps(parts: list[Part], rows: slice, to: slice) -> Iterator[tuple[Part, slice, slice]]:
+    """Some rows of a block as rows of its parts, and where in the batch they go."""
+    for part in parts:
+        start, stop = max(rows.start, part.start), min(rows.stop, part.stop)
+        if start < stop:
+            row = to.start + start - rows.start
+            yield part, slice(start - part.start, stop - part.start), slice(row, row + stop - start)
 
 
 def _blocks(end: int) -> int:

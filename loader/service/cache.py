@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from loader.service.blocks import Key
+from loader.service.blocks import Key, Part
 
 
 @dataclass
@@ -32,51 +32,60 @@ class BlockCache:
     """See this module's docstring.
 
     Args:
-        decode: makes a block, or begins to; called once per miss.
-        samples: of the dataset.
+        decode: makes the rows start … stop of a block, or begins to; called once per miss.
         capacity_bytes: the most that blocks may have together; at least one is always kept.
     """
 
-    decode: Callable[[Key], Any]
-    samples: int
+    decode: Callable[[Key, int, int], Any]
     capacity_bytes: int
     counts: Counts = field(default_factory=Counts)
     used_bytes: int = 0
 
     def __post_init__(self) -> None:
-        self._blocks: OrderedDict[Key, Any] = OrderedDict()
+        self._blocks: OrderedDict[Key, list[Part]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._blocks)
 
-    def take(self, keys: Sequence[Key]) -> tuple[list[Any], int]:
-        """The blocks of `keys`, and how many samples had to be decoded for them."""
+    def take(self, wanted: Sequence[tuple[Key, int]]) -> tuple[list[list[Part]], int]:
+        """The first rows of blocks, and how many samples had to be decoded for them.
+
+        Args:
+            wanted: blocks, and how many of their rows.
+
+        Returns:
+            The parts of each that have a row of these; no row is in two parts.
+        """
         found, decoded = [], 0
-        for key in keys:
-            block = self._blocks.get(key)
-            if block is None:
-                self._make_room(self._bytes(key))
-                block = self._blocks[key] = self.decode(key)
-                self.used_bytes += self._bytes(key)
-                decoded += key.size(self.samples)
+        for key, rows in wanted:
+            there = self._blocks[key][-1].stop if key in self._blocks else 0
+            missing = rows - there
+            if missing > 0:
+                self._make_room(missing * key.spec.image_bytes, but=key)
+                self._blocks.setdefault(key, []).append(Part(there, rows, self.decode(key, there, rows)))
+                self.used_bytes += missing * key.spec.image_bytes
+                decoded += missing
                 self.counts.misses += 1
             else:
-                self._blocks.move_to_end(key)
                 self.counts.hits += 1
-            found.append(block)
+            self._blocks.move_to_end(key)
+            found.append([part for part in self._blocks[key] if part.start < rows])
         self.counts.decoded += decoded
         return found, decoded
 
-    def drop(self, key: Key, block: Any) -> None:
-        """Forget a block that turned out to be lost, unless it was made anew since."""
-        if self._blocks.get(key) == block:
-            del self._blocks[key]
-            self.used_bytes -= self._bytes(key)
+    def drop(self, key: Key, parts: Sequence[Part]) -> None:
+        """Forget a block of which a part turned out to be lost, unless it was made anew since."""
+        if any(part in self._blocks.get(key, []) for part in parts):
+            self._remove(key)
 
-    def _make_room(self, wanted: int) -> None:
-        while self._blocks and self.used_bytes + wanted > self.capacity_bytes:
-            key, _ = self._blocks.popitem(last=False)
-            self.used_bytes -= self._bytes(key)
+    def _make_room(self, wanted_bytes: int, *, but: Key) -> None:
+        if but in self._blocks:
+            self._blocks.move_to_end(but)
+        while self.used_bytes + wanted_bytes > self.capacity_bytes:
+            oldest = next(iter(self._blocks), but)
+            if oldest == but:
+                return
+            self._remove(oldest)
 
-    def _bytes(self, key: Key) -> int:
-        return key.size(self.samples) * key.spec.image_bytes
+    def _remove(self, key: Key) -> None:
+        self.used_bytes -= self._blocks.pop(key)[-1].stop * key.spec.image_bytes

@@ -11,7 +11,7 @@ import ray
 from loader.dataset import Dataset
 from loader.errors import EngineError
 from loader.service import DECODE, SHARE
-from loader.service.blocks import Key
+from loader.service.blocks import BLOCK, Key, Part
 from loader.service.cache import BlockCache
 
 _FORGET_SECONDS = 120.0  # a trainer that asks for nothing for so long is not counted any more
@@ -56,16 +56,16 @@ class Trainer:
             self.window = (now, self.emitted, self.waited_seconds)
 
 
-def _decode(path: str, key: Key) -> dict[str, Any]:
+def _decode(path: str, key: Key, start: int, stop: int) -> dict[str, Any]:
     from loader.service.worker import decode_block  # the coordinator itself needs none of what that imports
 
-    return decode_block(path, key)
+    return decode_block(path, key, start, stop)
 
 
 def _warm_up(path: str) -> None:
     from loader.service.blocks import Spec
 
-    _decode(path, Key(Spec(Dataset(path).fingerprint, 32, "antialias", "resized", 0, "replace"), 0, 0))
+    _decode(path, Key(Spec(Dataset(path).fingerprint, 32, "antialias", "resized", 0, "replace"), 0, 0), 0, 1)
 
 
 class Coordinator:
@@ -84,8 +84,7 @@ class Coordinator:
         self._dataset = Dataset(path)
         decode = ray.remote(num_cpus=0, resources={DECODE: 1}, max_retries=-1)(_decode)
         self._cache = BlockCache(
-            decode=lambda key: decode.remote(path, key),
-            samples=len(self._dataset),
+            decode=lambda key, start, stop: decode.remote(path, key, start, stop),
             capacity_bytes=int(memory_bytes * SHARE),
         )
         # Each worker once, so that the first trainer does not wait for imports and compiled code.
@@ -113,26 +112,37 @@ class Coordinator:
         }
 
     def take(
-        self, trainer: str, report: dict[str, Any], keys: list[Key], lost: list[tuple[Key, Any]]
-    ) -> tuple[list[Any], int, int]:
-        """References to blocks, in the order of `keys`; the samples that are decoded for them; how many trainers
-        share the memory.
+        self,
+        trainer: str,
+        report: dict[str, Any],
+        wanted: list[tuple[Key, int]],
+        lost: list[tuple[Key, list[Part]]],
+    ) -> tuple[list[list[Part]], int, int]:
+        """Parts of blocks, by reference, as `BlockCache.take`; the samples that are decoded for them; how many
+        trainers share the memory.
 
         Args:
             trainer: who asks.
             report: name, schedule, epoch, step, emitted, waited_seconds.
-            keys: which blocks.
-            lost: blocks whose references gave nothing, to be made again.
+            wanted: which blocks, and how many of their rows.
+            lost: blocks of which a reference gave nothing, to be made again.
+
+        Raises:
+            EngineError: they are of another dataset, or reach beyond it.
         """
-        wrong = next((k.spec.fingerprint for k in keys if k.spec.fingerprint != self._dataset.fingerprint), None)
+        wrong = next((k.spec.fingerprint for k, _ in wanted if k.spec.fingerprint != self._dataset.fingerprint), None)
         if wrong is not None:
             raise EngineError(
                 f"the service has dataset {self._dataset.fingerprint} now, and the trainer was connected to {wrong}; "
                 "connect again"
             )
-        for key, block in lost:
-            self._cache.drop(key, block)
-        blocks, decoded = self._cache.take(keys)
+        samples = len(self._dataset)
+        for key, rows in wanted:
+            if not (0 < rows <= BLOCK and 0 <= key.number * BLOCK <= samples - rows):
+                raise EngineError(f"{rows} rows of block {key.number} are not among the dataset's {samples} samples")
+        for key, parts in lost:
+            self._cache.drop(key, parts)
+        blocks, decoded = self._cache.take(wanted)
         state = self._trainers.setdefault(trainer, Trainer(report["name"], report["schedule"]))
         state.reported(report)
         state.decoded += decoded

@@ -19,13 +19,11 @@ import stat
 import struct
 import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-from loader.service.blocks import Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +99,25 @@ class Lender:
     def __init__(self) -> None:
         self._store: Store | None = None
         self._reachable, self._introduced = True, False
-        self._blocks: dict[Key, tuple[Any, set[int]]] = {}  # what is held, and for which loans
-        self._loans: dict[int, Key] = {}
+        self._held: dict[Hashable, tuple[Any, set[int]]] = {}  # objects, and their loans
+        self._loans: dict[int, Hashable] = {}
         self._next = 0
 
     def lend(
-        self, images: np.ndarray, *, key: Key, block: Any, most_blocks: int
+        self, images: np.ndarray, *, of: Any, name: Hashable, most: int
     ) -> tuple[dict[str, int], list[int]] | None:
-        """Lend a part of a block, if that is possible.
+        """Lend images, if that is possible.
 
         Args:
-            images: the part, contiguous.
-            key, block: whose memory it is; held until it is returned.
-            most_blocks: to hold at a time; a trainer that keeps more gets copies.
+            images: contiguous.
+            of: the object in the store that has them; held until they are returned.
+            name: of that object.
+            most: objects to hold at a time; a trainer that keeps more gets copies.
 
         Returns:
             The answer's "loan" and "offset", and the descriptors that go with the first.
         """
-        if key not in self._blocks and len(self._blocks) >= most_blocks:
+        if name not in self._held and len(self._held) >= most:
             return None
         if self._store is None and self._reachable:
             self._store = find_store(images)
@@ -127,19 +126,19 @@ class Lender:
         if self._store is None or offset is None:
             return None
         loan, self._next = self._next, self._next + 1
-        self._loans[loan] = key
-        self._blocks.setdefault(key, (block, set()))[1].add(loan)
+        self._loans[loan] = name
+        self._held.setdefault(name, (of, set()))[1].add(loan)
         descriptors = [] if self._introduced else list(self._store.descriptors)
         self._introduced = True
         return {"loan": loan, "offset": offset}, descriptors
 
     def take_back(self, loans: Iterable[int]) -> None:
         for loan in loans:
-            key = self._loans.pop(loan)
-            held = self._blocks[key][1]
-            held.remove(loan)
-            if not held:
-                del self._blocks[key]
+            name = self._loans.pop(loan)
+            loans_of_it = self._held[name][1]
+            loans_of_it.remove(loan)
+            if not loans_of_it:
+                del self._held[name]
 
 
 class Borrower:

@@ -16,12 +16,13 @@ from loader.schedule import Schedule
 from loader.service.blocks import BLOCK, Key, Spec
 
 
-def decode_block(path: str, key: Key) -> dict[str, Any]:
-    """Make one block.
+def decode_block(path: str, key: Key, start: int, stop: int) -> dict[str, Any]:
+    """Make a part of a block.
 
     Args:
         path: of the dataset.
         key: which block.
+        start, stop: which of its rows.
 
     Returns (valid until the next call: Ray copies it):
         images: uint8 [n, image_size, image_size, 3]; replaced: {row: label} where another sample stands
@@ -30,8 +31,9 @@ def decode_block(path: str, key: Key) -> dict[str, Any]:
     Raises:
         DatasetError: the file is gone, or another one now.
     """
-    dataset, planner, renderer, buffer = _tools(path, key.spec)
-    plan = planner.at(key.epoch, key.positions(len(dataset)))
+    planner, renderer, buffer = _tools(path, key.spec)
+    first = key.number * BLOCK
+    plan = planner.at(key.epoch, np.arange(first + start, first + stop, dtype=np.int64))
     images = buffer[: len(plan)]
     labels, replaced = plan.labels.copy(), {}
     corrupt: dict[int, tuple[str, int]] = {}
@@ -46,7 +48,7 @@ def decode_block(path: str, key: Key) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def _tools(path: str, spec: Spec) -> tuple[Dataset, Planner, Renderer, np.ndarray]:
+def _tools(path: str, spec: Spec) -> tuple[Planner, Renderer, np.ndarray]:
     """What a worker keeps between blocks of the same kind; new memory for each would cost as much as a copy."""
     dataset = Dataset(path)
     if dataset.fingerprint != spec.fingerprint:
@@ -63,4 +65,4 @@ def _tools(path: str, spec: Spec) -> tuple[Dataset, Planner, Renderer, np.ndarra
         replacement=planner.replacement,
     )
     buffer = np.empty((BLOCK, spec.image_size, spec.image_size, 3), np.uint8)
-    return dataset, planner, Renderer(job, Work()), buffer
+    return planner, Renderer(job, Work()), buffer
