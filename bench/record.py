@@ -18,7 +18,7 @@ from loader.doctor import version
 
 _PACKAGES = (
     *("torch", "torchvision", "numpy", "numba", "simplejpeg", "opencv-python-headless", "pillow"),
-    *("ffcv", "nvidia-dali-cuda130", "spdl"),
+    *("ffcv", "nvidia-dali-cuda130", "spdl", "ray", "tensorsocket"),
 )
 
 

@@ -1,10 +1,9 @@
 """A hyper-parameter search's loaders: K trainers with private loaders, with the service, with tensorsocket.
 
-Claim: K trainers over the service decode what one does, so that together they get nearly K times the
+Claim: four trainers over the service decode what one does, so that together they get three times the
 images that private loaders give them on the same cores.
 
-    python -m bench.sweep                          # 4 trainers that only take batches; one over the service
-    python -m bench.sweep --parts copy             # 4 trainers that also copy each batch once, as to a GPU
+    python -m bench.sweep                          # 4 trainers that only take batches; that copy them; one
     python -m bench.sweep --parts train            # 4 trainers of different learning rates and ratios
 
 How it is measured: every trainer is a process of its own; all of a kind begin at the same moment, and
@@ -242,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--trainers", type=int, default=4)
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="tensorsocket: if it is installed")
-    add("--parts", nargs="+", choices=PARTS, default=["take", "one"])
+    add("--parts", nargs="+", choices=PARTS, default=["take", "copy", "one"])
     add("--images", type=int, default=2048, help="JPEGs to generate")
     add("--epochs", type=int, default=16)
     add("--batch-size", type=int, default=64)

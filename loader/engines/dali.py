@@ -87,9 +87,9 @@ class _Maker:
                 anchors -= places
             self._fed[at] = (plan, jpegs)
             self._pipeline.feed_input("jpegs", jpegs)
-            self._pipeline.feed_input("anchors", list(anchors))
-            self._pipeline.feed_input("shapes", list(shapes))
-            self._pipeline.feed_input("mirror", [np.array(flip, np.int32) for flip in rows[:, FLIP]])
+            self._pipeline.feed_input("anchors", anchors)  # an array is a batch of its rows
+            self._pipeline.feed_input("shapes", shapes)
+            self._pipeline.feed_input("mirror", rows[:, FLIP].astype(np.int32))
             self._pipeline.schedule_run()
         except Exception as error:
             self._problem = error

@@ -2,8 +2,9 @@
 
 Ray ends a driver's process when its cluster's node dies, at once and without an error; a trainer is not
 to end so. It starts this process and talks to it over a socket pair: JSON both ways, and the batches'
-memory as file descriptors of anonymous shared memory, which nobody has to clean up. The trainer itself
-never imports Ray, and its own use of Ray is not disturbed.
+memory as file descriptors: of the object store's own (see `lending`) where that is possible, else of anonymous
+shared memory, which nobody has to clean up. The trainer itself never imports Ray, and its own use of Ray is
+not disturbed.
 
 Messages of the trainer:
 
