@@ -57,6 +57,13 @@ def test_the_least_recently_wanted_is_dropped_at_the_cap():
     assert made[-1][0] == key(1)
 
 
+def test_what_is_wanted_at_once_is_not_dropped_for_each_other():
+    made, blocks = cache(6)
+    blocks.take(whole(1, 2, 3, 4, 5, 6))
+    assert blocks.take(whole(0, 1, 2, 3, 4, 5))[1] == BLOCK
+    assert [k.number for k, _, _ in made] == [1, 2, 3, 4, 5, 6, 0]
+
+
 def test_a_block_that_grows_is_not_dropped_to_make_room_for_itself():
     _, blocks = cache(2)
     blocks.take([(key(0), 10)])

@@ -2,6 +2,7 @@ import gc
 import mmap
 import os
 import socket
+import weakref
 
 import numpy as np
 import pytest
@@ -66,26 +67,52 @@ def test_what_is_written_to_a_loan_is_seen_by_it_alone(shared, borrower):
     assert (borrower[0].array(2, offset=10, shape=(50,)) == before[10:60]).all()
 
 
-def test_the_descriptors_are_closed_with_the_last_loan(borrower):
-    lent, peer = borrower
-    array = lent.array(0, offset=0, shape=(4,))
-    del borrower, lent
-    gc.collect()
-    assert is_open(peer), "the batch is still there"
-    assert array[0] == 0
-
-
-def test_the_descriptors_are_closed_when_nothing_is_lent(shared):
+def lent(shared, count):
+    """A borrower, its arrays, and the other end of its connection."""
     ours, theirs = socket.socketpair()
-    lent = Borrower(os.dup(shared[0]), ours.detach())
-    array = lent.array(0, offset=0, shape=(4,))
-    del lent
+    borrower = Borrower(os.dup(shared[0]), ours.detach())
+    return borrower, [borrower.array(n, offset=n * PAGE, shape=(PAGE,)) for n in range(count)], theirs
+
+
+def test_the_descriptors_are_closed_with_the_last_loan(shared):
+    borrower, arrays, theirs = lent(shared, 2)
+    del borrower
     gc.collect()
+    arrays.pop()
     assert is_open(theirs)
-    del array
+    arrays.pop()
     gc.collect()
     assert not is_open(theirs)
-    theirs.close()
+
+
+def test_the_descriptors_are_closed_where_nothing_is_lent(shared):
+    borrower, _, theirs = lent(shared, 0)
+    assert is_open(theirs)
+    del borrower
+    gc.collect()
+    assert not is_open(theirs)
+
+
+def test_what_is_out_is_the_trainers_own_after_settling(shared):
+    borrower, arrays, theirs = lent(shared, 3)
+    before = [array.copy() for array in arrays[1:]]
+    arrays[0][:] = 3
+    arrays[1][5] = before[0][5] = 77
+    borrower.settle()
+    assert not is_open(theirs), "the store may free and use its memory now"
+    shared[1][:] = 255
+    assert (arrays[0] == 3).all()
+    for array, expected in zip(arrays[1:], before, strict=True):
+        np.testing.assert_array_equal(array, expected)
+    arrays[2][0] = 1
+    assert shared[1][2 * PAGE] == 255
+
+
+def test_a_loan_that_cannot_be_mapped_is_returned(shared):
+    borrower, _, _ = lent(shared, 0)
+    with pytest.raises(ValueError, match="mmap"):
+        borrower.array(4, offset=8 * PAGE, shape=(PAGE,))
+    assert borrower.returned() == [4]
 
 
 @pytest.fixture
@@ -100,34 +127,53 @@ def lender(shared, monkeypatch):
 
 def test_the_descriptors_go_with_the_first_loan(shared, lender):
     lent, blocks = lender
-    answer, descriptors = lent.lend(blocks[0, 1], of="a", name=0, most=1)
+    answer, descriptors = lent.lend(blocks[0, 1], of=blocks[0], most=1)
     assert answer == {"loan": 0, "offset": PAGE // 4} and descriptors == [shared[0], 0]
-    answer, descriptors = lent.lend(blocks[0, 2], of="a", name=0, most=1)
+    answer, descriptors = lent.lend(blocks[0, 2], of=blocks[0], most=1)
     assert answer == {"loan": 1, "offset": PAGE // 2} and descriptors == []
+    assert lent.store_bytes == 8 * PAGE
 
 
-def test_no_more_blocks_are_held_than_may_be_and_a_returned_one_makes_room(lender):
+def test_no_more_is_held_than_may_be_and_what_is_returned_makes_room(lender):
     lent, blocks = lender
 
     def lend(number, part):
-        found = lent.lend(blocks[number, part], of=number, name=number, most=2)
+        found = lent.lend(blocks[number, part], of=blocks[number], most=2)
         return found and found[0]["loan"]
 
     assert [lend(0, 0), lend(0, 1), lend(1, 0)] == [0, 1, 2]
-    assert lend(2, 0) is None and lend(1, 1) == 3, "another batch of a held block costs nothing"
+    assert lend(2, 0) is None and lend(1, 1) == 3, "another batch of what is held costs nothing"
     lent.take_back([0])
     assert lend(2, 0) is None, "the block's other batch is still out"
     lent.take_back([1])
     assert lend(2, 0) == 4
 
 
-def test_memory_elsewhere_is_not_lent(lender):
+def test_what_is_lent_is_held_also_if_the_same_batch_was_lent_from_elsewhere(lender):
+    """A block that was dropped and decoded anew, while a batch of the old one is kept."""
     lent, blocks = lender
-    assert lent.lend(blocks[0, 0], of=0, name=0, most=9)
-    assert lent.lend(blocks[0, 0].copy(), of=1, name=1, most=9) is None
+    kept = []
+    for number in range(2):
+        array = blocks[number][:]  # an object of its own
+        kept.append(weakref.ref(array))
+        assert lent.lend(array[0], of=array, most=2)
+        del array
+    gc.collect()
+    assert all(reference() is not None for reference in kept)
+    lent.take_back([0, 1])
+    gc.collect()
+    assert not any(reference() is not None for reference in kept)
+
+
+def test_memory_elsewhere_is_not_lent_and_does_not_end_lending(lender):
+    lent, blocks = lender
+    elsewhere = blocks[0].copy()
+    assert lent.lend(elsewhere[0], of=elsewhere, most=9) is None
+    assert lent.lend(blocks[0, 0], of=blocks[0], most=9)
+    assert lent.lend(elsewhere[0], of=elsewhere, most=9) is None
 
 
 def test_without_a_store_nothing_is_lent():
     array = np.zeros(PAGE, np.uint8)
     assert lending.find_store(array) is None  # memory, but no connection to a store
-    assert Lender().lend(array, of=0, name=0, most=9) is None
+    assert Lender().lend(array, of=array, most=9) is None

@@ -50,6 +50,8 @@ _RESTART_SECONDS = 60.0  # that a coordinator may take to be there again, while 
 _RETRY_SECONDS = 0.1
 _AHEAD = 6  # blocks, at most, that are asked for before a batch needs them; half of them at a time
 _TRAINERS = 8  # that the memory is divided among, until the service says how many there are
+_UNDER_WAY = 3  # blocks that a trainer's batches are being made of
+_LENT = 6  # blocks, at most, of which a trainer has batches: those prefetched, and some more
 MESSAGE_BYTES = 1 << 20
 
 
@@ -212,12 +214,12 @@ class Assembler:
             self._release(keys)
         self._waited += time.perf_counter() - asked
         pieces = [
-            (number, part, rows, to)
+            (part, rows, to)
             for number, whole, into in runs(spans)
             for part, rows, to in _overlaps(blocks[number], whole, into)
         ]
         replaced, loan = [], None
-        for number, part, rows, to in pieces:
+        for part, rows, to in pieces:
             content = part.content
             for row, (message, sample) in content["corrupt"].items():
                 if rows.start <= row < rows.stop:
@@ -227,10 +229,10 @@ class Assembler:
                     replaced.append([row - rows.start + to.start, label])
             images = content["images"][rows]
             if len(pieces) == 1 and self._lender is not None:
-                loan = self._lender.lend(images, of=content, name=(epoch, number, part.start), most=self._most_lent)
+                loan = self._lender.lend(images, of=content["images"], most=self._most_lent)
             if loan is None:
                 self._copy(images, out[to])
-        self._emitted += pieces[-1][3].stop
+        self._emitted += pieces[-1][2].stop
         decoded, self._decoded = self._decoded, 0
         lent, descriptors = loan or ({}, [])
         return {"replaced": replaced, "decoded": decoded, **lent}, descriptors
@@ -241,14 +243,19 @@ class Assembler:
             self._lender.take_back(loans)
 
     def leave(self) -> None:
-        """Say goodbye."""
+        """Say goodbye, and keep nothing but what is lent."""
+        self._references.clear()
+        self._values.clear()
         self._link.tell("leave", self._trainer)
 
     def _share(self, trainers: int) -> None:
-        """Divide the memory: what is kept for blocks asked for ahead, and what is not for lent ones."""
+        """Divide the memory: what is kept for blocks under way and ahead, and what is not for lent ones."""
         each = max(trainers, 1) * self._spec.block_bytes
-        self._most_ahead = max(1, min(_AHEAD, self._capacity_bytes // each))
-        self._most_lent = int(self._capacity_bytes / SHARE * (1 - SHARE)) // each
+        self._most_ahead = max(1, min(_AHEAD, self._capacity_bytes // each - _UNDER_WAY))
+        memory_bytes = int(self._capacity_bytes / SHARE)
+        if self._lender is not None and self._lender.store_bytes is not None:
+            memory_bytes = min(memory_bytes, self._lender.store_bytes)  # a joined machine may have less
+        self._most_lent = min(_LENT, int(memory_bytes * (1 - SHARE)) // each)
 
     def _keys(self, epoch: int, spans: Spans) -> list[Key]:
         return [Key(self._spec, epoch, number) for number in dict.fromkeys(number for number, _, _ in runs(spans))]
@@ -384,6 +391,7 @@ class _Bridge:
             return True
         if message["op"] == "batch":
             assert self._assembler is not None
+            self._assembler.take_back(message["returned"])
             self._assembler.want(message["epoch"], message["spans"], message["ends"])
         self._queue.append((message, descriptors))
         return True
@@ -426,7 +434,6 @@ class _Bridge:
 
     def _batch(self, message: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
         assert self._assembler is not None
-        self._assembler.take_back(message["returned"])
         out = self._buffers[message["buffer"]]
         return self._assembler.make(message["epoch"], message["step"], message["spans"], out)
 

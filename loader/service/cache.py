@@ -57,6 +57,9 @@ class BlockCache:
             The parts of each that have a row of these; no row is in two parts.
         """
         found, decoded = [], 0
+        for key, _ in wanted:  # what is wanted now is not dropped for something else that is
+            if key in self._blocks:
+                self._blocks.move_to_end(key)
         for key, rows in wanted:
             there = self._blocks[key][-1].stop if key in self._blocks else 0
             missing = rows - there

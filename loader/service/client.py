@@ -56,7 +56,8 @@ def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> B
     """A `BudgetLoader` whose images come from a running service.
 
     Several connections share what they both want: the same seed, image_size, interpolation, crop and
-    on_corrupt. Schedules, batch sizes, dtypes, ranks and speeds may differ.
+    on_corrupt. Schedules, batch sizes, dtypes, ranks and speeds may differ. The service decodes a few blocks
+    of 256 images ahead of the foremost trainer, also of the epoch to come.
 
     Args:
         name: the service's, as `python -m loader serve` was given it.
@@ -201,6 +202,8 @@ class Bridge:
             data, descriptors, _, _ = socket.recv_fds(self._wire, MESSAGE_BYTES, 4)
         except OSError:
             data, descriptors = b"", []
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
         if not data:
             raise BridgeEnded
         message = json.loads(data)
@@ -294,6 +297,7 @@ class _Maker:
         return self._batch(plan, buffer, labels, len(answer["replaced"]))
 
     def close(self) -> None:
+        self._settle()
         self._bridge.close()
         for descriptor, _ in self._shared.values():
             os.close(descriptor)
@@ -313,6 +317,12 @@ class _Maker:
             except (EngineError, CorruptSampleError) as error:
                 return error
 
+    def _settle(self) -> None:
+        """Owe this process between nothing any more; the next one lends its own."""
+        if self._borrower is not None:
+            self._borrower.settle()
+            self._borrower = None
+
     def _restart(self) -> None:
         """Start the process between again, and ask again for all that it owed; what it made is the same."""
         entry = self._bridge.entry
@@ -325,7 +335,7 @@ class _Maker:
         if self._restarts > _RESTARTS:
             raise gone(entry, f"the connection to it breaks: {self._bridge.last_words()}")
         self._bridge.close()
-        self._borrower = None  # the new one lends its own
+        self._settle()
         self._bridge.start()
         self._bridge.send(self._setup, [])
         for address, (descriptor, shape) in self._shared.items():

@@ -19,11 +19,13 @@ import stat
 import struct
 import weakref
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+_SEARCHES = 5  # for the store: a small object lies elsewhere, and a search takes as long as an image
+_POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, since Linux 5.14; not in mmap
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,48 +51,56 @@ class Store:
 
 
 def find_store(array: np.ndarray) -> Store | None:
-    """The store that an array lies in, or None where it cannot be reached."""
+    """The store that an array lies in, or None where that is not the store, or it cannot be reached."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        start, stop, offset, inode = _mapping(array.ctypes.data)
+        start, stop, offset, file = _mapping(array.ctypes.data)
         connection, server = _connection()
         try:
-            return Store(start, stop, offset, (_memory(server, inode), connection))
+            return Store(start, stop, offset, (_memory(server, file), connection))
         except BaseException:
             os.close(connection)
             raise
     return None
 
 
-def _mapping(address: int) -> tuple[int, int, int, int]:
-    """Start, stop, offset and inode of the mapping that an address is in; see proc_pid_maps(5)."""
+def _mapping(address: int) -> tuple[int, int, int, tuple[int, int]]:
+    """Start, stop, offset and (device, inode) of the store's mapping that an address is in; see proc_pid_maps(5).
+
+    What the store has no room for, Ray puts into files on a disk, and unmaps them: that is not the store.
+    """
     with open("/proc/self/maps") as maps:
         for line in maps:
-            addresses, _, offset, _, inode, *_ = line.split()
+            addresses, _, offset, device, inode, *path = line.split(maxsplit=5)
             start, stop = (int(end, 16) for end in addresses.split("-"))
-            if start <= address < stop:
-                return start, stop, int(offset, 16), int(inode)
+            if start <= address < stop and path and path[0].startswith("/dev/shm/plasma"):
+                major, minor = (int(part, 16) for part in device.split(":"))
+                return start, stop, int(offset, 16), (os.makedev(major, minor), int(inode))
     raise StopIteration
 
 
 def _connection() -> tuple[int, int]:
-    """A copy of the descriptor of the connection to the store, and the process at its other end."""
+    """A copy of the descriptor of the one connection to the store, and the process at its other end."""
+    found = []
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         with contextlib.suppress(OSError):
-            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
-                continue
-            with socket.socket(fileno=os.dup(descriptor)) as peer:
-                if peer.family == socket.AF_UNIX and os.path.basename(str(peer.getpeername())) == "plasma_store":
-                    size = struct.calcsize("3i")
-                    server, _, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-                    return peer.detach(), server
-    raise StopIteration
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                with socket.socket(fileno=os.dup(descriptor)) as peer:
+                    if peer.family == socket.AF_UNIX and "plasma_store" in os.path.basename(str(peer.getpeername())):
+                        size = struct.calcsize("3i")
+                        server, _, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+                        found.append((descriptor, server))
+    ((descriptor, server),) = found  # ValueError if there is not one
+    return os.dup(descriptor), server
 
 
-def _memory(server: int, inode: int) -> int:
+def _memory(server: int, file: tuple[int, int]) -> int:
     """A descriptor of the store's memory, to read: its file has no name any more, but its process has it open."""
-    folder = f"/proc/{server}/fd"
-    path = next(entry.path for entry in os.scandir(folder) if os.stat(entry.path).st_ino == inode)
-    return os.open(path, os.O_RDONLY)
+    for entry in os.scandir(f"/proc/{server}/fd"):
+        with contextlib.suppress(OSError):
+            found = os.stat(entry.path)
+            if (found.st_dev, found.st_ino) == file:
+                return os.open(entry.path, os.O_RDONLY)
+    raise StopIteration
 
 
 class Lender:
@@ -98,30 +108,34 @@ class Lender:
 
     def __init__(self) -> None:
         self._store: Store | None = None
-        self._reachable, self._introduced = True, False
-        self._held: dict[Hashable, tuple[Any, set[int]]] = {}  # objects, and their loans
-        self._loans: dict[int, Hashable] = {}
+        self._searches_left = _SEARCHES
+        self._introduced = False
+        self._held: dict[int, tuple[np.ndarray, set[int]]] = {}  # by address: arrays, and their loans
+        self._loans: dict[int, int] = {}
         self._next = 0
 
-    def lend(
-        self, images: np.ndarray, *, of: Any, name: Hashable, most: int
-    ) -> tuple[dict[str, int], list[int]] | None:
+    @property
+    def store_bytes(self) -> int | None:
+        """The size of the store on this machine, once it is known."""
+        return self._store.stop - self._store.start if self._store is not None else None
+
+    def lend(self, images: np.ndarray, *, of: np.ndarray, most: int) -> tuple[dict[str, int], list[int]] | None:
         """Lend images, if that is possible.
 
         Args:
             images: contiguous.
-            of: the object in the store that has them; held until they are returned.
-            name: of that object.
-            most: objects to hold at a time; a trainer that keeps more gets copies.
+            of: the array in the store that they are a part of; held until they are returned.
+            most: arrays to hold at a time; a trainer that keeps more gets copies.
 
         Returns:
             The answer's "loan" and "offset", and the descriptors that go with the first.
         """
+        name = of.ctypes.data
         if name not in self._held and len(self._held) >= most:
             return None
-        if self._store is None and self._reachable:
+        if self._store is None and self._searches_left:
+            self._searches_left -= 1
             self._store = find_store(images)
-            self._reachable = self._store is not None
         offset = self._store.where(images) if self._store is not None else None
         if self._store is None or offset is None:
             return None
@@ -144,6 +158,8 @@ class Lender:
 class Borrower:
     """What a trainer has been lent by one process between. The descriptors are closed with the last loan.
 
+    A process that the trainer forks has them, too, until it ends.
+
     Args:
         memory, connection: the descriptors.
     """
@@ -151,25 +167,41 @@ class Borrower:
     def __init__(self, memory: int, connection: int) -> None:
         self._memory = memory
         self._returned: deque[int] = deque()
-        weakref.finalize(self, _close, memory, connection).atexit = False
+        self._out: weakref.WeakValueDictionary[int, mmap.mmap] = weakref.WeakValueDictionary()
+        self._close = weakref.finalize(self, _close, memory, connection)
+        self._close.atexit = False
 
     def array(self, loan: int, *, offset: int, shape: tuple[int, ...]) -> np.ndarray:
         """A loan as uint8 [shape], to read and to write; it is returned when nothing shows it any more."""
         size = int(np.prod(shape))
         within = offset % mmap.ALLOCATIONGRANULARITY
-        memory = mmap.mmap(
-            self._memory,
-            within + size,
-            flags=mmap.MAP_PRIVATE,
-            prot=mmap.PROT_READ | mmap.PROT_WRITE,
-            offset=offset - within,
-        )
+        try:
+            memory = mmap.mmap(
+                self._memory,
+                within + size,
+                flags=mmap.MAP_PRIVATE,
+                prot=mmap.PROT_READ | mmap.PROT_WRITE,
+                offset=offset - within,
+            )
+        except BaseException:
+            self._return(loan)
+            raise
+        self._out[loan] = memory
         weakref.finalize(memory, self._return, loan).atexit = False
         return np.frombuffer(memory, np.uint8, size, within).reshape(shape)
 
     def returned(self) -> list[int]:
         """The loans whose arrays are gone, each once."""
         return [self._returned.popleft() for _ in range(len(self._returned))]
+
+    def settle(self) -> None:
+        """Make what is still out the trainer's own, and let go of the store. Nothing more can be borrowed."""
+        try:
+            for memory in list(self._out.values()):
+                memory.madvise(_POPULATE_WRITE)  # each private page is copied, and its content left as it is
+        except OSError:  # an older kernel, or no memory for copies: the last loan lets go
+            return
+        self._close()
 
     def _return(self, loan: int) -> None:
         self._returned.append(loan)

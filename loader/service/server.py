@@ -200,8 +200,8 @@ def _start(folder: Path, memory_bytes: int, workers: int, host: str, token: str)
         configure_logging=False,
         _node_ip_address=host,
         _temp_dir=str(folder),
-        # Blocks may fill the memory at once, and none goes to disk. Workers are kept, and not started before they
-        # are needed: Ray would start as many again whenever a trainer asks, and end them a second later.
+        # Blocks may fill the memory at once, and none is spilled to a disk. Workers are kept, and not started
+        # before they are needed: Ray would start as many again whenever a trainer asks, and end them a second later.
         _system_config={
             "automatic_object_spilling_enabled": False,
             "preallocate_plasma_memory": True,
