@@ -5,6 +5,7 @@ python tests/service_trainer.py '{"name": …, "schedule": …, …}'
 
 import hashlib
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -60,6 +61,7 @@ def main():
     asked = json.loads(sys.argv[1])
     state, left = None, asked.get("reconnect", 0)
     kept = {} if "keep_every" in asked else None
+    signal.signal(signal.SIGUSR1, lambda *_: asked.update(step_seconds=0))
     while True:
         try:
             batches = connect(asked["name"], crop="resized", label=asked.get("label", "test"), **options_of(asked))

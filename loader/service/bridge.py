@@ -46,7 +46,7 @@ from loader.service.blocks import BLOCK, Key, Part, Spans, Spec, runs
 from loader.service.lending import Lender
 
 GONE_SECONDS = 4.0  # without a sign of life; an error follows within 5
-_RESTART_SECONDS = 60.0  # that a coordinator may take to be there again, while its cluster is alive
+_RESTART_SECONDS = 120.0  # that a coordinator may take to be there again, while its cluster is alive
 _RETRY_SECONDS = 0.1
 _AHEAD = 6  # blocks, at most, that are asked for before a batch needs them; half of them at a time
 _TRAINERS = 8  # that the memory is divided among, until the service says how many there are
@@ -117,7 +117,7 @@ class Link:
                 self._coordinator = None
                 now = time.monotonic()
                 if now - alive > GONE_SECONDS or now - began > _RESTART_SECONDS:
-                    raise gone(self.entry, error) from None
+                    raise gone(self.entry, f"no answer for {now - began:.0f} s: {_line(error)}") from None
                 time.sleep(_RETRY_SECONDS)
 
     def tell(self, method: str, *arguments: Any) -> None:

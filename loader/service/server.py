@@ -207,6 +207,10 @@ def _start(folder: Path, memory_bytes: int, workers: int, host: str, token: str)
             "preallocate_plasma_memory": True,
             "num_workers_soft_limit": 0,
             "kill_idle_workers_interval_ms": 0,
+            "worker_niceness": 0,  # not 15: what else runs on the machine would leave the service next to nothing
+            # One that is killed as it starts is waited for until this timeout, and must not keep others waiting.
+            "worker_register_timeout_seconds": 15,
+            "worker_maximum_startup_concurrency": workers + 2,
         },
     )
     return ray.get_runtime_context().gcs_address
