@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -45,27 +46,39 @@ def environment(tmp_path_factory):
 
 
 class Process(subprocess.Popen):
-    """A child whose lines are read as they come."""
+    """A child whose lines are read as they come: from files, where none is lost and which never are full."""
 
     def __init__(self, *command, environment):
-        super().__init__(
-            [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115  # as long as this lives
+        self._read = 0  # bytes of its output
+        super().__init__([sys.executable, *command], env=environment, stdout=self._files[0], stderr=self._files[1])
+
+    def _rest(self):
+        """The whole lines that were not read yet."""
+        text = os.pread(self._files[0].fileno(), 1 << 24, self._read)
+        return text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
 
     def wait_for(self, text, seconds=90):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            line = self.stdout.readline()
-            if text in line:
-                return line
-            if not line and self.poll() is not None:
-                raise AssertionError(f"ended with {self.returncode}: {self.stderr.read()[-2000:]}")
+            ended = self.poll() is not None
+            for line in self._rest():
+                self._read += len(line)
+                if text.encode() in line:
+                    return line.decode()
+            assert not ended, f"ended with {self.returncode}: {self.error_text()[-2000:]}"
+            time.sleep(0.01)
         raise AssertionError(f"no {text!r} within {seconds} seconds")
 
+    def error_text(self, seconds=60):
+        """All that it wrote to stderr, once it has ended."""
+        self.wait(timeout=seconds)
+        return os.pread(self._files[1].fileno(), 1 << 24, 0).decode()
+
     def hashes(self, seconds=240):
-        """Every batch's (epoch, step, hash), and the last line's dict."""
-        output, errors = self.communicate(timeout=seconds)
-        lines = [json.loads(line) for line in output.splitlines()]
+        """The (epoch, step, hash) of every batch that was not waited for, and the last line's dict."""
+        errors = self.error_text(seconds)
+        lines = [json.loads(line) for line in self._rest()]
         assert lines, errors[-2000:]
         return [tuple(line) for line in lines if isinstance(line, list)], lines[-1]
 
@@ -105,10 +118,10 @@ class Services:
                 process.send_signal(signal.SIGINT)
         for process in self.running:
             try:
-                process.communicate(timeout=30)
+                process.wait(timeout=30)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.communicate()
+                process.wait()
 
 
 @pytest.fixture
@@ -275,8 +288,9 @@ def test_fifty_kills_change_no_bit_of_any_stream(services):
             service_processes(server, kind)
             time.sleep(rng.uniform(0.2, 1.2))  # not always as it starts
             os.kill(rng.choice(service_processes(server, kind)), signal.SIGKILL)
-        ended = [(s.returncode, *(text[-500:] for text in s.communicate())) for s in survivors if s.poll() is not None]
-        assert not ended
+        assert all(s.poll() is None for s in survivors), [
+            (s.hashes()[1], s.error_text()) for s in survivors if s.poll()
+        ]
     time.sleep(max(0.0, stopped_at + 60 - time.monotonic()))
     paused.send_signal(signal.SIGCONT)
     for survivor, a in zip(survivors, asked, strict=True):
@@ -298,7 +312,7 @@ def test_nothing_is_left_when_the_server_ends_and_trainers_are_told(services, ho
     _, last = trainer.hashes(seconds=60)
     assert f"service '{name}' is gone" in last["error"]
     assert last["at"] - told < 5 + (10 if how != signal.SIGKILL else 0)  # an orderly end takes a while itself
-    server.communicate(timeout=60)
+    server.wait(timeout=60)
     assert server.returncode == (-how if how == signal.SIGKILL else 0)
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in below):
@@ -316,7 +330,7 @@ def test_a_trainer_reconnects_to_a_new_server_and_goes_on(services):
     trainer = services.trainer("again", "full@4", step_seconds=0.05, reconnect=30)
     trainer.wait_for("[0, 20,")
     first.kill()
-    first.communicate()
+    first.wait()
     services.serve("again")
     rest, last = trainer.hashes()
     assert last["finished"]
@@ -330,9 +344,9 @@ def test_another_dataset_under_the_same_name_is_refused(services, tmp_path):
     trainer = services.trainer("other", "full@40", step_seconds=0.05, reconnect=60)
     trainer.wait_for("[0, 5,")
     first.kill()
-    first.communicate()
+    first.wait()
     services.serve("other", data=tmp_path / "train.beton")
-    _, errors = trainer.communicate(timeout=60)
+    errors = trainer.error_text()
     assert trainer.returncode == 1 and "ResumeError" in errors and "dataset" in errors
 
 
@@ -343,7 +357,7 @@ def test_a_corrupt_sample_is_named_or_replaced_as_by_a_private_loader(services, 
     services.serve("corrupt", data=copy)
     got, _ = services.trainer("corrupt", "full@1", on_corrupt="replace").hashes()
     assert got == private(copy, schedule="full@1", on_corrupt="replace")
-    _, errors = services.trainer("corrupt", "full@1").communicate(timeout=60)
+    errors = services.trainer("corrupt", "full@1").error_text()
     assert "CorruptSampleError" in errors and "sample 100 does not decode" in errors
 
 
