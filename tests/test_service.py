@@ -445,6 +445,19 @@ def test_bad_calls_are_one_line(served, more, why):
     assert done.returncode == 1 and why in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
+def test_on_a_device_bytes_are_moved_and_normalised_there(served):
+    code = """if True:
+        from loader import Schedule, connect
+        options = {"dtype": "float16", "layout": "contiguous", "device": "meta"}  # a device that needs no GPU
+        with connect("shared", batch_size=48, image_size=24, schedule=Schedule.parse("full@1"), **options) as batches:
+            images, labels = next(iter(batches))
+            print(images.device, images.dtype, tuple(images.shape), images.is_contiguous(), labels.device)
+    """
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=served.environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "meta torch.float16 (48, 3, 24, 24) True meta", done.stderr[-2000:]
+
+
 def test_a_batch_that_the_memory_could_never_hold_is_refused(served):
     _, last = served.trainer("shared", "full@1", image_size=1024).hashes()
     assert "batches of 48 images of 1024 pixels" in last["error"] and "--memory" in last["error"]

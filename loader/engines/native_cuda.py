@@ -16,6 +16,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from loader.batch import Batch, BatchPlan
 from loader.engines.base import Job, Work
 from loader.engines.native import BufferPool, Renderer
+from loader.engines.normalize import Normalize
 from loader.engines.threaded import ThreadedEngine
 from loader.jpeg import Cropper, JpegError
 from loader.windows import PAD
@@ -40,8 +41,7 @@ class _Maker:
         self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._cropper, self._renderer = Cropper(), Renderer(job, work)
         self._pool = BufferPool(job.output, job.batch_size)
-        self._table = job.output.table().flatten().to(self._device)
-        self._offsets = 256 * torch.arange(3, device=self._device).view(1, 3, 1, 1)
+        self._normalize = Normalize(job.output)
 
     def begin(self, plan: BatchPlan) -> None:
         """Nothing: `finish` makes the batch."""
@@ -79,10 +79,7 @@ class _Maker:
             self._window(pixels, row, place)
             for pixels, row, place in zip(decoded, plan.rows.tolist(), places, strict=True)
         ]
-        pixels = torch.cat(windows).add_(0.5).clamp_(0, 255).long()
-        images = self._table[pixels + self._offsets]
-        memory = torch.channels_last if self._job.output.layout == "channels_last" else torch.contiguous_format
-        return images.contiguous(memory_format=memory)
+        return self._normalize(torch.cat(windows).add_(0.5).clamp_(0, 255))
 
     def _cropped(self, row: list[int]) -> tuple[torch.Tensor, tuple[int, int]]:
         """The JPEG that shows a row's window, and the top and left that it begins at."""

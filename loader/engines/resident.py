@@ -15,6 +15,7 @@ from loader.dataset import corrupt
 from loader.engines.base import Job
 from loader.engines.direct import DirectEngine
 from loader.engines.native import REPLACEMENT_ATTEMPTS, Decoder, pad
+from loader.engines.normalize import Normalize
 from loader.errors import CorruptSampleError, EngineError
 from loader.parallel import in_order
 from loader.resize import taps
@@ -32,16 +33,13 @@ class ResidentEngine(DirectEngine):
         self._device = torch.device(job.output.device)
         self._free_since = time.perf_counter()
         self._images, self._damaged = _load(job)
-        offsets = 256 * torch.arange(3, device=self._device)
-        self._table, self._offsets = job.output.table().flatten().to(self._device), offsets
+        self._normalize = Normalize(job.output)
 
     def make(self, plan: BatchPlan) -> Batch:
         self.work.add_idle(time.perf_counter() - self._free_since)
         rows, labels, replaced = self._mended(plan)
         window = self._shifted(rows) if self._job.output.crop == "pad" else self._resized(rows)
-        images = self._table[window.long().contiguous() + self._offsets].permute(0, 3, 1, 2)
-        if self._job.output.layout == "contiguous":
-            images = images.contiguous()
+        images = self._normalize(window.permute(0, 3, 1, 2))
         batch = Batch(images, torch.from_numpy(labels).to(self._device), plan, replaced)
         self._free_since = time.perf_counter()
         return batch

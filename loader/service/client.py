@@ -24,6 +24,7 @@ from loader.batch import Batch, BatchPlan
 from loader.budget import Budget
 from loader.engines.base import Job, Work
 from loader.engines.native import BufferPool, buffer_dtype, tone
+from loader.engines.normalize import Normalize
 from loader.engines.threaded import ThreadedEngine
 from loader.errors import CorruptSampleError, EngineError
 from loader.loader import BudgetLoader
@@ -245,8 +246,7 @@ class _Maker:
         self._device = torch.device(job.output.device)
         output = job.output
         if self._device.type != "cpu":  # bytes are moved, and normalised there
-            self._table = output.table().flatten().to(self._device)
-            self._offsets = 256 * torch.arange(3, device=self._device).view(1, 3, 1, 1)
+            self._normalize = Normalize(output)
             output = dataclasses.replace(output, dtype="uint8", layout="channels_last", device="cpu")
         spec = Spec(
             bridge.index.fingerprint, output.image_size, output.interpolation, output.crop, seed, job.on_corrupt
@@ -373,9 +373,6 @@ class _Maker:
     def _batch(self, plan: BatchPlan, buffer: np.ndarray, labels: torch.Tensor, replaced: int) -> Batch:
         images = self._pool.tensor(buffer)
         if self._device.type != "cpu":
-            pixels = images.to(self._device).int() + self._offsets
-            channels_last = self._job.output.layout == "channels_last"
-            memory = torch.channels_last if channels_last else torch.contiguous_format
-            images = self._table[pixels].contiguous(memory_format=memory)
+            images = self._normalize(images)
             labels = labels.to(self._device)
         return Batch(images, labels, plan, replaced)
