@@ -17,13 +17,17 @@ What is not installed is left out, and said.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the processes that measure need it not
+    from rich.console import Console
 
 PARTS = ("contract", "loader", "trainer", "imagenet", "cifar")
 ENGINES = ("native", "dali", "ffcv", "resident")
@@ -190,26 +194,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, values in _DEFAULTS.items():
         if getattr(options, name) is None:
             setattr(options, name, values[options.device == "cpu"])
-    from loader.errors import LoaderError
+    from bench import job
 
-    try:
-        return _main(options)
-    except (LoaderError, RuntimeError, OSError, subprocess.SubprocessError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return job.guarded(
+        functools.partial(_main, options), interrupted=f"the parts that were finished are in {options.out}"
+    )
 
 
-def _main(options: argparse.Namespace) -> int:
+def _main(options: argparse.Namespace, console: Console) -> int:
     import torch
 
     from bench.data import prepare
-    from bench.job import bars, wide_console
+    from bench.job import bars
     from bench.record import environment, write_json
     from loader.errors import EngineError
 
     if options.device != "cpu" and not torch.cuda.is_available():
         raise EngineError(f"--device {options.device}: torch sees no GPU here; --device cpu tries the command")
-    console, out = wide_console(), Path(options.out)
+    out = Path(options.out)
     with bars(console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
         prepare(

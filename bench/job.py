@@ -16,6 +16,7 @@ import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import Any
 
 from rich.console import Console
@@ -164,17 +165,25 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=_LOG_WIDTH)
 
 
-def guarded(bench: Callable[[Console], int]) -> int:
-    """Run a bench's body; its exit status is 0, 1 for bad input, 130 where it was interrupted."""
+RESUMABLE = "nothing is lost, the same command goes on"
+
+
+def guarded(bench: Callable[[Console], int], *, interrupted: str = RESUMABLE) -> int:
+    """Run a bench's body; its exit status is 0, 1 for bad input, 130 where it was interrupted.
+
+    Args:
+        bench: takes the console, and returns the status.
+        interrupted: what to say where it was.
+    """
     from models import CheckpointError, TrainingError
 
     try:
         return bench(wide_console())
-    except (LoaderError, TrainingError, CheckpointError, RuntimeError, ValueError, OSError) as error:
+    except (LoaderError, TrainingError, CheckpointError, RuntimeError, ValueError, OSError, SubprocessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; nothing is lost, the same command goes on", file=sys.stderr)
+        print(f"interrupted; {interrupted}", file=sys.stderr)
         return INTERRUPTED
 
 

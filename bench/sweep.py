@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import statistics
@@ -26,7 +27,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the processes that measure need it not
+    from rich.console import Console
 
 SETTINGS = (("full", 0.05), ("0.8", 0.02), ("0.618", 0.01), ("R1_0.618", 0.005))  # schedule, learning rate
 PARTS = ("take", "copy", "one", "train")
@@ -251,26 +255,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--turns", type=int, default=3, help="counted measurements of each")
     add("--out", default="runs/sweep")
     options = parser.parse_args(arguments)
-    from loader.errors import LoaderError
+    from bench import job
 
-    try:
-        return _main(options)
-    except (LoaderError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return job.guarded(functools.partial(_main, options), interrupted="nothing was recorded")
 
 
-def _main(options: argparse.Namespace) -> int:
+def _main(options: argparse.Namespace, console: Console) -> int:
     from importlib.util import find_spec
 
-    from rich.console import Console
     from rich.progress import Progress
 
     from bench.analysis import interquartile_range
     from bench.data import prepare
     from bench.record import environment, write_json
 
-    console, out = Console(), Path(options.out)
+    out = Path(options.out)
     os.environ.setdefault("REDUCED_SAMPLING_SERVICES", str((out / "services").resolve()))
     with Progress(console=console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)

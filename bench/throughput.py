@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -22,9 +24,12 @@ import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.contenders import CONTENDERS, FILTERS, NEEDS, OURS, Work, quiet_threads
+
+if TYPE_CHECKING:  # the processes that measure need it not
+    from rich.console import Console
 
 PARTS = ("rates", "boundary", "cut")
 CUTS = ("0.05", "0.1", "0.2", "0.35", "0.5", "0.75", "1")
@@ -64,6 +69,7 @@ class Runner:
 
 def serve(name: str, work: Work) -> None:
     """Measure on request: a line of JSON in, a line out."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word; the bench says one
     quiet_threads(work.threads)
     for line in sys.stdin:
         request = json.loads(line)
@@ -204,24 +210,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", default="runs/throughput")
     options = parser.parse_args(arguments)
-    from loader.errors import LoaderError
+    from bench import job
 
-    try:
-        return _main(options)
-    except (LoaderError, RuntimeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return job.guarded(functools.partial(_main, options), interrupted="nothing was recorded")
 
 
-def _main(options: argparse.Namespace) -> int:
+def _main(options: argparse.Namespace, console: Console) -> int:
     from rich.progress import Progress
 
     from bench.data import prepare
-    from bench.job import wide_console
     from bench.record import environment, write_json
     from loader.parallel import cores
 
-    console = wide_console()
     say = console.print
     out = Path(options.out)
     with Progress(console=console) as progress:
