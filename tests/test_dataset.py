@@ -80,7 +80,7 @@ def test_pointers_outside_the_file_are_refused(copy):
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_damage_before_the_images_raises_or_is_harmless(copy, data):
     """Whatever the index says after damage, reading the samples stays inside the file."""
     end = beton.HEADER.itemsize + 2 * beton.FIELD.itemsize + 70 * 24

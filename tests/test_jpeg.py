@@ -25,7 +25,7 @@ def plain(image: Image.Image, **options) -> bytes:
 
 
 @given(st.integers(1, 200), st.integers(1, 200), st.sampled_from(SUBSAMPLINGS), st.integers(1, 8))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_encoded_image_has_a_table_that_adds_up(width, height, subsampling, interval):
     data = jpeg.encode(photo(width, height), quality=90, subsampling=subsampling, interval=interval)
     frame = jpeg.read_frame(data)
@@ -80,7 +80,7 @@ def test_what_is_no_jpeg_is_refused(data):
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_damaged_headers_never_do_more_than_raise(data):
     whole = bytearray(jpeg.encode(photo(64, 48), quality=80, subsampling="4:2:0"))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -95,7 +95,7 @@ def test_the_interval_is_the_largest_divisor(columns, expected):
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_cropped_bytes_decode_to_exactly_the_whole_images_pixels(data):
     width, height = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 150))
     subsampling = data.draw(st.sampled_from((*SUBSAMPLINGS, "grey")))
@@ -150,7 +150,7 @@ def test_too_little_room_is_said():
 
 
 @given(st.data())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_damage_anywhere_raises_or_gives_bytes_and_never_reads_outside(data):
     whole = np.frombuffer(jpeg.encode(photo(96, 80), quality=80, subsampling="4:2:0"), np.uint8).copy()
     for _ in range(data.draw(st.integers(1, 6))):

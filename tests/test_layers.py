@@ -8,7 +8,7 @@ from models.layers import Ghost, conditional, grouped, pointwise
 
 
 @given(st.integers(1, 40), st.integers(1, 60), st.floats(0.02, 1), st.integers(1, 2))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_ghost_module_has_its_outputs_whatever_alpha(inputs, outputs, alpha, stride):
     y = Ghost(inputs, outputs, alpha=alpha, stride=stride)(torch.rand(2, inputs, 5, 7))
     assert y.shape == (2, outputs, -(-5 // stride), -(-7 // stride))

@@ -156,7 +156,7 @@ _seeds = itertools.count()
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.fractions(0, 1), st.integers(0, 2**64 - 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_static_takes_one_subset_in_fresh_orders(samples, batch_size, ratio, seed):
     try:
         budget = Schedule.flat(ratio, epochs=4).budget(samples, batch_size=batch_size)

@@ -22,7 +22,7 @@ def resized(pixels, window, size, *, antialias=True, flip=False, table=IDENTITY)
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(1, 40), st.booleans(), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_it_is_torchvisions_resize_of_the_window(height, width, out_h, out_w, antialias, data):
     pixels = noise(height, width)
     top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))

@@ -9,7 +9,7 @@ from loader.shard import Shard
 
 
 @given(st.integers(1, 5000), st.integers(1, 300), st.integers(0, 50), st.integers(1, 4), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_batch_is_put_together_of_its_blocks(samples, batch_size, step, ranks, data):
     start = min(step * batch_size, samples - 1)
     rank = data.draw(st.integers(0, ranks - 1))

@@ -95,7 +95,7 @@ def test_a_lost_block_is_made_again_once():
 @given(
     st.lists(st.lists(st.tuples(st.integers(0, 10), st.integers(1, BLOCK)), max_size=6), max_size=40), st.integers(1, 6)
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_cap_holds_and_every_row_asked_for_comes_once(asked, most):
     made, blocks = cache(most)
     for numbers in asked:
