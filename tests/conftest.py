@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -48,6 +50,19 @@ def small_beton(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     load = lambda i: source.load(i).resize((40, 40))  # noqa: E731
     convert(Source(source.names, source.labels, source.classes, load), path, settings=Settings(quality=95))
     return path
+
+
+@pytest.fixture
+def pause(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Lets seconds pass at once, so many that what a busy machine adds is nothing beside them."""
+    clock, passed = time.perf_counter, 0.0
+
+    def pause(seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + passed)
+    return pause
 
 
 @pytest.fixture

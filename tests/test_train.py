@@ -1,6 +1,5 @@
 import io
 import math
-import time
 
 import pytest
 import torch
@@ -72,16 +71,16 @@ def test_an_epoch_trains_and_records_itself():
     assert 0 <= record.wait_seconds < record.train_seconds
 
 
-def test_waiting_for_the_first_batch_is_kept_apart():
+def test_waiting_for_the_first_batch_is_kept_apart(pause):
     class Slow(list):
         def __iter__(self):
             for i, item in enumerate(super().__iter__()):
-                time.sleep(0.2 if i == 0 else 0.02)
+                pause(200 if i == 0 else 20)
                 yield item
 
     record = trainer().train_epoch(Slow(batches(4)), epoch=0)
-    assert record.first_wait_seconds >= 0.2 and 0.06 <= record.wait_seconds < 0.2
-    assert record.full_batch_seconds < record.train_seconds - 0.19
+    assert record.first_wait_seconds >= 200 and 60 <= record.wait_seconds < 80
+    assert record.full_batch_seconds < record.train_seconds - 199
 
 
 def test_a_loss_that_is_not_finite_ends_the_training():
@@ -138,13 +137,13 @@ def test_an_epoch_goes_on_from_its_middle():
     assert record.train_seconds >= sum(states[2]["laps"]) and record.first_wait_seconds == states[0]["waits"][0]
 
 
-def test_what_a_checkpoint_takes_is_not_training():
+def test_what_a_checkpoint_takes_is_not_training(pause):
     def slow(now):
-        time.sleep(0.05)
+        pause(50)
         return now.steps < 4
 
     seconds = trainer().train_epoch(batches(4), epoch=0, after_step=slow).train_seconds
-    assert seconds < 0.15  # of 0.2 seconds of pauses
+    assert seconds < 50  # of 200 seconds of pauses
 
 
 def test_a_saved_trainer_goes_on_bit_for_bit():
