@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -203,6 +204,27 @@ def test_what_decodes_has_the_servers_own_priority(served):
     assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids} == {os.getpriority(os.PRIO_PROCESS, server.pid)}
 
 
+def test_where_nothing_can_be_written_it_says_so(served, tmp_path):
+    (tmp_path / "file").touch()
+    deep = tmp_path / ("long" * 20)
+    deep.mkdir()
+    for variable, value, why in (
+        (registry.FOLDER_VARIABLE, tmp_path / "file", f"set {registry.FOLDER_VARIABLE}"),
+        ("TMPDIR", deep, "set TMPDIR to a shorter one"),
+    ):
+        command = [sys.executable, "-m", "loader", "serve", str(served.data), "--name", "x", "--memory", MEMORY]
+        environment = {**served.environment, variable: str(value)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and why in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not list(deep.iterdir())
+
+
+def test_localhost_is_the_loopback(services):
+    services.serve("local", "--host", "localhost")
+    folder = Path(services.environment[registry.FOLDER_VARIABLE])
+    assert json.loads((folder / "local.json").read_text())["node"] == "127.0.0.1"
+
+
 def test_what_a_trainer_does_with_its_batches_is_its_own_affair(services):
     """One writes over its batches, which are the store's own memory, one keeps them, while the cap is reached."""
     services.serve("lent")
@@ -251,7 +273,9 @@ def test_staggered_trainers_decode_what_one_does(services):
         time.sleep(1)
     expected = private(services.data, schedule="0.8@4")
     assert all(trainer.hashes()[0] == expected for trainer in trainers)
-    assert services.status("staggered")["decoded"] == 4 * 24 * 48  # 4 epochs of ⌊0.8·30⌋ batches: no sample more
+    status = services.status("staggered")
+    assert status["decoded"] == 4 * 24 * 48  # 4 epochs of ⌊0.8·30⌋ batches: no sample more
+    assert status["emitted"] == 4 * status["decoded"] and not status["trainers"]
 
 
 def test_trainers_of_different_ratios_decode_what_the_largest_does(services):
@@ -420,7 +444,8 @@ def test_metrics_and_top_show_the_trainers(served):
     trainer = served.trainer("shared", "full@50", step_seconds=0.05, label="watched")
     trainer.wait_for("[0, 3,")
     text = urllib.request.urlopen("http://127.0.0.1:19464/metrics", timeout=20).read().decode()
-    assert 'reduced_sampling_trainer_samples_emitted_total{service="shared",trainer="watched"}' in text
+    emitted = r'reduced_sampling_trainer_samples_emitted_total{id="\w+",service="shared",trainer="watched"}'
+    assert re.search(emitted, text)
     assert 'reduced_sampling_samples_decoded_total{service="shared"}' in text
     command = [sys.executable, "-m", "loader", "top", "shared", "--readings", "1"]
     environment = {**served.environment, "COLUMNS": "140"}
@@ -437,6 +462,10 @@ def test_metrics_and_top_show_the_trainers(served):
         (["--name", "x", "--memory", "1MB"], "too little"),
         (["--name", "x", "--workers", "0"], "workers 0"),
         (["--name", "x", "--memory", "900TB"], "more than is free"),
+        (["--name", "x", "--host", "no.such.host.invalid"], "'no.such.host.invalid' is not known"),
+        (["--name", "x", "--host", "0.0.0.0"], "'0.0.0.0' is no single address"),
+        (["--name", "x", "--host", "192.0.2.1"], "'192.0.2.1' (192.0.2.1) is not this machine"),
+        (["--name", "x", "--metrics-port", "70000"], "--metrics-port 70000"),
     ],
 )
 def test_bad_calls_are_one_line(served, more, why):
@@ -460,7 +489,7 @@ def test_on_a_device_bytes_are_moved_and_normalised_there(served):
 
 def test_a_batch_that_the_memory_could_never_hold_is_refused(served):
     _, last = served.trainer("shared", "full@1", image_size=1024).hashes()
-    assert "batches of 48 images of 1024 pixels" in last["error"] and "--memory" in last["error"]
+    assert "batches of 48 images of 1024 pixels" in last["error"] and "--memory 3452MB" in last["error"]
 
 
 def test_a_wrong_name_says_which_there_are(served):

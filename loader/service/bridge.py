@@ -246,7 +246,7 @@ class Assembler:
         """Say goodbye, and keep nothing but what is lent."""
         self._references.clear()
         self._values.clear()
-        self._link.tell("leave", self._trainer)
+        self._link.tell("leave", self._trainer, self._emitted)
 
     def _share(self, trainers: int) -> None:
         """Divide the memory: what is kept for blocks under way and ahead, and what is not for lent ones."""
@@ -370,7 +370,10 @@ class _Bridge:
                 answer = {"error": str(error)}
             if answer is None:
                 continue
-            socket.send_fds(self._wire, [json.dumps(answer).encode()], attached)
+            try:
+                socket.send_fds(self._wire, [json.dumps(answer).encode()], attached)
+            except OSError:  # the trainer closed its end, and is not there for the answer
+                break
             for descriptor in attached:  # the trainer's now; what they stand for stays open here, too
                 os.close(descriptor)
         if self._assembler is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import mmap
 import os
 import select
@@ -28,7 +29,7 @@ from loader.engines.normalize import Normalize
 from loader.engines.threaded import ThreadedEngine
 from loader.errors import CorruptSampleError, EngineError
 from loader.loader import BudgetLoader
-from loader.service import registry
+from loader.service import SHARE, registry
 from loader.service.blocks import BLOCK, Spec, spans
 from loader.service.bridge import MESSAGE_BYTES, gone
 from loader.service.lending import Borrower
@@ -106,7 +107,8 @@ def _check_memory(bridge: Bridge, job: Job) -> None:
     if least > bridge.index.capacity_bytes:
         raise EngineError(
             f"batches of {job.batch_size} images of {job.output.image_size} pixels need {least:,} bytes of blocks, and "
-            f"service {bridge.entry.name!r} keeps {bridge.index.capacity_bytes:,}; serve with more --memory"
+            f"service {bridge.entry.name!r} keeps {bridge.index.capacity_bytes:,}; serve with at least "
+            f"--memory {math.ceil(least / SHARE / 1e6)}MB"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from loader.service.server import joined, serve_until_stopped, service
 
 
 def serve(options: argparse.Namespace) -> int:
+    if options.metrics_port is not None and not 0 < options.metrics_port < 1 << 16:
+        raise LoaderError(f"--metrics-port {options.metrics_port} is no port; give 1 … 65535")
     with service(
         options.file,
         name=options.name,
@@ -24,7 +27,7 @@ def serve(options: argparse.Namespace) -> int:
         print(
             f"serving {options.file} as {entry.name!r}; loader.connect({entry.name!r}, …); Ctrl-C ends it", flush=True
         )
-        if options.host != LOOPBACK:
+        if entry.node != LOOPBACK:
             print(f"on other machines: python -m loader join {entry.address} --name {entry.name} …", flush=True)
             print(f"the token is in {registry.folder() / (entry.name + '.json')}; traffic is not encrypted", flush=True)
         serve_until_stopped(entry, metrics_port=options.metrics_port)
@@ -51,6 +54,8 @@ def join(options: argparse.Namespace) -> int:
 
 
 def top(options: argparse.Namespace) -> int:
+    if not 0 < options.seconds < threading.TIMEOUT_MAX:
+        raise LoaderError(f"--seconds {options.seconds:g} cannot be waited; give a number above 0")
     from rich.live import Live
 
     from loader.service.client import Bridge

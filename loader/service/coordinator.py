@@ -91,6 +91,7 @@ class Coordinator:
         self._warm_up = [ray.remote(num_cpus=0, resources={DECODE: 1})(_warm_up).remote(path) for _ in range(workers)]
         self._path, self._memory_bytes = path, memory_bytes
         self._trainers: dict[str, Trainer] = {}
+        self._emitted_before = 0  # to trainers that are gone
         self._index: Any = None
         self._began = time.monotonic()
 
@@ -149,9 +150,11 @@ class Coordinator:
         self._forget()
         return blocks, decoded, len(self._trainers)
 
-    def leave(self, trainer: str) -> None:
-        """The trainer is done."""
-        self._trainers.pop(trainer, None)
+    def leave(self, trainer: str, emitted: int) -> None:
+        """The trainer is done, and was given so many samples."""
+        if trainer in self._trainers:
+            del self._trainers[trainer]
+            self._emitted_before += emitted
 
     def status(self) -> dict[str, Any]:
         """What `python -m loader top` and the metrics show."""
@@ -168,8 +171,10 @@ class Coordinator:
             "hits": counts.hits,
             "misses": counts.misses,
             "decoded": counts.decoded,
+            "emitted": self._emitted_before + sum(t.emitted for t in self._trainers.values()),
             "trainers": [
                 {
+                    "id": trainer[:8],
                     "name": t.name,
                     "schedule": t.schedule,
                     "epoch": t.epoch,
@@ -180,7 +185,7 @@ class Coordinator:
                     "starved": t.starved,
                     "silent_seconds": now - t.seen,
                 }
-                for t in self._trainers.values()
+                for trainer, t in self._trainers.items()
             ],
         }
 
@@ -188,4 +193,4 @@ class Coordinator:
         """Trainers that have said nothing for long."""
         now = time.monotonic()
         for name in [name for name, t in self._trainers.items() if now - t.seen > _FORGET_SECONDS]:
-            del self._trainers[name]
+            self._emitted_before += self._trainers.pop(name).emitted

@@ -38,9 +38,9 @@ class _Collector:
             family.add_metric([self._name], state[field])
             yield family
         for metric, (field, kind, text) in _OF_TRAINERS.items():
-            family = families[kind](f"reduced_sampling_{metric}", text, labels=["service", "trainer"])
+            family = families[kind](f"reduced_sampling_{metric}", text, labels=["service", "trainer", "id"])
             for trainer in state["trainers"]:
-                family.add_metric([self._name, trainer["name"]], trainer[field])
+                family.add_metric([self._name, trainer["name"], trainer["id"]], trainer[field])
             yield family
 
 

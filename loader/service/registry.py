@@ -16,6 +16,7 @@ from pathlib import Path
 from loader.errors import EngineError
 
 FOLDER_VARIABLE = "REDUCED_SAMPLING_SERVICES"
+_ADVICE = f"set {FOLDER_VARIABLE} to a folder of yours"
 
 
 @dataclass(frozen=True)
@@ -56,26 +57,37 @@ def folder() -> Path:
     given = os.environ.get(FOLDER_VARIABLE)
     base = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     path = Path(given) if given else Path(base) / "reduced-sampling-loader"
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if path.stat().st_uid != os.getuid():
-        raise EngineError(f"{path} belongs to another user; set {FOLDER_VARIABLE} to a folder of yours")
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        owner = path.stat().st_uid
+    except OSError as error:
+        raise EngineError(f"{path} cannot be made ({error.strerror}); {_ADVICE}") from None
+    if owner != os.getuid():
+        raise EngineError(f"{path} belongs to another user; {_ADVICE}")
     return path
 
 
 def check_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name):
         raise EngineError(f"service name {name!r}: give letters, digits, '-', '_' and '.', at most 64")
     return name
 
 
 def write(entry: Entry) -> Path:
-    """Make a service known."""
+    """Make a service known.
+
+    Raises:
+        EngineError: its entry cannot be written.
+    """
     path = folder() / f"{entry.name}.json"
     partial = path.with_suffix(".partial")
-    partial.unlink(missing_ok=True)
-    with open(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
-        json.dump(asdict(entry), file)
-    partial.replace(path)
+    try:
+        partial.unlink(missing_ok=True)
+        with open(os.open(partial, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as file:
+            json.dump(asdict(entry), file)
+        partial.replace(path)
+    except OSError as error:
+        raise EngineError(f"{path} cannot be written ({error.strerror}); {_ADVICE}") from None
     return path
 
 

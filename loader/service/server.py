@@ -24,7 +24,8 @@ from loader.errors import EngineError
 from loader.parallel import cores
 from loader.service import COORDINATE, DECODE, LOOPBACK, NAMESPACE, registry
 
-LEAST_MEMORY_BYTES = 80 << 20  # Ray's least, rounded up
+LEAST_MEMORY_BYTES = 84 * 10**6  # Ray's least, rounded up
+_MOST_FOLDER_LETTERS = 43  # a socket's path may have 107, and Ray adds as many as 64 to the folder's
 
 
 @contextlib.contextmanager
@@ -55,7 +56,8 @@ def service(
     if workers is not None and workers < 1:
         raise EngineError(f"workers {workers} is too few; give at least 1")
     if memory_bytes < LEAST_MEMORY_BYTES:
-        raise EngineError(f"memory {memory_bytes:,} bytes is too little; give at least {LEAST_MEMORY_BYTES >> 20} MB")
+        raise EngineError(f"memory {memory_bytes:,} bytes is too little; give at least 84MB")
+    host = own_address(host)
     free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else memory_bytes
     if memory_bytes > free:
         raise EngineError(f"memory {memory_bytes:,} bytes is more than is free in /dev/shm ({free:,}); give less")
@@ -73,10 +75,34 @@ def service(
             ray.shutdown()
 
 
+def own_address(host: str) -> str:
+    """The IPv4 address of this machine that a name or an address stands for.
+
+    Raises:
+        EngineError: it is none, or all of them: others must be able to connect to it.
+    """
+    advice = "give an address of this machine by which the others reach it"
+    try:
+        address = socket.gethostbyname(host)
+    except (OSError, UnicodeError):
+        raise EngineError(f"host {host!r} is not known; {advice}") from None
+    if address == "0.0.0.0":
+        raise EngineError(f"host {host!r} is no single address; {advice}")
+    with socket.socket() as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            raise EngineError(f"host {host!r} ({address}) is not this machine; {advice}") from None
+    return address
+
+
 @contextlib.contextmanager
 def _session_folder() -> Iterator[Path]:
     """A folder for Ray's files, which goes with all who use it when this process ends, however it ends."""
     folder = Path(tempfile.mkdtemp(prefix="rrs-")).resolve()
+    if len(os.fsencode(folder)) > _MOST_FOLDER_LETTERS:
+        folder.rmdir()
+        raise EngineError(f"{folder} is too long a name for the folder of Ray's sockets; set TMPDIR to a shorter one")
     reading, writing = os.pipe()
     guard = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py")), str(reading), str(folder)]
     process = subprocess.Popen(
@@ -109,6 +135,7 @@ def joined(
     from loader.service.bridge import set_environment
 
     registry.check_name(name)
+    host = own_address(host)
     set_environment(token, host=host)
     command = [
         *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--address={address}"),

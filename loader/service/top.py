@@ -10,13 +10,12 @@ from rich.table import Table
 def table(name: str, state: dict[str, Any]) -> Table:
     """A service's state for people."""
     asked = state["hits"] + state["misses"]
-    emitted = sum(t["emitted"] for t in state["trainers"])
     view = Table(
         title=f"{name}: {state['path']}, up {state['uptime_seconds']:,.0f} s",
         caption=(
             f"{state['used_bytes'] / 1e6:,.0f} of {state['memory_bytes'] / 1e6:,.0f} MB; "
             f"{state['hits'] / asked if asked else 0:.0%} of blocks were there; "
-            f"{state['decoded']:,} samples decoded for {emitted:,} emitted"
+            f"{state['decoded']:,} samples decoded for {state['emitted']:,} emitted"
         ),
     )
     for column in ("trainer", "schedule", "epoch", "step", "emitted", "decoded first", "images/s", "starved"):
