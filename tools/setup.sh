@@ -21,7 +21,7 @@ ffcv_libraries() {
         { pkg-config --exists opencv4 || pkg-config --exists opencv; } && pkg-config --exists libturbojpeg
 }
 
-"${pip[@]}" install --quiet '.[dali]' || echo "DALI is left out (its tests are skipped)" >&2
+"${pip[@]}" install --quiet --editable '.[dali]' || echo "DALI is left out (its tests are skipped)" >&2
 
 if ! { ffcv_libraries && command -v jpegtran >/dev/null; } && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing what FFCV compiles against: ${debian_packages[*]}"
@@ -29,7 +29,7 @@ if ! { ffcv_libraries && command -v jpegtran >/dev/null; } && [ "$(id -u)" = 0 ]
         "${debian_packages[@]}"; } >/dev/null || echo "that did not work; going on without FFCV" >&2
 fi
 if ffcv_libraries; then
-    "${pip[@]}" install --quiet '.[ffcv]' || echo "FFCV did not build; its tests will be skipped" >&2
+    "${pip[@]}" install --quiet --editable '.[ffcv]' || echo "FFCV did not build; its tests will be skipped" >&2
 else
     echo "FFCV is left out (its tests are skipped): install ${debian_packages[*]}, then run this again" >&2
 fi
