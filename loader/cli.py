@@ -136,7 +136,7 @@ def _bytes(text: str) -> int:
         if (text.lower().endswith(unit.lower()) and unit) or not unit:
             try:
                 return int(float(text[: len(text) - len(unit)]) * units[unit])
-            except ValueError:
+            except (ValueError, OverflowError):
                 break
     raise argparse.ArgumentTypeError(f"{text!r} is no size; give one such as 500MB or 4GB")
 

@@ -125,7 +125,7 @@ def convert(
                 if settings.on_bad == "raise":
                     raise DatasetError(
                         f"{source.names[i]} cannot be converted: {encoded.problem}; "
-                        "mend or remove it, or pass --on-bad skip"
+                        "mend or remove it, or have `python -m loader convert --on-bad skip` leave it out"
                     )
                 report.skipped.append(f"{source.names[i]}: {encoded.problem}")
             else:

@@ -98,16 +98,20 @@ class BudgetLoader:
         with_ids: bool = False,
     ) -> None:
         _check_count(batch_size, what="batch_size")
+        _check_count(image_size, what="image_size")
+        device = engines.check_device(device)
         if on_corrupt not in ("raise", "replace"):
             raise EngineError(f"on_corrupt {on_corrupt!r} is not known; give 'raise' or 'replace'")
         self.dataset: Any = Dataset(path) if isinstance(path, (str, os.PathLike)) else path
         crop = _crop(crop, self.dataset, image_size)
-        output = Output(image_size, str(dtype), layout, str(device), interpolation, crop, mean, std)
+        output = Output(image_size, str(dtype), layout, device, interpolation, crop, mean, std)
         self.seed = check_seed(seed)
         shard = local_shard(rank, world_size)
         if train:
             if schedule is None:
                 raise ScheduleError("schedule is missing; give one such as Schedule.full(epochs=90)")
+            if not isinstance(schedule, Schedule):
+                raise ScheduleError(f"schedule {schedule!r} is no Schedule; give Schedule.parse(…), or another of them")
             self._planner: Any = Planner(
                 self.dataset,
                 schedule=schedule,

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from loader.errors import EngineError
+
 Result = TypeVar("Result")
 
 
@@ -21,6 +23,8 @@ def in_order(work: Callable[[int], Result], count: int, *, threads: int | None =
 
     An exception of `work`, or the consumer's leaving, cancels what has not begun.
     """
+    if threads is not None and threads < 1:
+        raise EngineError(f"threads {threads} is too few; give at least 1")
     threads = threads or cores()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="in-order")
     ahead: deque[Future[Result]] = deque()

@@ -112,3 +112,16 @@ def test_a_wrong_call_is_status_2(arguments):
 def test_the_module_runs():
     result = subprocess.run([sys.executable, "-m", "loader", "--help"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 0 and "convert" in result.stdout
+
+
+@pytest.mark.parametrize("threads", ["0", "-1"])
+def test_too_few_threads_are_refused(beton, capsys, threads):
+    assert main(["verify", str(beton), "--threads", threads]) == 1
+    assert f"threads {threads} is too few" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["infGB", "1e400", "nan", "4 apples"])
+def test_a_memory_that_is_no_size_is_refused(capsys, size):
+    with pytest.raises(SystemExit):
+        main(["serve", "x.beton", "--name", "x", "--memory", size])
+    assert f"{size!r} is no size" in capsys.readouterr().err

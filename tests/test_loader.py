@@ -344,6 +344,12 @@ def test_close_leaves_no_thread_and_a_closed_loader_says_so(open_loader):
         ({"rank": 3, "world_size": 2}, "rank 3"),
         ({"schedule": Schedule.flat("0.01", epochs=1)}, "zero batches"),
         ({"dtype": "int3"}, "int3"),
+        ({"schedule": "R3@12"}, "schedule 'R3@12' is no Schedule"),
+        ({"image_size": (24, 24)}, r"image_size \(24, 24\)"),
+        ({"mean": 0.5}, "mean 0.5"),
+        ({"device": "cuda0"}, "device 'cuda0' is not known"),
+        ({"device": "cuda:99"}, "device 'cuda:99': torch sees"),
+        ({"device": "mps"}, "device 'mps': engine"),
     ],
 )
 def test_bad_arguments_are_refused_with_their_value(open_loader, options, why):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from loader.errors import EngineError
 
 if TYPE_CHECKING:
+    import torch
+
     from loader.engines.base import Engine, Job, Output
 
 
@@ -64,6 +66,25 @@ def resolve(name: str, *, output: Output) -> tuple[str, str]:
     return name, "it was asked for"
 
 
+def check_device(device: str | torch.device) -> str:
+    """The name of a device that batches can be made on.
+
+    Raises:
+        EngineError: torch does not know it, or it is not there.
+    """
+    import torch
+
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise EngineError(f"device {device!r} is not known; give 'cpu', 'cuda', or 'cuda:1' and so on") from None
+    if found.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (found.index or 0) >= count:
+            raise EngineError(f"device {str(found)!r}: torch sees {count} GPUs here; give another, or 'cpu'")
+    return str(found)
+
+
 def create(name: str, job: Job) -> Engine:
     """Make the engine `name`.
 
@@ -71,6 +92,9 @@ def create(name: str, job: Job) -> Engine:
         EngineError: no such engine, or a package that it needs is not installed.
     """
     entry = _NATIVE_CUDA if name == "native" and job.output.device.startswith("cuda") else _ENGINES[name]
+    kind = job.output.device.partition(":")[0]
+    if kind not in ("cpu", "cuda") and name != "resident":
+        raise EngineError(f"device {job.output.device!r}: engine {name!r} makes batches on 'cpu' and 'cuda' alone")
     missing = [package for package in entry.packages if not _is_there(package)]
     if missing:
         raise EngineError(f"engine {name!r} needs {missing[0]}, which is not installed; pip install {entry.install}")

@@ -65,8 +65,11 @@ class Output:
             value = getattr(self, name)
             if value not in allowed:
                 raise EngineError(f"{name} {value!r} is not known; give one of {', '.join(allowed)}")
-        object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
-        object.__setattr__(self, "std", tuple(float(v) for v in self.std))
+        try:
+            object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
+            object.__setattr__(self, "std", tuple(float(v) for v in self.std))
+        except (TypeError, ValueError):
+            raise EngineError(f"mean {self.mean} and std {self.std}: give three numbers each") from None
         if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
             raise EngineError(f"mean {self.mean} and std {self.std}: give three numbers each, std above 0")
 
