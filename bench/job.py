@@ -165,10 +165,7 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=_LOG_WIDTH)
 
 
-RESUMABLE = "nothing is lost, the same command goes on"
-
-
-def guarded(bench: Callable[[Console], int], *, interrupted: str = RESUMABLE) -> int:
+def guarded(bench: Callable[[Console], int], *, interrupted: str = "nothing is lost, the same command goes on") -> int:
     """Run a bench's body; its exit status is 0, 1 for bad input, 130 where it was interrupted.
 
     Args:
@@ -294,14 +291,11 @@ class _Run:
         return self.settings[0].batches.engine
 
     def _make(self, table: list[Cell]) -> None:
-        import torch
-
         from bench.interleave import Setting
         from loader.loader import BudgetLoader
 
         options = self.options
-        if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
-            raise ScheduleError(f"--device {options.device}: torch sees no GPU here; use --device cpu")
+        engines.check_device(options.device)
         shape: dict[str, Any] = {
             "batch_size": options.batch_size,
             "image_size": options.image_size,

@@ -217,8 +217,7 @@ def _in_turn(ready: Callable[[], Data], *, rank: int) -> Data:
 @contextmanager
 def _ranks(options: argparse.Namespace) -> Iterator[tuple[int, int]]:
     """(rank, ranks), and each rank's own GPU in the options, where torchrun started this."""
-    if torch.device(options.device).type == "cuda" and not torch.cuda.is_available():
-        raise ScheduleError(f"--device {options.device}: torch sees no GPU here; use --device cpu")
+    engines.check_device(options.device)
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield 0, 1
         return

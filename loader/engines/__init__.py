@@ -81,7 +81,8 @@ def check_device(device: str | torch.device) -> str:
     if found.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (found.index or 0) >= count:
-            raise EngineError(f"device {str(found)!r}: torch sees {count} GPUs here; give another, or 'cpu'")
+            seen = f"{count} GPUs" if count else "no GPU"
+            raise EngineError(f"device {str(found)!r}: torch sees {seen} here; give another, or 'cpu'")
     return str(found)
 
 

@@ -193,4 +193,4 @@ class Coordinator:
         """Trainers that have said nothing for long."""
         now = time.monotonic()
         for name in [name for name, t in self._trainers.items() if now - t.seen > _FORGET_SECONDS]:
-            self._emitted_before += self._trainers.pop(name).emitted
+            self.leave(name, self._trainers[name].emitted)

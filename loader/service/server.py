@@ -56,7 +56,7 @@ def service(
     if workers is not None and workers < 1:
         raise EngineError(f"workers {workers} is too few; give at least 1")
     if memory_bytes < LEAST_MEMORY_BYTES:
-        raise EngineError(f"memory {memory_bytes:,} bytes is too little; give at least 84MB")
+        raise EngineError(f"memory {memory_bytes:,} bytes is too little; give at least {LEAST_MEMORY_BYTES // 10**6}MB")
     host = own_address(host)
     free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else memory_bytes
     if memory_bytes > free:
