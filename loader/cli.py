@@ -364,13 +364,14 @@ def _plan(options: argparse.Namespace) -> int:
     low, high = theory.time_ratio_bounds(schedule, samples=samples, batch_size=options.batch_size)
     print(f"  by eq. (9), with equal batch times: at least {low:.6f}, below {high:.6f}")
     print(f"probability that a sample is never seen, Theorems 1 and 3: {_probability(schedule)}")
+    print(f"  of what is really drawn, ⌊αM⌋·B of D samples: {_probability(budget)}")
     if options.picture:
         _picture(schedule, budget, options.picture)
     return 0
 
 
-def _probability(schedule: Schedule) -> str:
-    exponent = theory.log10_miss_probability(schedule)
+def _probability(drawn: Schedule | Budget) -> str:
+    exponent = theory.log10_miss_probability(drawn)
     return "0" if exponent == float("-inf") else f"10^{exponent:.2f}"
 
 

@@ -151,7 +151,8 @@ class Schedule:
         N₁ and N₃ are the first and last share of `epochs`, rounded to the nearest epoch; N₂ is the
         rest. Stage 2 takes the last epoch of stage 1 as its start, so it begins with `inner`
         squeezed epochs, then one at `ratios[1]`, and so on, cut off at N₂. A share of 0 leaves the
-        stage out: with the second and third at 0 the schedule is flat.
+        stage out: without the first, stage 2 begins with an epoch at `ratios[1]` of its own, as a
+        bottleneck does; with the second and third at 0 the schedule is flat.
 
         Raises:
             ScheduleError: not three of each, shares that do not add up to 1, or a stage with a
@@ -172,7 +173,8 @@ class Schedule:
             raise ScheduleError(
                 f"stages ({shown}) do not fit into {epochs} epochs (lengths {lengths}); use more epochs"
             )
-        middle = itertools.islice(_blocks(alphas[1], squeeze, inner), lengths[1])
+        start = () if first else (alphas[1],)
+        middle = itertools.islice(itertools.chain(start, _blocks(alphas[1], squeeze, inner)), lengths[1])
         form = (
             f"three_stage:{'-'.join(map(_text, alphas))},stages={'-'.join(map(_text, shares))},"
             f"squeeze={_text(squeeze)},inner={inner}"

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from fractions import Fraction
 
+from loader.budget import Budget
 from loader.errors import ScheduleError
 from loader.schedule import Schedule
 
@@ -31,6 +32,10 @@ def time_ratio(
     last_batch_seconds: float | None = None,
 ) -> float:
     """T_α/T by Theorem 2 (eq. 8) and Theorem 4 (eq. 12).
+
+    It exceeds 1 where the reduced batches take longer than regular ones, or where a regular epoch's short
+    last batch makes it cheaper than M batches: at ratio 1 the reduced epoch is charged M·T₀α, and the
+    regular one (M − 1)·T₀ + T₁, so that even full training gives M·T₀ / ((M − 1)·T₀ + T₁) ≥ 1.
 
     Args:
         schedule: the ratios.
@@ -72,20 +77,32 @@ def time_ratio_bounds(
     return mean / budget.full, mean / (budget.full - 1) if budget.full > 1 else math.inf
 
 
-def miss_probability(schedule: Schedule) -> float:
+def miss_probability(drawn: Schedule | Budget) -> float:
     """Probability that a sample is in no epoch, by Theorem 1 (eq. 6) and Theorem 3 (eq. 11).
 
-    It is Π(1 − α_e) for independent sampling; below 1e-308 it underflows to 0, and
-    `log10_miss_probability` is the one to use.
+    Args:
+        drawn: a schedule gives the nominal value, Π(1 − α_e). A budget gives that of what is really
+            drawn, Π(1 − ⌊α_e·M⌋·B/D): whole batches, so that it differs a little.
+
+    Both are for independent sampling. Below 1e-308 it underflows to 0, and `log10_miss_probability` is the
+    one to use.
     """
-    return float(math.prod(1 - r for r in schedule.ratios))
+    return float(math.prod(1 - share for share in _shares(drawn)))
 
 
-def log10_miss_probability(schedule: Schedule) -> float:
-    """log₁₀ of `miss_probability`, which does not underflow; -inf if an epoch has ratio 1."""
-    if any(r == 1 for r in schedule.ratios):
+def log10_miss_probability(drawn: Schedule | Budget) -> float:
+    """log₁₀ of `miss_probability`, which does not underflow; -inf if an epoch takes every sample."""
+    shares = _shares(drawn)
+    if any(share == 1 for share in shares):
         return -math.inf
-    return math.fsum(math.log10(1 - r) for r in schedule.ratios)
+    return math.fsum(math.log10(1 - share) for share in shares)
+
+
+def _shares(drawn: Schedule | Budget) -> tuple[Fraction, ...]:
+    """The share of the samples that each epoch takes."""
+    if isinstance(drawn, Schedule):
+        return drawn.ratios
+    return tuple(Fraction(drawn.epoch_samples(epoch), drawn.samples) for epoch in range(drawn.schedule.epochs))
 
 
 def _positive(value: float, what: str) -> float:

@@ -82,7 +82,8 @@ def test_plan_shows_budget_prediction_and_miss_probability(tmp_path, capsys):
     ]
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert "M = 391" in out and "0.644333" in out and "30,164" in out and "10^-60.1" in out
+    assert "M = 391" in out and "0.644333" in out and "30,164" in out
+    assert "Theorems 1 and 3: 10^-60.14" in out and "really drawn, ⌊αM⌋·B of D samples: 10^-59.98" in out
     assert Image.open(picture).size[0] > 400
 
 

@@ -36,6 +36,12 @@ def test_three_stage_with_one_share_is_flat():
     assert s == Schedule.flat("0.8", epochs=5)
 
 
+def test_three_stage_without_a_first_stage_starts_as_a_bottleneck_does():
+    s = Schedule.three_stage(("1", "0.8", "0.5"), stages=("0", "2/3", "1/3"), squeeze="0.5", inner=2, epochs=9)
+    assert s.ratios[:6] == Schedule.bottleneck("0.8", squeeze="0.5", inner=2, epochs=6).ratios
+    assert s.ratios[6:] == (F(1, 2),) * 3
+
+
 @pytest.mark.parametrize(
     ("stages", "epochs"), [(("1/3", "1/3", "1/6"), 120), (("1/3", "1/3", "1/3"), 1), (("2", "-1", "0"), 10)]
 )

@@ -41,6 +41,24 @@ def test_the_logarithm_does_not_underflow():
     assert theory.log10_miss_probability(Schedule.full(epochs=2)) == -math.inf
 
 
+def test_the_miss_probability_of_a_budget_is_that_of_the_samples_it_draws():
+    s = Schedule.of(["0.5", "0.25"])  # of 5 batches of 10, 2 and 1
+    assert theory.miss_probability(s.budget(50, batch_size=10)) == pytest.approx((1 - 20 / 50) * (1 - 10 / 50))
+    assert theory.miss_probability(s) == pytest.approx(0.5 * 0.75)
+
+
+@given(st.fractions(min_value=Fraction(1, 4), max_value=1), st.integers(40, 10_000), st.integers(1, 10))
+def test_rounding_down_makes_a_miss_at_most_likelier_where_batches_are_whole(ratio, batches, batch_size):
+    s = Schedule.flat(ratio, epochs=3)
+    drawn = theory.log10_miss_probability(s.budget(batches * batch_size, batch_size=batch_size))
+    assert drawn >= theory.log10_miss_probability(s) or math.isclose(drawn, theory.log10_miss_probability(s))
+
+
+def test_full_training_s_theorem_exceeds_1_where_its_last_batch_is_short():
+    sizes = {"samples": 95, "batch_size": 10, "batch_seconds": 1.0, "last_batch_seconds": 0.5}
+    assert theory.time_ratio(Schedule.full(epochs=2), **sizes) == pytest.approx(10 / 9.5)
+
+
 def test_theorem_2_by_hand():
     # M = 391, M_α = 241; (241·0.11) / (390·0.1 + 0.07)
     ratio = theory.time_ratio(
