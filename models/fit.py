@@ -270,8 +270,9 @@ class _Logs:
 def _row(history: History, number: int) -> dict[str, Any]:
     record = history.records[number]
     accuracy = history.accuracies.get(record.epoch)
+    single = {name: value for name, value in record.as_dict().items() if not isinstance(value, tuple)}
     return {
-        **record.as_dict(),
+        **single,
         "images_per_second": record.images / record.train_seconds,
         "top1": accuracy.top1 if accuracy else None,
         "top5": accuracy.top5 if accuracy else None,

@@ -9,8 +9,9 @@ rank trains on its own part of every batch, and all must be given equally many b
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -44,6 +45,8 @@ class EpochRecord:
         last_batch_seconds: the same for the epoch's last batch, whatever its size.
         loss: mean over the epoch's batches.
         learning_rate: of the last step.
+        batch_seconds: of each batch in order, from the end of the step before to the end of its own, to the
+            microsecond; the first one is without `first_wait_seconds`.
     """
 
     epoch: int
@@ -57,6 +60,7 @@ class EpochRecord:
     last_batch_seconds: float
     loss: float
     learning_rate: float
+    batch_seconds: tuple[float, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -111,6 +115,8 @@ class Trainer:
         model: any network, images [n, 3, h, w] → scores [n, classes].
         recipe: optimiser and learning rate.
         epochs: full epochs that the learning rate's schedule spans; default: the recipe's.
+        epoch_shares: how much of the learning rate's schedule each epoch takes, one number above 0 per
+            epoch, in any unit. Default: all the same, whatever the number of their batches (section 3.2).
         device: where to train.
         amp: "auto" (mixed precision on a GPU, not on a CPU), "on" or "off". It is bfloat16 where
             the GPU has it, else float16 with loss scaling.
@@ -123,6 +129,7 @@ class Trainer:
         *,
         recipe: Recipe,
         epochs: int | None = None,
+        epoch_shares: Sequence[float] | None = None,
         device: str | torch.device = "cpu",
         amp: str = "auto",
         compile: str = "off",
@@ -132,6 +139,10 @@ class Trainer:
                 raise ValueError(f"{name} {value!r} is not known; give one of {', '.join(allowed)}")
         self.device = torch.device(device)
         self.recipe, self.epochs = recipe, epochs or recipe.epochs
+        shares = [1.0] * self.epochs if epoch_shares is None else list(epoch_shares)
+        if len(shares) != self.epochs or not all(share > 0 for share in shares):
+            raise ValueError(f"epoch_shares {shares}: give a number above 0 for each of {self.epochs} epochs")
+        self._ends = [0.0, *itertools.accumulate(shares)]  # of the epochs, in the shares' unit
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._forward: Any = self.model
         self._ranks = distributed.get_world_size() if _distributed() else 1
@@ -178,7 +189,7 @@ class Trainer:
         now.loss_sum = torch.as_tensor(now.loss_sum, dtype=torch.float32, device=self.device)
         clock = _Clock(self.device)
         now.start(clock)
-        rate = self.recipe.learning_rate_at(min((epoch + now.steps / max(steps, 1)) / self.epochs, 1.0))
+        rate = self.recipe.learning_rate_at(self._progress(epoch, now.steps / max(steps, 1)))
         source = iter(batches)
         while True:
             asked = time.perf_counter()
@@ -188,7 +199,7 @@ class Trainer:
             now.waits.append(time.perf_counter() - asked)
             if now.steps == steps:
                 raise TrainingError(f"epoch {epoch}: the loader said {steps} batches and gives more")
-            rate = self._set_learning_rate((epoch + now.steps / steps) / self.epochs)
+            rate = self._set_learning_rate(self._progress(epoch, now.steps / steps))
             self._step(*batch, now)
             now.sizes.append(len(batch[1]))
             clock.lap()
@@ -219,6 +230,7 @@ class Trainer:
             last_batch_seconds=steady[-1],
             loss=loss,
             learning_rate=rate,
+            batch_seconds=tuple(round(seconds, 6) for seconds in steady),
         )
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor, now: EpochUnderWay) -> None:
@@ -256,6 +268,13 @@ class Trainer:
                 "it must be (images, classes)"
             )
         return scores
+
+    def _progress(self, epoch: int, share: float) -> float:
+        """Where in the learning rate's schedule a share of an epoch ends, 0 … 1."""
+        if epoch >= self.epochs:
+            raise TrainingError(f"epoch {epoch} is beyond the learning rate's schedule of {self.epochs} epochs")
+        begin, end = self._ends[epoch], self._ends[epoch + 1]
+        return min((begin + share * (end - begin)) / self._ends[-1], 1.0)
 
     def _set_learning_rate(self, progress: float) -> float:
         rate = self.recipe.learning_rate_at(progress)

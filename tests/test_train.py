@@ -58,6 +58,32 @@ def test_the_learning_rate_follows_full_epochs_whatever_the_budget():
     assert rates == starts and rates[0] == pytest.approx(0.025)
 
 
+def test_epochs_may_take_unequal_shares_of_the_learning_rates_schedule():
+    """Of two epochs with shares 1 and 0.5, the second goes from 2/3 of the schedule to its end."""
+    t = trainer(epochs=2, epoch_shares=[1, 0.5])
+    rates = [t.train_epoch(batches(4), epoch=epoch).learning_rate for epoch in (0, 1)]
+    expected = [t.recipe.learning_rate_at(progress) for progress in (0.75 / 1.5, (1 + 0.75 * 0.5) / 1.5)]
+    assert rates == pytest.approx(expected)
+    equal = trainer(epochs=3, epoch_shares=[2, 2, 2]).train_epoch(batches(4), epoch=1).learning_rate
+    assert equal == pytest.approx(trainer(epochs=3).train_epoch(batches(4), epoch=1).learning_rate)
+
+
+@pytest.mark.parametrize("shares", [[1], [1, 1, 1], [1, 0], [1, -1], [1, float("nan")]])
+def test_shares_that_do_not_fit_the_epochs_are_refused(shares):
+    with pytest.raises(ValueError, match="epoch_shares"):
+        trainer(epochs=2, epoch_shares=shares)
+
+
+def test_an_epoch_beyond_the_learning_rates_schedule_is_refused():
+    with pytest.raises(TrainingError, match="epoch 2 is beyond the learning rate's schedule of 2 epochs"):
+        trainer(epochs=2).train_epoch(batches(1), epoch=2)
+
+
+@pytest.mark.parametrize(("progress", "rate"), [(0, 0.1), (0.25, 0.075), (1, 0)])
+def test_linear_decay_ends_at_zero(progress, rate):
+    assert Recipe(10, 8, 8, 0.1, decay="linear").learning_rate_at(progress) == pytest.approx(rate)
+
+
 def test_an_epoch_trains_and_records_itself():
     t = trainer()
     data = batches(6, last=3)
@@ -68,6 +94,8 @@ def test_an_epoch_trains_and_records_itself():
     assert record.train_seconds == pytest.approx(
         record.first_wait_seconds + record.full_batch_seconds + record.last_batch_seconds
     )
+    assert len(record.batch_seconds) == 6
+    assert sum(record.batch_seconds) == pytest.approx(record.train_seconds - record.first_wait_seconds, abs=6e-6)
     assert 0 <= record.wait_seconds < record.train_seconds
 
 
