@@ -20,7 +20,7 @@ from loader.position import Position
 from loader.resize import Interpolation
 from loader.schedule import Schedule, _check_count
 from loader.shard import local_shard
-from loader.stats import EpochStats, Verdict, judge
+from loader.stats import BusySince, EpochStats, Verdict, judge
 
 if TYPE_CHECKING:
     import torch
@@ -156,6 +156,7 @@ class BudgetLoader:
         self._stream: _Stream | None = None
         self._iteration: object = None
         self.stats: list[EpochStats] = []
+        self._busy = BusySince()
         self._counted = 0
 
     # Where it stands
@@ -227,8 +228,8 @@ class BudgetLoader:
         # What the engine decoded for it when it was iterated over before is in that time's entry.
         self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)
+        self._busy.next_epoch()
         began = time.perf_counter()
-        idle = self._engine.work.idle_seconds if self._engine else 0.0
         while position.step < self._planner.steps[epoch]:
             asked = time.perf_counter()
             batch = self._next_batch()
@@ -240,17 +241,17 @@ class BudgetLoader:
             stats.batches += 1
             stats.samples_emitted += len(batch.labels)
             stats.samples_replaced += batch.replaced
-            self._measure(stats, began, idle)
+            self._measure(stats, began)
             yield self._item(batch)
             if self._iteration is not iteration:
                 raise EngineError("a newer iteration has begun, or set_epoch moved the loader; iterate over it anew")
-            self._measure(stats, began, idle)
+            self._measure(stats, began)
         position.end()
 
-    def _measure(self, stats: EpochStats, began: float, idle: float) -> None:
+    def _measure(self, stats: EpochStats, began: float) -> None:
         stats.seconds = time.perf_counter() - began
         if self._engine is not None:
-            stats.engine_wait_seconds = self._engine.work.idle_seconds - idle
+            self._busy.measure(stats, self._engine.work)
             stats.samples_decoded = self._engine.work.decoded(stats.epoch) - self._counted
 
     def _next_batch(self) -> Batch:

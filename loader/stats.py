@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 
 @dataclass
@@ -18,7 +19,9 @@ class EpochStats:
         samples_replaced: samples that did not decode, and that others stood in for.
         trainer_wait_seconds: time in which the trainer waited for a batch, the first one included.
         boundary_seconds: the part of it that was for the epoch's first batch.
-        engine_wait_seconds: time in which the engine had nothing to do, its batches being ahead.
+        engine_busy_seconds: time in which the engine was at work since the epoch before ended. What it prefetched in
+            the pause between the two is in it; time in which its batches were ahead, and it had nothing to do, is not.
+        samples_made: samples that it finished in that time.
         seconds: from asking for the first batch to asking for more after the last.
     """
 
@@ -29,7 +32,8 @@ class EpochStats:
     samples_replaced: int = 0
     trainer_wait_seconds: float = 0.0
     boundary_seconds: float = 0.0
-    engine_wait_seconds: float = 0.0
+    engine_busy_seconds: float = 0.0
+    samples_made: int = 0
     seconds: float = 0.0
 
 
@@ -40,28 +44,62 @@ class Verdict:
     Attributes:
         bound: "loader-bound": the trainer waits for more than 5 % of its time. "trainer-bound":
             the engine could deliver at least 1.1 times what is taken. "balanced": neither.
-        headroom: how many times the trainer's demand the engine could deliver; below 1 the
-            trainer waits.
+        headroom: how many times the trainer's demand the engine could deliver, by the time that it was at work;
+            below 1 the trainer waits.
     """
 
     bound: Literal["loader-bound", "trainer-bound", "balanced"]
     headroom: float
 
     def __str__(self) -> str:
-        return f"{self.bound} (the engine can deliver {self.headroom:.2f} times what the trainer takes)"
+        most = _SHOWN_HEADROOM
+        shown = f"more than {most} times" if self.headroom > most else f"{self.headroom:.2f} times"
+        return f"{self.bound} (the engine can deliver {shown} what the trainer takes)"
 
 
 _WAIT_SHARE, _SPARE = 0.05, 1.1
+_SHOWN_HEADROOM = 10  # beyond, the engine was at work for so little of the time that the figure says nothing
+
+
+class _Busy(Protocol):
+    def busy(self) -> tuple[Counter[str], int]: ...
+
+
+class BusySince:
+    """What an engine has worked since an epoch's end; see `loader.engines.base.Work.busy`."""
+
+    def __init__(self) -> None:
+        self._now: tuple[Counter[str], int] = (Counter(), 0)
+        self._then = self._now
+
+    def next_epoch(self) -> None:
+        """From here on what is measured is the next epoch's."""
+        self._then = self._now
+
+    def measure(self, stats: EpochStats, work: _Busy) -> None:
+        """Set an epoch's `engine_busy_seconds`, of the busiest stage, and `samples_made`."""
+        self._now = work.busy()
+        (stages, made), (stages_then, made_then) = self._now, self._then
+        stats.engine_busy_seconds = max((stages[name] - stages_then[name] for name in stages), default=0.0)
+        stats.samples_made = made - made_then
 
 
 def judge(epochs: list[EpochStats]) -> Verdict | None:
-    """The verdict over some epochs; None while there is nothing to judge by."""
+    """The verdict over some epochs; None while there is nothing to judge by, or the engine does not say what it does.
+
+    Pauses between epochs count neither for the trainer nor for the engine: the time that a sample takes the
+    trainer is compared with the time that one takes the engine while it is at work.
+    """
     seconds = sum(e.seconds for e in epochs)
     if seconds <= 0:
         return None
-    waited = min(sum(e.trainer_wait_seconds for e in epochs) / seconds, 1.0)
+    waiting, emitted = sum(e.trainer_wait_seconds for e in epochs), sum(e.samples_emitted for e in epochs)
+    made = sum(e.samples_made for e in epochs)
+    if not emitted or not made:
+        return None
+    each = max(sum(e.engine_busy_seconds for e in epochs) / made, 1e-9)  # an engine that takes no time is no division
+    headroom = (seconds - waiting) / emitted / each
+    waited = min(waiting / seconds, 1.0)
     if waited > _WAIT_SHARE:
-        return Verdict("loader-bound", 1.0 - waited)
-    idle = min(sum(e.engine_wait_seconds for e in epochs) / seconds, 1.0)
-    headroom = 1.0 / max(1.0 - idle, 1e-3)
+        return Verdict("loader-bound", min(headroom, 1.0 - waited))
     return Verdict("trainer-bound" if headroom >= _SPARE else "balanced", headroom)

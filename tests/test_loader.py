@@ -359,13 +359,13 @@ def test_bad_arguments_are_refused_with_their_value(open_loader, options, why):
     assert set(threading.enumerate()) <= before
 
 
-def test_stats_count_the_trainers_and_the_engines_waiting(open_loader):
+def test_stats_count_the_trainers_waiting_and_the_engines_work(open_loader):
     loader = open_loader(schedule=Schedule.full(epochs=2))
     for _ in range(2):
         for _ in loader:
             time.sleep(0.03)
     slow = loader.stats[1]
-    assert slow.seconds > 0.03 * 18 and slow.engine_wait_seconds > slow.seconds / 2
+    assert slow.seconds > 0.03 * 18 and 0 < slow.engine_busy_seconds < slow.seconds / 2
     assert slow.boundary_seconds <= slow.trainer_wait_seconds < slow.seconds / 2
     assert loader.verdict().bound == "trainer-bound" and loader.verdict().headroom > 1.5
 
@@ -375,6 +375,20 @@ def test_a_trainer_that_does_nothing_is_loader_bound(open_loader):
     assert loader.verdict() is None
     list(loader)
     assert loader.verdict().bound == "loader-bound" and loader.verdict().headroom < 0.95
+
+
+@pytest.mark.parametrize("engine", ["native", "synthetic"])
+def test_pauses_between_epochs_do_not_change_the_verdict(open_loader, engine, monkeypatch):
+    """An evaluation of an hour between two epochs is neither the trainer's time nor the engine's."""
+    loader = open_loader(engine=engine, schedule=Schedule.full(epochs=4))
+    offset, clock = 0.0, time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + offset)
+    for _ in range(4):
+        for _ in loader:
+            time.sleep(0.01)
+        time.sleep(0.2)  # the engine has its batches ahead, and is idle when the hour begins
+        offset += 3600
+    assert all(epoch.seconds < 60 and epoch.engine_busy_seconds < 60 for epoch in loader.stats)
 
 
 def test_an_epoch_that_is_gone_back_to_counts_its_own_decoding(open_loader):

@@ -153,22 +153,31 @@ class Work:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._decoded: Counter[int] = Counter()
-        self._idle_seconds = 0.0
+        self._busy: Counter[str] = Counter()
+        self._made = 0
 
     def add_decoded(self, epoch: int, samples: int) -> None:
         with self._lock:
             self._decoded[epoch] += samples
 
-    def add_idle(self, seconds: float) -> None:
-        """Time in which the engine, or a worker's share of it, had nothing to do."""
+    def add_busy(self, seconds: float, *, samples: int = 0, stage: str = "") -> None:
+        """Time in which the engine was at work; of one of n workers, the n-th part of it.
+
+        Args:
+            seconds: the time.
+            samples: that were finished in it.
+            stage: of an engine whose parts work at the same time, such as a service that decodes while a batch is
+                handed over: the part. The slowest stage is what limits the engine.
+        """
         with self._lock:
-            self._idle_seconds += seconds
+            self._busy[stage] += seconds
+            self._made += samples
 
     def decoded(self, epoch: int) -> int:
         with self._lock:
             return self._decoded[epoch]
 
-    @property
-    def idle_seconds(self) -> float:
+    def busy(self) -> tuple[Counter[str], int]:
+        """So far: seconds of each stage, and the samples that were finished in them."""
         with self._lock:
-            return self._idle_seconds
+            return self._busy.copy(), self._made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 
@@ -33,7 +34,10 @@ class DirectEngine(ABC):
             raise EngineError("no batch is under way; submit a plan first")
         plan = self._pending.popleft()
         self.work.add_decoded(plan.epoch, len(plan))
-        return self.make(plan)
+        began = time.perf_counter()
+        batch = self.make(plan)
+        self.work.add_busy(time.perf_counter() - began, samples=len(plan))
+        return batch
 
     def abort(self) -> None:
         if self._pending is not None:

@@ -193,11 +193,10 @@ class _Worker:
     def run(self) -> None:
         renderer = Renderer(self._job, self._work)
         while True:
-            asked = time.perf_counter()
             task = self._tasks.get()
             if task is None:
                 return
-            self._work.add_idle((time.perf_counter() - asked) / self._job.workers)
+            began = time.perf_counter()
             pending, replaced, error = task.pending, 0, None
             if not pending.cancelled and pending.error is None:
                 try:
@@ -206,6 +205,8 @@ class _Worker:
                         replaced += renderer.fill(pending.plan, row, out, pending.labels)
                 except BaseException as caught:
                     error = caught
+                seconds = (time.perf_counter() - began) / self._job.workers
+                self._work.add_busy(seconds, samples=task.stop - task.start)
             pending.finish_task(replaced=replaced, error=error)
             del task, pending  # while this thread waits, it must not keep a buffer
 

@@ -95,19 +95,23 @@ def _stop(plans: queue.SimpleQueue, thread: threading.Thread) -> None:
 
 def _run(maker: Maker, plans: queue.SimpleQueue, finished: queue.SimpleQueue, work: Work) -> None:
     under_way: deque[BatchPlan] = deque()
+    busy_since = 0.0
     try:
         while True:
             if len(under_way) < maker.depth and (not under_way or not plans.empty()):
-                asked = time.perf_counter()
                 plan = plans.get()
                 if plan is None:
                     return
                 if not under_way:
-                    work.add_idle(time.perf_counter() - asked)
+                    busy_since = time.perf_counter()
                 maker.begin(plan)
                 under_way.append(plan)
             else:
-                finished.put(_finish(maker, under_way.popleft()))
+                plan = under_way.popleft()
+                finished.put(_finish(maker, plan))
+                now = time.perf_counter()
+                work.add_busy(now - busy_since, samples=len(plan))
+                busy_since = now
     finally:
         maker.close()
 

@@ -152,6 +152,7 @@ class Assembler:
         layout: of a batch's buffer, "channels_last" or "contiguous".
         tone: what to write for a pixel; see `loader.resize.resample`.
         capacity_bytes: of all blocks that the service keeps.
+        workers: that decode for it.
     """
 
     def __init__(
@@ -164,6 +165,7 @@ class Assembler:
         layout: str,
         tone: np.ndarray,
         capacity_bytes: int,
+        workers: int,
     ) -> None:
         self._link, self._spec, self._layout, self._tone = link, spec, layout, tone
         self._trainer = uuid.uuid4().hex
@@ -174,11 +176,12 @@ class Assembler:
         self._values: dict[Key, list[Part]] = {}
         self._last: Key | None = None
         self._ahead: list[Key] = []
-        self._capacity_bytes = capacity_bytes
+        self._capacity_bytes, self._workers = capacity_bytes, workers
         plain = layout == "channels_last" and tone.shape[1] == 0  # what a block has is what a batch has
         self._lender = Lender() if plain else None
         self._share(_TRAINERS)
         self._emitted, self._waited, self._decoded = 0, 0.0, 0
+        self._decode_seconds, self._decode_rows = 0.0, 0  # of all parts that came, whenever they were decoded
 
     def want(self, epoch: int, spans: Spans, ends: Sequence[int]) -> None:
         """Note what a batch will need, and what those after it, up to `ends` of its epoch's order and the next one's.
@@ -233,9 +236,18 @@ class Assembler:
             if loan is None:
                 self._copy(images, out[to])
         self._emitted += pieces[-1][2].stop
-        decoded, self._decoded = self._decoded, 0
+        busy, decoded = self._decode_busy(self._decoded), self._decoded
+        self._decoded = 0
         lent, descriptors = loan or ({}, [])
-        return {"replaced": replaced, "decoded": decoded, **lent}, descriptors
+        return {"replaced": replaced, "decoded": decoded, "decode_busy_seconds": busy, **lent}, descriptors
+
+    def _decode_busy(self, samples: int) -> float:
+        """How long the service's workers are at work while so many samples are decoded for this trainer.
+
+        The others are taken to have as many decoded as this one: they share what it asked for, or ask for as much.
+        """
+        each = self._decode_seconds / max(self._decode_rows, 1)
+        return samples * each * self._sharing / self._workers
 
     def take_back(self, loans: list[int]) -> None:
         """The trainer does not need these any more."""
@@ -250,7 +262,8 @@ class Assembler:
 
     def _share(self, trainers: int) -> None:
         """Divide the memory: what is kept for blocks under way and ahead, and what is not for lent ones."""
-        each = max(trainers, 1) * self._spec.block_bytes
+        self._sharing = max(trainers, 1)
+        each = self._sharing * self._spec.block_bytes
         self._most_ahead = max(1, min(_AHEAD, self._capacity_bytes // each - _UNDER_WAY))
         memory_bytes = int(self._capacity_bytes / SHARE)
         if self._lender is not None and self._lender.store_bytes is not None:
@@ -270,6 +283,8 @@ class Assembler:
                 parts = self._references[key]
                 contents = ray.get([part.content for part in parts], timeout=GONE_SECONDS / 2)
                 self._values[key] = [part._replace(content=c) for part, c in zip(parts, contents, strict=True)]
+                self._decode_seconds += sum(content["seconds"] for content in contents)
+                self._decode_rows += sum(len(content["images"]) for content in contents)
             except ray.exceptions.GetTimeoutError:
                 self._link.call("status")  # it may just be slow; this raises if nobody is there
             except ray.exceptions.RayTaskError as error:
@@ -347,7 +362,7 @@ class _Bridge:
     def __init__(self, wire: socket.socket) -> None:
         self._wire = wire
         self._link: Link | None = None
-        self._label, self._capacity_bytes = "", 0
+        self._label, self._capacity_bytes, self._workers = "", 0, 1
         self._assembler: Assembler | None = None
         self._buffers: dict[int, np.ndarray] = {}
         self._dtype = np.dtype(np.uint8)
@@ -402,7 +417,7 @@ class _Bridge:
     def _hello(self, message: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
         self._link, self._label = Link(registry.Entry(**message["entry"])), message["label"]
         index = self._link.call("index")
-        self._capacity_bytes = index["capacity_bytes"]
+        self._capacity_bytes, self._workers = index["capacity_bytes"], index["workers"]
         arrays = np.stack([np.asarray(index.pop(name), np.int64) for name in ("heights", "widths", "labels")])
         descriptor = os.memfd_create("index")
         os.ftruncate(descriptor, arrays.nbytes)
@@ -426,6 +441,7 @@ class _Bridge:
             layout=message["layout"],
             tone=tone,
             capacity_bytes=self._capacity_bytes,
+            workers=self._workers,
         )
 
     def _buffer(self, message: dict[str, Any], descriptors: list[int]) -> tuple[None, list[int]]:

@@ -290,6 +290,7 @@ class _Maker:
         self._restarts = 0
         if answer["decoded"]:
             self._work.add_decoded(plan.epoch, answer["decoded"])
+            self._work.add_busy(answer["decode_busy_seconds"], stage="decode")
         if "loan" in answer:
             assert self._borrower is not None, "the first loan came with the descriptors"
             buffer = self._borrower.array(answer["loan"], offset=answer["offset"], shape=buffer.shape)

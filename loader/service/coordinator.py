@@ -107,6 +107,7 @@ class Coordinator:
             "fingerprint": data.fingerprint,
             "classes": data.classes,
             "capacity_bytes": self._cache.capacity_bytes,
+            "workers": int(ray.cluster_resources().get(DECODE, 1)),
             "heights": data.heights.astype("u2"),
             "widths": data.widths.astype("u2"),
             "labels": data.labels,
