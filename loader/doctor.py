@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loader import engines
+from loader import engines, noise
 from loader.dataset import Dataset
 from loader.errors import LoaderError
 from loader.parallel import cores
@@ -41,6 +41,7 @@ def examine(file: str | None, *, work: Work, trainer_rate: float | None) -> Iter
     if trainer_rate is not None and not trainer_rate > 0:
         raise LoaderError(f"trainer rate {trainer_rate:g} is not above 0; give images per second")
     yield from _machine(work.device)
+    yield _line("noise", f"{noise.measure()}; single figures vary as much, ratios of interleaved runs do not")
     with tempfile.TemporaryDirectory(prefix="loader-doctor-") as folder:
         path = Path(file) if file else make_file(Path(folder) / "doctor.beton")
         dataset = Dataset(path)

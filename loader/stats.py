@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -62,14 +61,14 @@ _SHOWN_HEADROOM = 10  # beyond, the engine was at work for so little of the time
 
 
 class _Busy(Protocol):
-    def busy(self) -> tuple[Counter[str], int]: ...
+    def busy(self) -> tuple[dict[str, float], int]: ...
 
 
 class BusySince:
     """What an engine has worked since an epoch's end; see `loader.engines.base.Work.busy`."""
 
     def __init__(self) -> None:
-        self._now: tuple[Counter[str], int] = (Counter(), 0)
+        self._now: tuple[dict[str, float], int] = ({}, 0)
         self._then = self._now
 
     def next_epoch(self) -> None:
@@ -80,7 +79,7 @@ class BusySince:
         """Set an epoch's `engine_busy_seconds`, of the busiest stage, and `samples_made`."""
         self._now = work.busy()
         (stages, made), (stages_then, made_then) = self._now, self._then
-        stats.engine_busy_seconds = max((stages[name] - stages_then[name] for name in stages), default=0.0)
+        stats.engine_busy_seconds = max((stages[name] - stages_then.get(name, 0.0) for name in stages), default=0.0)
         stats.samples_made = made - made_then
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Sequence, Sized
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -173,11 +173,37 @@ class Trainer:
         """Train on every batch of `batches`, which is the schedule's epoch `epoch`.
 
         Args:
+            batches, epoch, begun: see `steps`.
+            after_step: called after each step. The time it takes is not counted as training if it
+                returns something true (a checkpoint was written).
+
+        Raises:
+            TrainingError: see `steps`.
+        """
+        steps = self.steps(batches, epoch=epoch, begun=begun)
+        try:
+            now = next(steps)
+            while True:
+                now = steps.send(bool(after_step is not None and after_step(now)))
+        except StopIteration as end:
+            return end.value
+
+    def steps(
+        self, batches: Batches, *, epoch: int, begun: EpochUnderWay | None = None
+    ) -> Generator[EpochUnderWay, bool | None, EpochRecord]:
+        """The steps of an epoch, one at a time, for those who do other things between them.
+
+        Args:
             batches: the epoch's batches, or its remaining ones; `len` is always the whole epoch's.
             epoch: for the learning rate and messages.
             begun: what was done of it before a checkpoint; default: nothing.
-            after_step: called after each step. The time it takes is not counted as training if it
-                returns something true (a checkpoint was written).
+
+        Yields:
+            The epoch under way, after each step. Send True where time was spent on something else: it is then
+            not counted as training.
+
+        Returns:
+            The epoch's record.
 
         Raises:
             TrainingError: no batch came, more or fewer came than `len` had said, the network does not
@@ -203,24 +229,28 @@ class Trainer:
             self._step(*batch, now)
             now.sizes.append(len(batch[1]))
             clock.lap()
-            if after_step is not None and after_step(now):
+            if (yield now):
                 clock.restart()
         if not steps or now.steps != steps:
             raise TrainingError(f"epoch {epoch}: the loader said {steps} batches and gave {now.steps}")
+        return self._record(now, rate)
+
+    def _record(self, now: EpochUnderWay, rate: float) -> EpochRecord:
+        """What a finished epoch took."""
         laps = now.laps()
-        loss = self._mean(now.loss_sum) / steps
+        loss = self._mean(now.loss_sum) / now.steps
         if int(now.wrong_labels):
             raise TrainingError(
-                f"epoch {epoch}: {int(now.wrong_labels)} labels are outside the network's classes; "
+                f"epoch {now.epoch}: {int(now.wrong_labels)} labels are outside the network's classes; "
                 "build the network with more classes"
             )
         if not torch.isfinite(torch.tensor(loss)):
-            raise TrainingError(f"epoch {epoch}: the loss is {loss}; lower the learning rate ({rate:g})")
+            raise TrainingError(f"epoch {now.epoch}: the loss is {loss}; lower the learning rate ({rate:g})")
         steady = [laps[0] - now.waits[0], *laps[1:]]
         full = [seconds for seconds, size in zip(steady, now.sizes, strict=True) if size == max(now.sizes)]
         return EpochRecord(
-            epoch=epoch,
-            batches=steps,
+            epoch=now.epoch,
+            batches=now.steps,
             images=sum(now.sizes) * self._ranks,
             train_seconds=sum(laps),
             first_wait_seconds=now.waits[0],

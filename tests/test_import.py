@@ -15,7 +15,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"batch", "dataset", "sources"},
     {"convert", "engines", "generate"},
     {"loader", "sampler"},
-    {"service", "throughput"},
+    {"service", "noise", "throughput"},
     {"doctor"},
     {"cli"},
     {"__main__"},

@@ -52,7 +52,7 @@ class Engine:
         self.stages, self.made = Counter(), 0
 
     def busy(self):
-        return self.stages.copy(), self.made
+        return dict(self.stages), self.made
 
 
 def test_an_epoch_is_given_the_work_since_the_epoch_before_by_the_busiest_stage():

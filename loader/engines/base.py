@@ -153,7 +153,7 @@ class Work:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._decoded: Counter[int] = Counter()
-        self._busy: Counter[str] = Counter()
+        self._busy: dict[str, float] = {}
         self._made = 0
 
     def add_decoded(self, epoch: int, samples: int) -> None:
@@ -170,14 +170,14 @@ class Work:
                 handed over: the part. The slowest stage is what limits the engine.
         """
         with self._lock:
-            self._busy[stage] += seconds
+            self._busy[stage] = self._busy.get(stage, 0.0) + seconds
             self._made += samples
 
     def decoded(self, epoch: int) -> int:
         with self._lock:
             return self._decoded[epoch]
 
-    def busy(self) -> tuple[Counter[str], int]:
+    def busy(self) -> tuple[dict[str, float], int]:
         """So far: seconds of each stage, and the samples that were finished in them."""
         with self._lock:
             return self._busy.copy(), self._made
