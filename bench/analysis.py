@@ -1,116 +1,174 @@
-"""From what was measured to the table: ratios, predictions, and what the difference is made of."""
+"""From what was measured to the table: ratios with intervals, and what the difference to theory is made of."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from bench.estimate import trimmed_mean, weighted
 from loader import theory
 from loader.schedule import Schedule
 from models.train import EpochRecord
 
+TARGET_POINTS = 0.5  # the half-width at which a bench stops measuring, if its limit of rounds allows
+CONCLUSIVE_POINTS = 1.0  # the widest half-width, in percent of full training's time, that counts as a result
+
+
+@dataclass
+class Measured:
+    """One seed's epochs of a setting, each beside full training's of the same round.
+
+    Attributes:
+        records: the training's epochs.
+        full: full training's; at least as many.
+        timed: (seconds a batch, full training's) of slices that ran in turn after the training, for their times.
+    """
+
+    records: list[EpochRecord]
+    full: list[EpochRecord]
+    timed: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def pairs(self) -> list[tuple[EpochRecord, EpochRecord]]:
+        """(the setting's epoch, full training's epoch) of each round: they ran within seconds of each other."""
+        return list(zip(self.records, self.full, strict=False))
+
 
 def compare(
-    records: list[EpochRecord],
-    full: list[EpochRecord],
-    *,
-    schedule: Schedule,
-    rounds: int,
-    samples: int,
-    batch_size: int,
+    seeds: Sequence[Measured], *, schedule: Schedule, rounds: int, samples: int, batch_size: int
 ) -> dict[str, Any]:
-    """One setting's times against full training's, over the first `rounds` epochs.
+    """One setting's training time as a share of full training's, over the first `rounds` epochs.
 
-    measured = T_setting / T_full, over typical epochs (see `typical`); `ratio_of_sums` is the ratio of
-    the plain sums. The prediction of Theorem 4 comes from the measured T₀, T₀α and T₁, Corollary 2
-    from α alone. measured − corollary is split, exactly, into (all as shares of T_full, c the
-    corollary, ₛ the setting, f full training, K batches):
+    A ratio of plain sums (`ratio_of_sums`) takes what other processes did to the machine for the setting's
+    own. `ratio_measured` is put together from what is steadier:
 
-    - rounding: (Kₛ/K_f − c)·S_f, S being the time that is not waiting: ⌊αM⌋ is not αM;
-    - boundary: Bₛ − c·B_f, B being the time of waiting for epochs' first batches;
-    - starvation: Wₛ − c·W_f, W being the time of waiting for other batches;
-    - rest: Sₛ − Kₛ/K_f·S_f: batches that took longer or shorter than full training's (noise, the
-      shorter last batch of full epochs, the device's clock).
+        (ρ·Nₛ + Eₛ·βₛ) / (N_f + E_f·β_f)
+
+    with ₛ the setting and f full training, E the epochs, N the batches (a short last one counts as the share
+    of a batch's time that it takes), ρ the time of one of the setting's batches in units of one of full
+    training's that ran at nearly the same time, and β the wait for an epoch's first batch in the same unit. ρ
+    and β are trimmed means over the rounds of all seeds, and ρ also over the slices of timing alone, where there
+    are some; the 95 % interval comes from theirs (`bench.estimate`).
+
+    measured − corollary is split, exactly, into these shares of full training's time (c is the corollary):
+
+    - rounding: (Nₛ − c·N_f): ⌊αM⌋ is not αM, and full epochs have a short last batch;
+    - boundary: (Eₛ·βₛ − c·E_f·β_f): waiting for epochs' first batches;
+    - starvation: the part of (ρ − 1)·Nₛ that was waiting for other batches;
+    - rest: what else makes up (ρ − 1)·Nₛ: batches that took longer or shorter than full training's.
+
+    `ratio_theorem` is Theorem 4 with T₀, T₀α and T₁ measured in these same epochs. It accounts for
+    `ratio_of_sums`, and predicts nothing.
 
     Args:
-        records: the setting's epochs; a schedule of fewer epochs than `rounds` may have ended.
-        full: full training's epochs, at least `rounds`.
+        seeds: what was measured, each with `rounds` epochs of full training; a schedule of fewer epochs than
+            `rounds` may have ended.
         schedule: the setting's.
         rounds: epochs of full training to compare with, at least 1.
     """
-    sums = _sum(records[:rounds], "train_seconds"), _sum(full[:rounds], "train_seconds")
-    mine, other = typical(records[:rounds], full[:rounds])
+    own = [seed.records[:rounds] for seed in seeds]
+    full = [seed.full[:rounds] for seed in seeds]
+    last = _last_batch(full)
+    same = all(mine is other for seed in seeds for mine, other in seed.pairs)  # full training against itself
+    times = _Times(seeds, last)
     ratios = schedule.ratios[:rounds]
-    # A schedule that has ended spends nothing in the remaining rounds.
-    corollary = float(sum(ratios, start=Fraction(0)) / rounds)
-    total, total_full = _sum(mine, "train_seconds"), _sum(other, "train_seconds")
-    measured = total / total_full
-    boundary = _sum(mine, "first_wait_seconds") - corollary * _sum(other, "first_wait_seconds")
-    starvation = _sum(mine, "wait_seconds") - corollary * _sum(other, "wait_seconds")
-    batches, batches_full = _sum(mine, "batches"), _sum(other, "batches")
-    work, work_full = _work(mine), _work(other)
-    per_batch = [
-        (a.train_seconds / a.batches) / (b.train_seconds / b.batches)
-        for a, b in zip(records[:rounds], full[:rounds], strict=False)
-    ]
+    corollary = float(sum(ratios, start=Fraction(0)) / rounds)  # a schedule that has ended spends nothing more
+    epochs, batches = len(own[0]), sum(_batches(record, last) for record in own[0])
+    batches_full = sum(_batches(record, last) for record in full[0])
+    whole = batches_full + rounds * times.first_full.value
+    measured = (times.batch.value * batches + epochs * times.first.value) / whole
+    parts = (times.batch.half_width * batches, times.first.half_width * epochs)
+    half_width = math.hypot(*parts, times.first_full.half_width * rounds * measured) / whole
+    starvation = (times.starved.value - times.starved_full.value) * batches / whole
+    seconds = statistics.fmean(_sum(records, "train_seconds") for records in own)
+    seconds_full = statistics.fmean(_sum(records, "train_seconds") for records in full)
+    if same:
+        measured, half_width = 1.0, 0.0
     return {
-        "epochs": len(mine),
-        "batches": int(batches),
-        "train_seconds": sums[0],
+        "epochs": epochs,
+        "batches": sum(record.batches for record in own[0]),
+        "samples": sum(record.images for record in own[0]),
+        "train_seconds": seconds,
         "ratio_measured": measured,
-        "ratio_of_sums": sums[0] / sums[1],
-        "ratio_theorem": _theorem(mine, other, ratios=ratios, samples=samples, batch_size=batch_size),
+        "ratio_half_width": half_width,
+        "conclusive": 100 * half_width <= CONCLUSIVE_POINTS,
+        "ratio_of_sums": seconds / seconds_full,
+        "ratio_theorem": statistics.fmean(
+            _theorem(a, b, ratios=ratios, samples=samples, batch_size=batch_size)
+            for a, b in zip(own, full, strict=True)
+        ),
         "ratio_corollary": corollary,
         "difference_points": 100 * (measured - corollary),
-        "rounding_points": 100 * (batches / batches_full - corollary) * work_full / total_full,
-        "boundary_points": 100 * boundary / total_full,
-        "starvation_points": 100 * starvation / total_full,
-        "rest_points": 100 * (work - batches / batches_full * work_full) / total_full,
-        "batch_seconds_ratio_median": statistics.median(per_batch),
-        "batch_seconds_ratio_spread": interquartile_range(per_batch),
-        "images_per_second": _sum(mine, "images") / total,
+        "half_width_points": 100 * half_width,
+        "rounding_points": 100 * (batches - corollary * batches_full) / whole,
+        "boundary_points": 100 * (epochs * times.first.value - corollary * rounds * times.first_full.value) / whole,
+        "starvation_points": 100 * starvation,
+        "rest_points": 100 * ((times.batch.value - 1) * batches / whole - starvation),
+        "batch_ratio": times.batch.value,
+        "batch_ratio_half_width": times.batch.half_width,
+        "rounds_measured": sum(len(seed.pairs) for seed in seeds),
+        "slices_measured": sum(len(seed.timed) for seed in seeds),
+        "slowest_epoch": _slowest(own, last),
+        "images_per_second": statistics.fmean(_sum(r, "images") / _sum(r, "train_seconds") for r in own),
     }
 
 
-def typical(mine: list[EpochRecord], full: list[EpochRecord]) -> tuple[list[EpochRecord], list[EpochRecord]]:
-    """Both lists of epochs without what the machine did to single ones of them.
+class _Times:
+    """A setting's times in units of one of full training's batches of the same round; see `compare`.
 
-    A setting's epoch and full training's of the same round ran within seconds of each other: their
-    ratio is free of the machine's drift. Rounds in which the setting's epoch has as many batches are
-    repetitions of one measurement. Of those, the quarter with the largest ratios and the quarter with
-    the smallest are left out, so that a hiccup in one epoch, which would decide a ratio of sums, does
-    not count; the times of the others, and each of their parts, are averaged, and stand for all.
-
-    Args:
-        mine: the setting's epochs; fewer than `full` where its schedule has ended.
-        full: full training's.
-
-    Returns:
-        As many epochs of each.
+    Attributes:
+        batch: ρ.
+        first, first_full: β of the setting and of full training.
+        starved, starved_full: waiting for each batch but the first.
     """
-    sizes: dict[int, list[int]] = defaultdict(list)
-    for epoch, record in enumerate(mine):
-        sizes[record.batches].append(epoch)
-    typical_mine, typical_full = list(mine), list(full)
-    all_kept = []
-    for rounds in sizes.values():
-        ranked = sorted(rounds, key=lambda e: mine[e].train_seconds / full[e].train_seconds)
-        kept = ranked[len(ranked) // 4 : len(ranked) - len(ranked) // 4]
-        all_kept += kept
-        mean_mine, mean_full = _mean([mine[e] for e in kept]), _mean([full[e] for e in kept])
-        for epoch in rounds:
-            typical_mine[epoch], typical_full[epoch] = mean_mine, mean_full
-    typical_full[len(mine) :] = [_mean([full[e] for e in all_kept])] * (len(full) - len(mine))
-    return typical_mine, typical_full
+
+    def __init__(self, seeds: Sequence[Measured], last: float) -> None:
+        unit = [(mine, other, _batch_seconds(other, last)) for seed in seeds for mine, other in seed.pairs]
+        self.batch = trimmed_mean([_batch_seconds(mine, last) / seconds for mine, _, seconds in unit])
+        sliced = [mine / full for seed in seeds for mine, full in seed.timed]
+        if sliced:
+            self.batch = weighted([self.batch, trimmed_mean(sliced)])
+        self.first = trimmed_mean([mine.first_wait_seconds / seconds for mine, _, seconds in unit])
+        self.first_full = trimmed_mean([other.first_wait_seconds / seconds for _, other, seconds in unit])
+        self.starved = trimmed_mean([_waited(mine, last) / seconds for mine, _, seconds in unit])
+        self.starved_full = trimmed_mean([_waited(other, last) / seconds for _, other, seconds in unit])
 
 
-def _mean(records: list[EpochRecord]) -> EpochRecord:
-    times = ("train_seconds", "first_wait_seconds", "wait_seconds", "full_batch_seconds", "last_batch_seconds")
-    means: dict[str, Any] = {name: _sum(records, name) / len(records) for name in times}
-    return replace(records[0], **means)
+def _last_batch(full: Sequence[Sequence[EpochRecord]]) -> float:
+    """T₁/T₀: the time of a regular epoch's short last batch in units of a batch of full size; 1 if it is not short."""
+    shares = [
+        record.last_batch_seconds * record.full_batches / record.full_batch_seconds
+        for records in full
+        for record in records
+        if record.full_batches < record.batches
+    ]
+    return statistics.median(shares) if shares else 1.0
+
+
+def _batches(record: EpochRecord, last: float) -> float:
+    """An epoch's batches, a short last one counted as its share of a batch's time."""
+    return record.full_batches + (record.batches - record.full_batches) * last
+
+
+def _batch_seconds(record: EpochRecord, last: float) -> float:
+    """The time of one batch, waiting included, the wait for the epoch's first one not."""
+    return (record.train_seconds - record.first_wait_seconds) / _batches(record, last)
+
+
+def _waited(record: EpochRecord, last: float) -> float:
+    """Seconds of waiting for each batch but the first."""
+    return record.wait_seconds / _batches(record, last)
+
+
+def _slowest(own: Sequence[Sequence[EpochRecord]], last: float) -> float:
+    """The slowest epoch's time per batch in units of the median epoch's: how uneven the machine was."""
+    times = [_batch_seconds(record, last) for records in own for record in records]
+    return max(times) / statistics.median(times)
 
 
 def _theorem(
@@ -122,47 +180,40 @@ def _theorem(
     batch_size: int,
 ) -> float:
     """Theorem 4 with the measured times; regular epochs (ratio 1 throughout) are regular epochs."""
-    regular, last = _batch_seconds(other), _last_seconds(other, samples=samples, batch_size=batch_size)
+    regular, last = _mean_batch(other), _mean_last(other, samples=samples, batch_size=batch_size)
     if all(r == 1 for r in ratios):
         full = -(-samples // batch_size)
-        own = _batch_seconds(mine) * (full - 1) + _last_seconds(mine, samples=samples, batch_size=batch_size)
+        own = _mean_batch(mine) * (full - 1) + _mean_last(mine, samples=samples, batch_size=batch_size)
         return own / (regular * (full - 1) + last) * len(mine) / len(other)
     by_ratio: dict[Fraction, list[EpochRecord]] = defaultdict(list)
     for ratio, record in zip(ratios, mine, strict=True):
         by_ratio[ratio].append(record)
-    return theory.time_ratio(
-        Schedule.of(ratios),
-        samples=samples,
-        batch_size=batch_size,
-        batch_seconds=regular,
-        reduced_batch_seconds={ratio: _batch_seconds(epochs) for ratio, epochs in by_ratio.items()},
-        last_batch_seconds=last,
+    # Theorem 4 is of as many epochs as full training has; a schedule that ends sooner spends nothing then.
+    return (
+        theory.time_ratio(
+            Schedule.of(ratios),
+            samples=samples,
+            batch_size=batch_size,
+            batch_seconds=regular,
+            reduced_batch_seconds={ratio: _mean_batch(epochs) for ratio, epochs in by_ratio.items()},
+            last_batch_seconds=last,
+        )
+        * len(mine)
+        / len(other)
     )
 
 
-def _batch_seconds(records: list[EpochRecord]) -> float:
+def _mean_batch(records: list[EpochRecord]) -> float:
     """T₀ (or T₀α): the mean time of a batch of full size."""
     return _sum(records, "full_batch_seconds") / _sum(records, "full_batches")
 
 
-def _last_seconds(records: list[EpochRecord], *, samples: int, batch_size: int) -> float:
+def _mean_last(records: list[EpochRecord], *, samples: int, batch_size: int) -> float:
     """T₁: the mean time of a regular epoch's last batch."""
     if samples % batch_size == 0:
-        return _batch_seconds(records)
+        return _mean_batch(records)
     return _sum(records, "last_batch_seconds") / len(records)
 
 
-def _work(records: list[EpochRecord]) -> float:
-    return _sum(records, "train_seconds") - _sum(records, "first_wait_seconds") - _sum(records, "wait_seconds")
-
-
-def _sum(records: list[EpochRecord], name: str) -> float:
+def _sum(records: Sequence[EpochRecord], name: str) -> float:
     return sum(getattr(record, name) for record in records)
-
-
-def interquartile_range(values: list[float]) -> float:
-    """The distance between the quartiles; 0 for a single value."""
-    if len(values) < 2:
-        return 0.0
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return high - low

@@ -1,8 +1,8 @@
 """Accuracy and training time against sampling ratio: ResNet56 on CIFAR (Tables 4-9 to 4-12).
 
-Claim: the schedules of Tables 4-9 and 4-11 take the share of full training's time that Corollaries 1
-and 2 give, and keep its accuracy to within about a percentage point; beside them the baselines that
-spend as much (bench/job.py): "short", "static" and "cyclic".
+Claim: the schedules of Tables 4-9 and 4-11 take the share of full training's time that Corollaries 1 and 2
+give. Their accuracies are shown with intervals, and beside each the baselines that spend exactly as many
+samples (bench/settings.py): "short:", "short-linear:", "static:" and "cyclic:".
 
     python -m bench.cifar_resnet56 --data path/to/cifar-10-batches-py --device cuda    # 120 epochs
     python -m bench.cifar_resnet56 --data path/to/cifar-100-python --device cuda
@@ -23,10 +23,16 @@ from typing import Any
 from rich.console import Console
 
 from bench import job
+from bench.console import guarded
 from bench.data import Data
+from bench.options import Options, options_of, parser
+from bench.settings import Cell, cells
 from loader.errors import ScheduleError
 
-SETTINGS = ("full", "R1_0.8", "R1_0.618", "R2", "R2_1", "R3", "short", "static", "cyclic")
+SETTINGS = (
+    *("full", "R1_0.8", "R1_0.618", "R2", "R2_1", "R3"),
+    *("short:R1_0.618", "short-linear:R1_0.618", "static:R1_0.618", "cyclic:R1_0.618", "short:R3"),
+)
 # quick: 1,440 digits are 60 batches of 24, of which each ratio of the schedules takes very nearly its share.
 PRESETS: dict[str, dict[str, Any]] = {
     "cifar": {
@@ -37,6 +43,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "images": 50_000,
         "learning_rate": 0.1,
         "seeds": 3,
+        "torch_threads": 0,
+        "extra_rounds": 5,
+        "boundary": "on",
     },
     "quick": {
         "epochs": 30,
@@ -46,50 +55,60 @@ PRESETS: dict[str, dict[str, Any]] = {
         "images": 1440,
         "learning_rate": 0.02,
         "seeds": 3,
+        "torch_threads": 1,
+        "extra_rounds": 30,
+        "boundary": "on",
     },
 }
 
 
-def parse(arguments: Sequence[str] | None = None) -> tuple[job.Options, str]:
+def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str]:
     """The options of a command line, and "fresh" or "resume"."""
-    parser = job.parser("bench.cifar_resnet56", __doc__ or "", presets=PRESETS, preset="cifar", settings=SETTINGS)
-    parser.add_argument("--depth", type=int, help="of the ResNet, 6n + 2 (preset)")
-    parser.add_argument("--quick", action="store_const", const="quick", dest="preset", help="--preset quick")
-    options, how = job.options_of(vars(parser.parse_args(arguments)), presets=PRESETS)
+    asked = parser("bench.cifar_resnet56", __doc__ or "", presets=PRESETS, preset="cifar", settings=SETTINGS)
+    asked.add_argument("--depth", type=int, help="of the ResNet, 6n + 2 (preset)")
+    asked.add_argument("--quick", action="store_const", const="quick", dest="preset", help="--preset quick")
+    options, how = options_of(vars(asked.parse_args(arguments)), presets=PRESETS)
     if options.preset == "cifar" and not options.data:
         raise ScheduleError("give --data, the folder with CIFAR's unpacked pickles in it, or --quick without it")
     return options, how
 
 
-def cells(options: job.Options, data: Data) -> list[job.Cell]:
+def cells_of(options: Options, data: Data) -> list[Cell]:
     """The settings, each with the ResNet."""
     from models import resnet
 
     def network(classes: int) -> Any:
         return resnet(options.extra["depth"], classes=classes)
 
-    return job.cells(options, samples=len(data.train), network=network)
+    shape = {"epochs": options.epochs, "samples": len(data.train), "batch_size": options.batch_size}
+    return cells(options.settings, network=network, **shape)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench; the exit status is 0, 1 for bad input, 130 where it was interrupted."""
-    return job.guarded(functools.partial(_main, arguments))
+    return guarded(functools.partial(_main, list(sys.argv[1:] if arguments is None else arguments)))
 
 
-def _main(arguments: Sequence[str] | None, console: Console) -> int:
+def _main(arguments: Sequence[str], console: Console) -> int:
     options, how = parse(arguments)
     from bench import dissertation
+    from bench.record import command
     from bench.report import report
     from models import CIFAR
 
     record, interrupted = job.run(
-        options, console, how=how, recipe=CIFAR, cells_of=functools.partial(cells, options), builtin="digits"
+        options, console, how=how, recipe=CIFAR, cells_of=functools.partial(cells_of, options), builtin="digits"
     )
-    hundred = "100" in record["options"]["data"]
-    printed = dissertation.CIFAR100 if hundred else dissertation.CIFAR10
-    figures = {"top1": "4.3", "top5": "4.4"} if hundred else {"top1": "4.1", "top5": "4.2"}
-    network = f"ResNet{options.extra['depth']}"
-    report(record, Path(options.out), console, network=network, printed=printed, figures=figures)
+    hundred = record["data_set"] == "CIFAR-100"
+    report(
+        record,
+        Path(options.out),
+        console,
+        network=f"ResNet{options.extra['depth']}",
+        command=command("bench.cifar_resnet56", arguments),
+        printed={"CIFAR-10": dissertation.CIFAR10, "CIFAR-100": dissertation.CIFAR100},
+        figures={"top1": "4.3", "top5": "4.4"} if hundred else {"top1": "4.1", "top5": "4.2"},
+    )
     return job.finish(options, console, interrupted=interrupted)
 
 

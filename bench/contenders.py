@@ -6,41 +6,17 @@ not ours does not know a budget: its user leaves the epoch with `break`.
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Epochs = Iterator[Iterable[int]]
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every contender does.
-
-    Args:
-        beton, folder: the same images as a `.beton` and as an ImageFolder.
-        batch_size, image_size, threads: alike for all.
-        dtype: "uint8" (pixels), "float32" or "float16" (normalised).
-        interpolation: "antialias", "linear", or "area" where a contender has nothing else.
-        device: where batches are wanted.
-    """
-
-    beton: str
-    folder: str
-    batch_size: int
-    image_size: int
-    threads: int
-    dtype: str
-    interpolation: str
-    device: str = "cpu"
+from bench.threaded_peers import plain_threads, spdl_pipeline, spdl_simplejpeg
+from bench.work import MEAN, STD, Epochs, Work, cut
 
 
 def ours(engine: str) -> Callable[[Work, Sequence[Fraction]], Epochs]:
@@ -71,8 +47,6 @@ def ours(engine: str) -> Callable[[Work, Sequence[Fraction]], Epochs]:
 
 def cropped_decoding(work: Work, ratios: Sequence[Fraction]) -> Epochs:
     """The ceiling: only cutting out and decoding the windows' bytes."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from loader import Dataset, Schedule
     from loader.batch import Planner
     from loader.engines.native import Decoder
@@ -154,7 +128,7 @@ def torch_dataloader(work: Work, ratios: Sequence[Fraction]) -> Epochs:
         return len(images.to(work.device, dtype, non_blocking=True))
 
     for ratio in ratios:
-        yield _cut((taken(images) for images, _ in loader), len(loader), ratio)
+        yield cut((taken(images) for images, _ in loader), len(loader), ratio)
 
 
 @lru_cache
@@ -184,7 +158,7 @@ def plain_ffcv(work: Work, ratios: Sequence[Fraction]) -> Epochs:
     """FFCV's own random-resized-crop loader (its filter is cv2's INTER_AREA)."""
     loader = _ffcv_loader(work)
     for ratio in ratios:
-        yield _cut((len(labels) for _, labels in loader), len(loader), ratio)
+        yield cut((len(labels) for _, labels in loader), len(loader), ratio)
 
 
 @lru_cache
@@ -237,68 +211,8 @@ def plain_dali(work: Work, ratios: Sequence[Fraction]) -> Epochs:
     """
     iterator, full = _dali_iterator(work)
     for ratio in ratios:
-        yield _cut((len(batch[0]["label"]) for batch in iterator), full, ratio)
+        yield cut((len(batch[0]["label"]) for batch in iterator), full, ratio)
         iterator.reset()
-
-
-def spdl_pipeline(work: Work, ratios: Sequence[Fraction]) -> Epochs:
-    """SPDL's pipeline of threads with its own decoder (FFmpeg's, and FFmpeg's bilinear scaling)."""
-    import random
-
-    import spdl.io
-    import torch
-    from spdl.pipeline import PipelineBuilder
-
-    files = [str(p) for p in Path(work.folder).rglob("*.jpg")]
-    sizes = {}
-    for path in files:
-        from PIL import Image
-
-        with Image.open(path) as image:
-            sizes[path] = image.size
-    mean, std = (torch.tensor(v).view(1, 1, 1, 3) * 255 for v in (MEAN, STD))
-    size = work.image_size
-
-    def decode(path: str) -> Any:
-        import math
-
-        width, height = sizes[path]
-        area = width * height * random.uniform(0.08, 1.0)
-        ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = min(round(math.sqrt(area * ratio)), width), min(round(math.sqrt(area / ratio)), height)
-        x, y = random.randint(0, width - w), random.randint(0, height - h)
-        flip = ",hflip" if random.random() < 0.5 else ""
-        filters = f"crop={w}:{h}:{x}:{y},scale={size}:{size}:flags=bilinear{flip},format=pix_fmts=rgb24"
-        return spdl.io.decode_packets(spdl.io.demux_image(path), filter_desc=filters)
-
-    def collate(frames: list[Any]) -> Any:
-        images = spdl.io.to_torch(spdl.io.convert_frames(frames))
-        return (images.float() - mean) / std if work.dtype == "float32" else images
-
-    full = -(-len(files) // work.batch_size)
-    for ratio in ratios:
-        order = random.sample(files, len(files))
-        builder: Any = PipelineBuilder()
-        built = (
-            builder.add_source(order)
-            .pipe(decode, concurrency=work.threads)
-            .aggregate(work.batch_size)
-            .pipe(collate)
-            .add_sink(3)
-            .build(num_threads=work.threads)
-        )
-
-        def batches(built: Any = built) -> Iterator[int]:
-            with built.auto_stop():
-                for images in built:
-                    yield len(images)
-
-        yield _cut(batches(), full, ratio)
-
-
-def _cut(batches: Iterable[int], full: int, ratio: Fraction) -> Iterable[int]:
-    """An epoch that its user leaves with `break` after its budget."""
-    return batches if ratio == 1 else itertools.islice(batches, int(ratio * full))
 
 
 CONTENDERS: dict[str, Callable[[Work, Sequence[Fraction]], Epochs]] = {
@@ -309,6 +223,8 @@ CONTENDERS: dict[str, Callable[[Work, Sequence[Fraction]], Epochs]] = {
     "plain FFCV": plain_ffcv,
     "torch DataLoader": torch_dataloader,
     "SPDL": spdl_pipeline,
+    "SPDL over simplejpeg": spdl_simplejpeg,
+    "threads over simplejpeg": plain_threads,
     "cropped decoding alone": cropped_decoding,
 }
 OURS = ("native", "dali", "ffcv")
@@ -319,6 +235,7 @@ NEEDS = {
     "plain FFCV": "ffcv",
     "torch DataLoader": "torchvision",
     "SPDL": "spdl.io",
+    "SPDL over simplejpeg": "spdl.pipeline",
 }
 # The filters that each can be asked for; "none" where nothing is resized.
 FILTERS: dict[str, tuple[str, ...]] = {
@@ -329,6 +246,8 @@ FILTERS: dict[str, tuple[str, ...]] = {
     "plain FFCV": ("area",),
     "torch DataLoader": ("antialias",),
     "SPDL": ("linear",),
+    "SPDL over simplejpeg": ("linear", "area"),
+    "threads over simplejpeg": ("linear", "area"),
     "cropped decoding alone": ("none",),
 }
 

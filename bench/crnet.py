@@ -5,7 +5,7 @@ digit; and for the same size the CR module's strategy keeps more accuracy than t
 
     python -m bench.crnet --counts                                   # beside the tables'; 1 on a mismatch
     python -m bench.crnet --data path/to/cifar-10-batches-py --device cuda     # 160 epochs, all 24 networks
-    python -m bench.crnet --data … --networks cb --shapes 4,2,0.5 --batch-size 64 --settings full R1_0.618 short
+    python -m bench.crnet --data … --networks cb --shapes 4,2,0.5 --batch-size 64 --settings R1_0.618 short:R1_0.618
     python -m bench.crnet --quick                # scikit-learn's digits, four strategies, 2 cores, minutes
 
 The networks train interleaved, epoch by epoch. With more settings than "full", each network also trains
@@ -25,7 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import job
+from bench.console import guarded
 from bench.dissertation import COMPRESSED, Compressed
+from bench.grid import Grid
+from bench.options import Options, options_of, parser
+from bench.settings import Cell
+from bench.settings import cells as cells_of
 from loader.errors import ScheduleError
 
 NETWORKS = {"cb": "CRnet-CB", "cib": "CRnet-CIB"}
@@ -38,6 +43,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "images": 50_000,
         "learning_rate": 0.1,
         "seeds": 1,
+        "torch_threads": 0,
+        "extra_rounds": 0,
+        "boundary": "off",
         "networks": ["cb", "cib"],
         "shapes": ["4,2,0.5", "6,2,0.5", "4,4,0.25"],
     },
@@ -48,30 +56,33 @@ PRESETS: dict[str, dict[str, Any]] = {
         "images": 1440,
         "learning_rate": 0.05,
         "seeds": 1,
+        "torch_threads": 1,
+        "extra_rounds": 0,
+        "boundary": "off",
         "networks": ["cb"],
         "shapes": ["4,4,0.25"],
     },
 }
 
 
-def parse(arguments: Sequence[str] | None = None) -> tuple[job.Options, str, str]:
+def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str, str]:
     """The options of a command line, "fresh" or "resume", and "train" or "count"."""
-    parser = job.parser("bench.crnet", __doc__ or "", presets=PRESETS, preset="cifar", settings=("full",))
-    add = parser.add_argument
+    asked = parser("bench.crnet", __doc__ or "", presets=PRESETS, preset="cifar", settings=("full",))
+    add = asked.add_argument
     add("--networks", nargs="+", choices=sorted(NETWORKS), help="(preset)")
     add("--shapes", nargs="+", metavar="E,G,A", help="expansion, groups, alpha of the tables' blocks (preset)")
     add("--strategies", nargs="+", metavar="X-Y", help="of the tables; none: all four")
     add("--quick", action="store_const", const="quick", dest="preset", help="--preset quick")
     add("--counts", action="store_true", help="only print parameters and FLOPs, and check them")
-    given = vars(parser.parse_args(arguments))
+    given = vars(asked.parse_args(arguments))
     what = "count" if given.pop("counts") else "train"
-    options, how = job.options_of(given, presets=PRESETS)
+    options, how = options_of(given, presets=PRESETS)
     if what == "train" and options.preset == "cifar" and not options.data:
         raise ScheduleError("give --data, the folder with CIFAR's unpacked pickles in it, or --quick without it")
     return options, how, what
 
 
-def chosen(options: job.Options, *, classes: int) -> list[Compressed]:
+def chosen(options: Options, *, classes: int) -> list[Compressed]:
     """The tables' rows that were asked for, one per network."""
     shapes = []
     for text in options.extra["shapes"]:
@@ -145,15 +156,16 @@ def counts(console: Console) -> int:
     return int(wrong > 0)
 
 
-def cells(options: job.Options, rows: Sequence[Compressed], samples: int) -> list[job.Cell]:
+def cells(options: Options, rows: Sequence[Compressed], samples: int) -> list[Cell]:
     """Each network with each setting; compared with the same network's full training."""
+    shape = {"epochs": options.epochs, "samples": samples, "batch_size": options.batch_size}
     found = []
     for row in rows:
         network: Callable[[int], Any] = functools.partial(build, row)
         group = label(row)
         found += [
             dataclasses.replace(cell, name=f"{group} {cell.name}", group=group)
-            for cell in job.cells(options, samples=samples, network=network)
+            for cell in cells_of(options.settings, network=network, **shape)
         ]
     return found
 
@@ -164,14 +176,15 @@ def label(row: Compressed) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench; the exit status is 0, 1 for bad input or a mismatch, 130 where it was interrupted."""
-    return job.guarded(functools.partial(_main, arguments))
+    return guarded(functools.partial(_main, list(sys.argv[1:] if arguments is None else arguments)))
 
 
-def _main(arguments: Sequence[str] | None, console: Console) -> int:
+def _main(arguments: Sequence[str], console: Console) -> int:
     options, how, what = parse(arguments)
     if what == "count":
         return counts(console)
-    from bench.record import write_csv, write_json
+    from bench import page
+    from bench.record import command, write_csv, write_json
     from models import CRNET
 
     chosen(options, classes=10)  # a wrong choice is said before data are made ready
@@ -185,41 +198,51 @@ def _main(arguments: Sequence[str] | None, console: Console) -> int:
     )
     out = Path(options.out)
     if record["settings"]:
+        record["command"] = command("bench.crnet", arguments)
         write_json(out / "results.json", record)
         write_csv(out / "results.csv", record["settings"])
-        classes = record["classes"]
-        console.print(_accuracies(record, chosen(options, classes=classes), options))
-        console.print(f"results.json and results.csv: {out}", soft_wrap=True)
+        grid = _accuracies(record, chosen(options, classes=record["classes"]), options)
+        console.print(grid.rich())
+        page.write(
+            out / "report.html",
+            title=f"CRnet on {record['options']['data']}",
+            claim="For the same size, the CR module's strategy keeps more accuracy than the others.",
+            command=record["command"],
+            environment=record["environment"],
+            parts=[grid],
+        )
+        console.print(f"report.html, results.json and results.csv: {out}", soft_wrap=True)
     return job.finish(options, console, interrupted=interrupted)
 
 
-def _accuracies(record: dict[str, Any], rows: Sequence[Compressed], options: job.Options) -> Table:
-    from bench.report import percent
+def _accuracies(record: dict[str, Any], rows: Sequence[Compressed], options: Options) -> Grid:
+    from bench.report import SUBSTITUTE, percent, ratio
     from models import count
 
-    printed = rows[0].classes == record["classes"]
-    data = record["options"]["data"]
-    view = Table(title=f"{data}, {options.epochs} epochs, batches of {options.batch_size}; printed: Tables 4-1 to 4-8")
-    names = ("network", "rule", "setting", "parameters M", "FLOPs M", "printed top-1 %", "top-1 %", "time", "images/s")
-    for name in names:
-        view.add_column(name, justify="left" if name in ("network", "rule", "setting") else "right")
+    data, printed = record["options"]["data"], record["data_set"] == f"CIFAR-{rows[0].classes}"
+    cells = []
     by_label = {label(row): row for row in rows}
     for result in record["settings"]:
         row = by_label[result["group"]]
         counted = count(build(row, record["classes"]), (3, options.image_size, options.image_size))
         setting = result["setting"].removeprefix(row_label := result["group"]).strip()
-        view.add_row(
-            row_label,
-            row.rule,
-            setting,
-            f"{counted.parameters / 1e6:.2f}",
-            f"{counted.flops / 1e6:.2f}",
-            f"{row.top1:.2f}" if printed and setting == "full" else "—",
-            percent(result["top1"], result["top1_deviation"]),
-            f"{result['ratio_measured']:.3f}",
-            f"{result['images_per_second']:,.0f}",
+        cells.append(
+            (
+                row_label,
+                row.rule,
+                setting,
+                f"{counted.parameters / 1e6:.2f}",
+                f"{counted.flops / 1e6:.2f}",
+                f"{row.top1:.2f}" if printed and setting == "full" else "—",
+                percent(result["top1"], result["top1_half_width"]),
+                "1" if setting == "full" else ratio(result),
+                f"{result['images_per_second']:,.0f}",
+            )
         )
-    return view
+    names = ("network", "rule", "setting", "parameters M", "FLOPs M", "printed top-1 %", "top-1 %", "time", "images/s")
+    title = f"{data}, {options.epochs} epochs, batches of {options.batch_size}"
+    note = "Printed: Tables 4-1 to 4-8." if printed else SUBSTITUTE
+    return Grid(title, names, cells, note + " Time: a share of the same network's full training.")
 
 
 if __name__ == "__main__":

@@ -194,18 +194,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, values in _DEFAULTS.items():
         if getattr(options, name) is None:
             setattr(options, name, values[options.device == "cpu"])
-    from bench import job
+    from bench.console import guarded
 
-    return job.guarded(
-        functools.partial(_main, options), interrupted=f"the parts that were finished are in {options.out}"
-    )
+    return guarded(functools.partial(_main, options), interrupted=f"the parts that were finished are in {options.out}")
 
 
 def _main(options: argparse.Namespace, console: Console) -> int:
     import torch
 
+    from bench.console import bars
     from bench.data import prepare
-    from bench.job import bars
     from bench.record import environment, write_json
     from loader.errors import EngineError
 

@@ -6,41 +6,48 @@ interrupted run goes on where it was, and an epoch that was cut short is run aga
 
 from __future__ import annotations
 
-import functools
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from bench.settings import Cell
 from loader.loader import BudgetLoader
 from loader.schedule import Schedule
 from models import checkpoint
 from models.checkpoint import CheckpointError
 from models.fit import History
-from models.train import EpochRecord, Trainer
+from models.train import EpochRecord, EpochUnderWay, Trainer
+
+SLICE_BATCHES = 6  # short enough that a machine's speed hardly changes between the slices of a round
+_SHOW_SECONDS = 0.5  # between updates of the progress while an epoch runs
 
 
 @dataclass
 class Setting:
-    """One schedule in training.
+    """One cell in training.
 
     Attributes:
-        baseline: whether it is not one of the dissertation's methods ("short").
-        group: see `bench.job.Cell`.
         history: its finished epochs.
+        timed: (seconds a batch, full training's) of slices of a few batches, run in turn for their times alone.
     """
 
-    name: str
-    schedule: Schedule
+    cell: Cell
     trainer: Trainer
     batches: BudgetLoader
-    baseline: bool = False
-    group: str = ""
     history: History = field(default_factory=History)
+    timed: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.cell.name
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.cell.schedule
 
     @property
     def records(self) -> list[EpochRecord]:
@@ -66,19 +73,27 @@ class Setting:
         self.history.load_state_dict(state["history"])
 
 
-class Counted:
-    """Batches that report each one taken."""
+class Shown:
+    """Tells a progress display of batches, now and then, outside the trainer's clock.
 
-    def __init__(self, batches: BudgetLoader, taken: Callable[[], None]) -> None:
-        self._batches, self._taken = batches, taken
+    Args:
+        show: called with how many batches were trained since it was called last.
+    """
 
-    def __len__(self) -> int:
-        return len(self._batches)
+    def __init__(self, show: Callable[[int], object]) -> None:
+        self._show, self._count, self._last = show, 0, time.perf_counter()
 
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._batches:
-            yield batch
-            self._taken()
+    def __call__(self, _: EpochUnderWay) -> bool:
+        """A trainer's `after_step`: true where it took time that is not to be counted."""
+        self._count += 1
+        if time.perf_counter() - self._last < _SHOW_SECONDS:
+            return False
+        self.flush()
+        return True
+
+    def flush(self) -> None:
+        self._show(self._count)
+        self._count, self._last = 0, time.perf_counter()
 
 
 def run(
@@ -88,8 +103,8 @@ def run(
     seed: int,
     evaluation: BudgetLoader | None,
     eval_every: int,
-    batch_done: Callable[[Setting], None],
-    epoch_done: Callable[[Setting], None],
+    batches_done: Callable[[Setting, int], object],
+    epoch_done: Callable[[Setting], object],
 ) -> None:
     """Train every setting to its schedule's end, from wherever it stands.
 
@@ -98,7 +113,7 @@ def run(
         seed: of what torch draws (dropout); each setting's epoch has its own.
         evaluation: batches to evaluate on, or None.
         eval_every: evaluate after every so many epochs, and after the last; 0: after the last only.
-        batch_done, epoch_done: called with the setting that got on.
+        batches_done, epoch_done: called with the setting that got on, and how many batches.
     """
     rounds = max(setting.schedule.epochs for setting in settings)
     for epoch in range(rounds):
@@ -107,9 +122,7 @@ def run(
             if len(setting.records) != epoch or setting.finished:
                 continue
             torch.manual_seed(zlib.crc32(f"{seed} {setting.name} {epoch}".encode()))
-            setting.batches.set_epoch(epoch)
-            counted = Counted(setting.batches, functools.partial(batch_done, setting))
-            setting.records.append(setting.trainer.train_epoch(counted, epoch=epoch))
+            setting.records.append(_epoch(setting, epoch, batches_done))
             began = time.perf_counter()
             due = setting.finished or (eval_every and (epoch + 1) % eval_every == 0)
             if evaluation is not None and due:
@@ -117,6 +130,61 @@ def run(
             setting.save(state_of(setting))
             setting.history.other_seconds += time.perf_counter() - began
             epoch_done(setting)
+
+
+def time_round(settings: Sequence[Setting], full: Setting, *, number: int) -> None:
+    """Train one more epoch of each setting and of full training, a few batches of each in turn, for the times alone.
+
+    A machine's speed changes within seconds: what ran within the same second compares best.
+
+    Args:
+        settings: none of them `full`; each gets pairs added to its `timed`.
+        number: of this round; settings with several ratios go through their epochs.
+    """
+    everyone = [full, *settings]
+    turn = number % len(everyone)
+    under_way: dict[str, Generator[EpochUnderWay, bool | None, EpochRecord]] = {}
+    for setting in everyone[turn:] + everyone[:turn]:
+        epoch = number % setting.schedule.epochs
+        setting.batches.set_epoch(epoch)
+        under_way[setting.name] = setting.trainer.steps(setting.batches, epoch=epoch)
+    batches = min(SLICE_BATCHES, *(len(setting.batches) for setting in everyone))
+    slices: dict[str, list[float]] = {name: [] for name in under_way}
+    running = dict(under_way)
+    while full.name in running:
+        for name, steps in list(running.items()):
+            seconds = _slice(steps, batches, begun=bool(slices[name]))
+            if seconds is None:
+                del running[name]
+            else:
+                slices[name].append(seconds)
+    for setting in settings:
+        setting.timed.extend(zip(slices[setting.name], slices[full.name], strict=False))
+
+
+def _slice(steps: Generator[EpochUnderWay, bool | None, EpochRecord], batches: int, *, begun: bool) -> float | None:
+    """Seconds a batch of an epoch's next few batches; None where fewer of full size are left.
+
+    Args:
+        begun: whether the epoch had a slice before: what was done since is not its time.
+    """
+    for step in range(batches):
+        try:
+            now = steps.send(True if begun and not step else None)
+        except StopIteration:
+            return None
+    if now.sizes[-1] != now.sizes[0]:
+        return None
+    first_wait = 0.0 if begun else now.waits[0]
+    return (sum(now.laps()[-batches:]) - first_wait) / batches
+
+
+def _epoch(setting: Setting, epoch: int, batches_done: Callable[[Setting, int], object]) -> EpochRecord:
+    setting.batches.set_epoch(epoch)
+    shown = Shown(lambda count: batches_done(setting, count))
+    record = setting.trainer.train_epoch(setting.batches, epoch=epoch, after_step=shown)
+    shown.flush()
+    return record
 
 
 def warm_up(trainer: Trainer, *, samples: int, batch_size: int, image_size: int, classes: int) -> float:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from bench.plot import cut_curves, schedules
+from bench.plot import close, cut_curves, save, schedules
 from loader.schedule import PAPER_SETTINGS, Schedule
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -20,10 +19,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     folder = Path(given[0]) if given else _ROOT / "docs"
     settings = [Schedule.paper(name, epochs=_EPOCHS) for name in PAPER_SETTINGS if name != "full"]
-    schedules(settings, folder / "schedules.png")
-    record = json.loads((_ROOT / "bench" / "results" / "throughput_cut_2_cores.json").read_text())
-    curves: dict[str, Mapping[str, Any]] = {row["contender"]: row["time_ratio"] for row in record["cut"]}
-    cut_curves(curves, folder / "cut.png")
+    record = json.loads((_ROOT / "bench" / "results" / "throughput_2_cores.json").read_text())
+    for name, figure in {"schedules": schedules(settings), "cut": cut_curves(record["cut"])}.items():
+        save(figure, folder / f"{name}.png")
+        close(figure)
     return 0
 
 

@@ -9,6 +9,8 @@ import json
 import math
 import os
 import platform
+import re
+import shlex
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,8 +79,18 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON; numbers that JSON has no word for (nan, inf) become null."""
-    write_text(path, json.dumps(_plain(value), indent=1) + "\n")
+    """Write JSON, lists of numbers on one line; numbers that JSON has no word for (nan, inf) become null."""
+    text = json.dumps(_plain(value), indent=1)
+    write_text(path, _NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]), text) + "\n")
+
+
+_NUMBERS = re.compile(r"\[[-+.\deE,\s]+\]")
+
+
+def command(module: str, arguments: Sequence[str]) -> str:
+    """What was typed, without the machine's folders: of an absolute path its last name stays."""
+    shown = [Path(part).name if part.startswith("/") else part for part in arguments]
+    return shlex.join(["python", "-m", module, *shown])
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

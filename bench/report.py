@@ -1,4 +1,4 @@
-"""What a bench of training time leaves behind: record, pictures and tables.
+"""What a bench of training time leaves behind: record, pictures, tables and a page.
 
 python -m bench.report runs/demo/results.json   # the table of a record, as Markdown
 """
@@ -12,17 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from bench import plot
+from bench import page, plot
+from bench.analysis import CONCLUSIVE_POINTS
 from bench.dissertation import Printed, change, time_reduction
+from bench.grid import Grid
 from bench.record import write_csv, write_json
 
 _COLUMNS = (
-    *("setting", "batches", "seconds", "of sums", "measured", "Theorem 4", "corollary", "difference"),
+    *("setting", "samples", "seconds", "measured (95 %)", "of sums", "corollary", "difference", "Theorem 4"),
     *("top-1 %", "top-5 %", "images/s"),
 )
-_PARTS = ("difference", "rounding", "boundary", "starvation", "rest")
+_PARTS = ("difference", "±", "rounding", "boundary", "starvation", "rest", "rounds", "slices", "slowest epoch")
+HOW_MEASURED = (
+    "Measured, of sums, Theorem 4 and corollary are shares of full training's time. Measured: from the times per "
+    "batch of what ran in the same round (trimmed mean, 95 % interval); of sums: the plain ratio of all seconds. "
+    "Difference: measured − corollary, in percentage points. Theorem 4 uses the batch times of these same epochs: it "
+    "is a check of the accounting, not a prediction; the corollary predicts, from the ratios alone."
+)
+SUBSTITUTE = (
+    "These are not the dissertation's data: accuracies show that training is real, and say nothing about CIFAR or "
+    "ImageNet."
+)
 
 
 def report(
@@ -31,96 +42,188 @@ def report(
     console: Console,
     *,
     network: str,
-    printed: Mapping[str, Printed],
+    command: str,
+    printed: Mapping[str, Mapping[str, Printed]],
     figures: Mapping[str, str],
 ) -> None:
-    """Write the record and the pictures, print the tables.
+    """Write the record, the pictures and the page, print the tables.
 
     Args:
         results: what the bench measured; nothing is written where it has no settings yet.
         out: the folder.
         network: for titles.
-        printed: the dissertation's results, drawn beside.
+        command: what measures it again.
+        printed: data set → the dissertation's results, shown where the training data are that set.
         figures: "top1" and "top5" → the dissertation's figure.
     """
     rows = results["settings"]
     if not rows:
         console.print("no epoch was finished; there is nothing to show yet")
         return
+    results["command"] = command
     write_json(out / "results.json", results)
     write_csv(out / "results.csv", rows)
-    data = results["options"]["data"]
-    plot.time_ratios(rows, out / "time_ratio.png", title=f"{network}, {data}: time against sampling ratio")
+    data, theirs = results["options"]["data"], printed.get(results["data_set"] or "", {})
+    made = {
+        "time_ratio": plot.time_ratios(rows, title=f"{network}, {data}: time against sampling ratio"),
+        "batch_times": plot.batch_times(rows, title="every batch of the run"),
+    }
     for metric, figure in figures.items():
-        path, title = out / f"{metric}_against_time.png", f"As Figure {figure}"
-        plot.accuracy_against_time(rows, path, metric=metric, title=title, printed=printed, data=data)
-    title = f"{network}, {data}, {results['samples']:,} images, {results['options']['device']}"
-    for view in (*tables(rows, title=title), beside(rows, printed)):
-        console.print(view)
-    console.print(f"results.json, results.csv and pictures: {out}", soft_wrap=True)
-
-
-def tables(rows: Sequence[dict[str, Any]], *, title: str) -> tuple[Table, Table]:
-    """The results, and what the differences are made of, in points: percent of full training's time."""
-    main_table = _table(title, _COLUMNS)
-    parts = _table(
-        "difference = measured − corollary, in percentage points, and what it is made of", ("setting", *_PARTS)
+        title = f"As Figure {figure}" if theirs else f"{network}, {data}: accuracy against time"
+        drawn = plot.accuracy_against_time(rows, metric=metric, title=title, printed=theirs, data=data)
+        if drawn is not None:
+            made[f"{metric}_against_time"] = drawn
+    for name, drawn in made.items():
+        plot.save(drawn, out / f"{name}.png")
+    shown = grids(results, network=network, printed=theirs)
+    for grid in shown:
+        console.print(grid.rich())
+    page.write(
+        out / "report.html",
+        title=f"{network}, {data}: training time against sampling ratio",
+        claim="Training on ⌊α·M⌋ of the M batches of each epoch takes the share of full training's time that "
+        "Corollaries 1 and 2 give.",
+        command=command,
+        environment=results["environment"],
+        parts=[*shown, *made.values()],
     )
-    for row in rows:
-        main_table.add_row(*_cells(row))
-        parts.add_row(row["setting"], *(f"{row[name + '_points']:+.2f}" for name in _PARTS))
-    return main_table, parts
+    console.print(f"report.html, results.json, results.csv and pictures: {out}", soft_wrap=True)
 
 
-def beside(rows: Sequence[dict[str, Any]], printed: Mapping[str, Printed]) -> Table:
+def grids(results: Mapping[str, Any], *, network: str, printed: Mapping[str, Printed]) -> list[Grid]:
+    """The results; what the differences are made of; boundaries; and the dissertation's beside."""
+    rows = results["settings"]
+    busy = results["options"]["busy"]
+    title = (
+        f"{network}, {results['options']['data']}, {results['samples']:,} images, {results['options']['device']}"
+        + (f", beside {busy} busy process{'es' * (busy > 1)}" if busy else "")
+    )
+    note = HOW_MEASURED + " " + _intervals(rows) + ("" if printed else " " + SUBSTITUTE)
+    found = [Grid(title, _COLUMNS, [_cells(row) for row in rows], note), _parts(rows)]
+    if results["boundary"]:
+        found.append(_boundaries(results["boundary"]))
+    if printed:
+        found.append(_beside(rows, printed))
+    return found
+
+
+def ratio(row: Mapping[str, Any]) -> str:
+    """A measured ratio with its interval, or that it is not conclusive."""
+    value, half = row["ratio_measured"], row["ratio_half_width"]
+    if row["conclusive"]:
+        return f"{value:.4f} ± {half:.4f}"
+    if half is None or half == float("inf"):  # of a record, or of a run: too few rounds for an interval
+        return "not conclusive here"
+    return f"not conclusive here ({value - half:.3f} … {value + half:.3f})"
+
+
+def _intervals(rows: Sequence[Mapping[str, Any]]) -> str:
+    over = rows[0]["interval_over"]
+    if over == "seeds":
+        return f"Accuracies: means of {len(rows[0]['seeds'])} seeds with Student's 95 % interval over them."
+    return (
+        "Accuracies: one seed; the interval is for the number of test images alone, and knows nothing of what "
+        "another seed would give."
+    )
+
+
+def _parts(rows: Sequence[Mapping[str, Any]]) -> Grid:
+    cells = [
+        (
+            row["setting"],
+            f"{row['difference_points']:+.2f}",
+            _plain(row["half_width_points"]),
+            *(f"{row[name + '_points']:+.2f}" for name in _PARTS[2:6]),
+            str(row["rounds_measured"]),
+            str(row["slices_measured"]),
+            f"{row['slowest_epoch']:.2f} ×",
+        )
+        for row in rows
+    ]
+    return Grid(
+        "measured − corollary in percentage points, and what it is made of",
+        ("setting", *_PARTS),
+        cells,
+        "Rounding: ⌊αM⌋ is not αM, and full epochs have a short last batch. Boundary and starvation: waiting for "
+        "epochs' first batches and for others. Rest: batches that took longer or shorter than full training's. Rounds "
+        "and slices: what the interval is made of, epochs of the training and slices of timing alone. Slowest epoch: "
+        f"its time per batch by the median one's. Intervals above ±{CONCLUSIVE_POINTS:g} point are not "
+        "conclusive.",
+    )
+
+
+def _boundaries(rows: Sequence[Mapping[str, Any]]) -> Grid:
+    cells = [
+        (
+            row["epochs_of"],
+            row["trainer"],
+            ", ".join(str(count) for count in row["batches"]),
+            f"{row['lost_batches']:+.3f} ± {_plain(row['half_width'], places=3)}",
+            f"{1000 * row['batch_seconds']:.2f}",
+        )
+        for row in rows
+    ]
+    return Grid(
+        "what an epoch's boundary costs, epochs following each other without a pause",
+        ("epochs", "trainer", "batches", "batches lost per epoch (95 %)", "ms a batch"),
+        cells,
+        "The time from an epoch's last batch to the next one's first, less that of a batch within an epoch. Taking "
+        "only: a trainer that does nothing, so that the loader is the limit.",
+    )
+
+
+def _beside(rows: Sequence[Mapping[str, Any]], printed: Mapping[str, Printed]) -> Grid:
     """As Tables 4-10, 4-12 and 4-14: changes relative to full training in percent, the dissertation's and ours."""
-    names = ("setting", "top-1", "printed", "top-5", "printed", "time", "printed", "corollary")
-    view = _table("change relative to full training, %: measured, and printed in the dissertation", names)
     full, printed_full = rows[0], printed["full"]
+    cells = []
     for row in rows[1:]:
-        cells = []
+        theirs = printed.get(row["setting"])
+        texts = [row["setting"]]
         for name in ("top1", "top5"):
             known = row[name] is not None and full[name]
-            cells.append(f"{change(row[name], full=full[name]):+.2f}" if known else "—")
-            there = printed.get(row["setting"])
-            cells.append(f"{change(getattr(there, name), full=getattr(printed_full, name)):+.2f}" if there else "—")
-        cells.append(f"{100 * (row['ratio_measured'] - 1):+.2f}")
-        cells.append(f"{time_reduction(there, full=printed_full):+.2f}" if there else "—")
-        view.add_row(row["setting"], *cells, f"{100 * (row['ratio_corollary'] - 1):+.2f}")
-    return view
+            texts.append(f"{change(row[name], full=full[name]):+.2f}" if known else "—")
+            texts.append(f"{change(getattr(theirs, name), full=getattr(printed_full, name)):+.2f}" if theirs else "—")
+        texts.append(f"{100 * (row['ratio_measured'] - 1):+.2f}" if row["conclusive"] else "not conclusive here")
+        texts.append(f"{time_reduction(theirs, full=printed_full):+.2f}" if theirs else "—")
+        cells.append((*texts, f"{100 * (row['ratio_corollary'] - 1):+.2f}"))
+    return Grid(
+        "change relative to full training, %: measured, and printed in the dissertation",
+        ("setting", "top-1", "printed", "top-5", "printed", "time", "printed", "corollary"),
+        cells,
+        "Augmentation and normalisation, which the dissertation does not give, are assumptions.",
+    )
 
 
-def markdown(rows: Sequence[dict[str, Any]]) -> str:
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The results as a Markdown table."""
-    lines = [_COLUMNS, ("---", *["---:"] * (len(_COLUMNS) - 1)), *map(_cells, rows)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return Grid("", _COLUMNS, [_cells(row) for row in rows]).markdown()
 
 
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    ratios = ("ratio_of_sums", "ratio_measured", "ratio_theorem", "ratio_corollary")
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    full = row["setting"].endswith("full")
     return (
         row["setting"],
-        f"{row['batches']:,}",
+        f"{row['samples']:,}",
         f"{row['train_seconds']:.1f}",
-        *(f"{row[name]:.4f}" for name in ratios),
-        f"{row['difference_points']:+.2f}",
-        *(percent(row[name], row.get(f"{name}_deviation")) for name in ("top1", "top5")),
+        "1" if full else ratio(row),
+        f"{row['ratio_of_sums']:.4f}",
+        f"{row['ratio_corollary']:.4f}",
+        f"{row['difference_points']:+.2f}" if row["conclusive"] else "—",
+        f"{row['ratio_theorem']:.4f}",
+        *(percent(row[name], row[f"{name}_half_width"]) for name in ("top1", "top5")),
         f"{row['images_per_second']:,.0f}",
     )
 
 
-def percent(share: float | None, deviation: float | None = None) -> str:
-    """A share as percent, with its standard deviation over the seeds where there are several."""
+def percent(share: float | None, half_width: float | None = None) -> str:
+    """A share as percent, with the half-width of its interval."""
     if share is None:
         return "—"
-    return f"{100 * share:.2f}" + (f" ± {100 * deviation:.2f}" if deviation is not None else "")
+    return f"{100 * share:.2f}" + (f" ± {100 * half_width:.2f}" if half_width is not None else "")
 
 
-def _table(title: str, names: Sequence[str]) -> Table:
-    view = Table(title=title)
-    for name in names:
-        view.add_column(name, justify="left" if name == "setting" else "right", no_wrap=True)
-    return view
+def _plain(value: float | None, *, places: int = 2) -> str:
+    return "—" if value is None or value == float("inf") else f"{value:.{places}f}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ How it is measured: every trainer is a process of its own; all of a kind begin a
 the rate is all their images over the time from then until the last has finished. The kinds take turns,
 each turn with a seed of its own, so that the service finds nothing in its cache; the first turn is
 warm-up and not counted. The service and tensorsocket's producer run only during their own turns.
-Medians over the turns, with the interquartile range.
+Medians over the turns, with the interquartile range; ratios are means of the turns' ratios, with Student's
+95 % interval.
 """
 
 from __future__ import annotations
@@ -255,19 +256,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--turns", type=int, default=3, help="counted measurements of each")
     add("--out", default="runs/sweep")
     options = parser.parse_args(arguments)
-    from bench import job
+    from bench.console import guarded
 
-    return job.guarded(functools.partial(_main, options), interrupted="nothing was recorded")
+    return guarded(functools.partial(_main, options, arguments), interrupted="nothing was recorded")
 
 
-def _main(options: argparse.Namespace, console: Console) -> int:
+def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from importlib.util import find_spec
 
     from rich.progress import Progress
 
-    from bench.analysis import interquartile_range
+    from bench import page
     from bench.data import prepare
-    from bench.record import environment, write_json
+    from bench.estimate import interquartile_range, mean
+    from bench.record import command, environment, write_json
 
     out = Path(options.out)
     os.environ.setdefault("REDUCED_SAMPLING_SERVICES", str((out / "services").resolve()))
@@ -296,34 +298,56 @@ def _main(options: argparse.Namespace, console: Console) -> int:
                     "trainers": 1 if part == "one" else options.trainers,
                     "images_per_second": statistics.median(rates),
                     "spread": interquartile_range(rates),
-                    "of_private": statistics.median(shares) if shares else None,
+                    "of_private": mean(shares).value if shares else None,
+                    "of_private_half_width": mean(shares).half_width if len(shares) > 1 else None,
                     "turns": turns[kind],
                 }
             )
-    results = {"environment": environment(), "options": {**vars(options), "out": None}, "rows": rows}
+    results: dict[str, Any] = {
+        "environment": environment(),
+        "command": command("bench.sweep", arguments),
+        "options": {**vars(options), "out": None},
+        "rows": rows,
+    }
     write_json(out / "results.json", results)
-    console.print(_table(rows))
-    console.print(f"results.json: {out}", soft_wrap=True)
+    grid = _grid(rows, turns=options.turns)
+    console.print(grid.rich())
+    page.write(
+        out / "report.html",
+        title="Trainers with private loaders and over a service",
+        claim="Trainers over the service decode what one does, and together get more images from the same cores.",
+        command=results["command"],
+        environment=results["environment"],
+        parts=[grid],
+    )
+    console.print(f"report.html and results.json: {out}", soft_wrap=True)
     return 0
 
 
-def _table(rows: list[dict[str, Any]]) -> Any:
-    from rich.table import Table
+def _grid(rows: list[dict[str, Any]], *, turns: int) -> Any:
+    from bench.grid import Grid
 
-    view = Table(title="images/s of all trainers together, median (interquartile range)")
-    for name in ("part", "loaders", "trainers", "images/s", "of private", "decoded per emitted"):
-        view.add_column(name, no_wrap=True)
+    cells = []
     for row in rows:
         decoded = [t["decoded"] / t["images"] for t in row["turns"] if t["decoded"] is not None]
-        view.add_row(
-            row["part"],
-            row["kind"],
-            str(row["trainers"]),
-            f"{row['images_per_second']:,.0f} ({row['spread']:,.0f})",
-            f"{row['of_private']:.2f}" if row["of_private"] else "—",
-            f"{statistics.median(decoded):.3f}" if decoded else "—",
+        half = row["of_private_half_width"]
+        cells.append(
+            (
+                row["part"],
+                row["kind"],
+                str(row["trainers"]),
+                f"{row['images_per_second']:,.0f} ({row['spread']:,.0f})",
+                (f"{row['of_private']:.2f}" + (f" ± {half:.2f}" if half else "")) if row["of_private"] else "—",
+                f"{statistics.median(decoded):.3f}" if decoded else "—",
+            )
         )
-    return view
+    return Grid(
+        "images per second of all trainers together",
+        ("part", "loaders", "trainers", "images/s", "of private", "decoded per emitted"),
+        cells,
+        f"Medians of {turns} turns (interquartile range); of private: mean of the turns' ratios, with Student's 95 % "
+        "interval.",
+    )
 
 
 if __name__ == "__main__":

@@ -5,176 +5,203 @@
 
 How it is measured: every contender has a process of its own (importing FFCV changes torch's number of
 threads), and they take turns, one measurement each, so that the machine's drift hits all alike. The
-first turn is warm-up and not counted. A measurement is the second of two epochs, from asking for its
+first turn is warm-up and not counted. A rate is that of the second of two epochs, from asking for its
 first batch to having its last: the first one would count batches that some loaders make ready before
-they are asked (DALI two of them). Medians over the turns, with the interquartile range.
+they are asked (DALI two of them). Every figure is the median of the same number of turns, with the
+interquartile range; ratios between contenders are means of the turns' ratios, with Student's 95 %
+interval.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import functools
-import json
-import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.contenders import CONTENDERS, FILTERS, NEEDS, OURS, Work, quiet_threads
+from bench.child import Child
+from bench.contenders import CONTENDERS, FILTERS, NEEDS, OURS, quiet_threads
+from bench.estimate import interquartile_range, mean
+from bench.work import Work
 
 if TYPE_CHECKING:  # the processes that measure need it not
     from rich.console import Console
 
 PARTS = ("rates", "boundary", "cut")
-CUTS = ("0.05", "0.1", "0.2", "0.35", "0.5", "0.75", "1")
-BOUNDARY_BATCHES = (2, 4, 8, 16, 32)
-SETTLE_SECONDS = 1.0  # after a break, some loaders go on decoding what nobody takes
-STEP_SECONDS = 0.1  # of the trainer that the boundary is measured with
+CUTS = ("0.1", "0.2", "0.5", "0.75", "1")
+BOUNDARY_BATCHES, BOUNDARY_EPOCHS = 8, 7  # the first epoch fills the pipeline, and is not counted
+STEP_SECONDS = {"a trainer of 50 ms a batch": 0.05, "taking only": 0.0}
+SETTLE_SECONDS = 0.5  # after a break, some loaders go on decoding what nobody takes
+REFERENCE = "native"  # what the ratios are of
 
 
-class Runner:
-    """A contender in a process of its own."""
+def contender(*, name: str, work: dict[str, Any]) -> Callable[..., list[dict[str, Any]]]:
+    """A function that runs a contender, in a process of its own."""
+    asked = Work(**work)
+    quiet_threads(asked.threads)
 
-    def __init__(self, name: str, work: Work) -> None:
-        self.name, self.work = name, work
-        command = [sys.executable, "-m", "bench.throughput", "--serve", name, json.dumps(dataclasses.asdict(work))]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def run(*, ratios: Sequence[str], step_seconds: float = 0.0) -> list[dict[str, Any]]:
+        return _epochs(name, asked, [Fraction(r) for r in ratios], step_seconds=step_seconds)
 
-    def measure(self, ratios: Sequence[str], *, step_seconds: float = 0.0) -> list[tuple[float, int]]:
-        """(seconds, samples) of each epoch of a run with these ratios."""
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps({"ratios": list(ratios), "step_seconds": step_seconds}) + "\n")
-        self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith("result "):
-                return [(seconds, samples) for seconds, samples in json.loads(line[7:])]
-        raise RuntimeError(f"{self.name} ended with status {self._process.wait()}; see its message above")
-
-    def close(self) -> None:
-        assert self._process.stdin and self._process.stdout
-        self._process.stdin.close()
-        self._process.stdout.close()
-        try:
-            self._process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+    return run
 
 
-def serve(name: str, work: Work) -> None:
-    """Measure on request: a line of JSON in, a line out."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word; the bench says one
-    quiet_threads(work.threads)
-    for line in sys.stdin:
-        request = json.loads(line)
-        ratios = [Fraction(r) for r in request["ratios"]]
-        result = _epochs(name, work, ratios, step_seconds=request["step_seconds"])
-        print("result", json.dumps(result), flush=True)
-
-
-def _epochs(name: str, work: Work, ratios: list[Fraction], *, step_seconds: float) -> list[tuple[float, int]]:
+def _epochs(name: str, work: Work, ratios: list[Fraction], *, step_seconds: float) -> list[dict[str, Any]]:
+    """Of each epoch: seconds, samples, and the laps: the time of each batch from the end of the one before."""
     result = []
+    last = time.perf_counter()
     for batches in CONTENDERS[name](work, ratios):
-        began, samples = time.perf_counter(), 0
+        began, samples, laps = time.perf_counter(), 0, []
         for count in batches:
             samples += count
             if step_seconds:
                 time.sleep(step_seconds)
+            now = time.perf_counter()
+            laps.append(now - last)
+            last = now
         if not samples:
             raise RuntimeError(f"{name} gave no sample; see its messages")
         if work.device != "cpu":
             import torch
 
             torch.cuda.synchronize()
-        result.append((time.perf_counter() - began, samples))
+        result.append({"seconds": time.perf_counter() - began, "samples": samples, "laps": laps})
     return result
 
 
-def rates(works: dict[str, list[Work]], *, turns: int, say: Any) -> list[dict[str, Any]]:
-    """Images per second of each contender and kind of work, turn by turn."""
-    from bench.analysis import interquartile_range
-
-    runners = [Runner(name, work) for name, list_of in works.items() for work in list_of]
-    measured: dict[int, list[float]] = {i: [] for i in range(len(runners))}
+@contextlib.contextmanager
+def running(works: Sequence[tuple[str, Work]]) -> Iterator[list[Child]]:
+    """A process for each contender and its work."""
+    children = [
+        Child("bench.throughput:contender", name=name, arguments={"name": name, "work": dataclasses.asdict(work)})
+        for name, work in works
+    ]
     try:
-        for turn in range(turns + 1):
-            for i, runner in enumerate(runners):
-                _, (seconds, samples) = runner.measure(["1", "1"])
-                if turn:
-                    measured[i].append(samples / seconds)
-            say(f"rates: turn {turn} of {turns}" + ("" if turn else " (warm-up)"))
+        yield children
     finally:
-        for runner in runners:
-            runner.close()
+        for child in children:
+            child.close()
+
+
+def rates(works: dict[str, list[Work]], *, turns: int, say: Callable[[str], object]) -> list[dict[str, Any]]:
+    """Images per second of each contender and kind of work, turn by turn."""
+    pairs = [(name, work) for name, several in works.items() for work in several]
+    measured: list[list[float]] = [[] for _ in pairs]
+    with running(pairs) as children:
+        for turn in range(turns + 1):
+            for child, rows in zip(children, measured, strict=True):
+                _, epoch = child.ask(ratios=["1", "1"])
+                if turn:
+                    rows.append(epoch["samples"] / epoch["seconds"])
+            say(f"rates: turn {turn} of {turns}" + ("" if turn else " (warm-up)"))
     return [
         {
-            "contender": r.name,
-            "interpolation": r.work.interpolation,
-            "dtype": r.work.dtype,
-            "images_per_second": statistics.median(measured[i]),
-            "spread": interquartile_range(measured[i]),
-            "turns": measured[i],
+            "contender": name,
+            "interpolation": work.interpolation,
+            "dtype": work.dtype,
+            "images_per_second": statistics.median(values),
+            "spread": interquartile_range(values),
+            "turns": values,
         }
-        for i, r in enumerate(runners)
+        for (name, work), values in zip(pairs, measured, strict=True)
     ]
 
 
-def boundary(works: dict[str, Work], *, say: Any) -> list[dict[str, Any]]:
-    """Fit epoch time = a + b·K with a trainer of 0.1 s a batch; a/b is the boundary's cost in batches."""
-    rows = []
-    for name, work in works.items():
-        runner = Runner(name, work)
-        try:
-            full = -(-_samples(work) // work.batch_size)
-            runner.measure(["1"], step_seconds=0.0)
-            points = []
-            for batches in BOUNDARY_BATCHES:
-                ratio = str(Fraction(batches, full))
-                epochs = runner.measure([ratio] * 4, step_seconds=STEP_SECONDS)
-                points += [(batches, seconds) for seconds, _ in epochs[1:]]  # the first fills the pipeline
-        finally:
-            runner.close()
-        a, b = _line(points)
-        say(f"boundary: {name}: a = {a:.4f} s, b = {b:.4f} s, a/b = {a / b:.3f}")
-        rows.append({"contender": name, "a_seconds": a, "b_seconds": b, "a_over_b": a / b, "points": points})
-    return rows
+def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The reference's rate by every other contender's, turn by turn, for the same dtype and like filters.
+
+    A peer that averages areas ("area") is compared with our antialiasing filter; the ceiling, which resizes
+    nothing, with both.
+    """
+    like = {"linear": ("linear", "none"), "antialias": ("antialias", "area", "none")}
+    found = []
+    for ours in (row for row in rows if row["contender"] == REFERENCE):
+        for other in rows:
+            same = other["dtype"] == ours["dtype"] and other["interpolation"] in like[ours["interpolation"]]
+            if not same or other is ours:
+                continue
+            estimate = mean([a / b for a, b in zip(ours["turns"], other["turns"], strict=True)])
+            found.append(
+                {
+                    "of": REFERENCE,
+                    "interpolation": ours["interpolation"],
+                    "dtype": ours["dtype"],
+                    "by": other["contender"],
+                    "by_interpolation": other["interpolation"],
+                    "ratio": estimate.value,
+                    "half_width": estimate.half_width,
+                }
+            )
+    return found
 
 
-def cut(works: dict[str, Work], *, say: Any) -> list[dict[str, Any]]:
-    """T(α)/T(1): three epochs in a row at each ratio, the last two counted, all contenders in turn."""
-    runners = {name: Runner(name, work) for name, work in works.items()}
-    seconds: dict[tuple[str, str], list[float]] = {}
-    try:
-        for runner in runners.values():
-            runner.measure(["1"])
-        for turn in range(3):
-            for ratio in CUTS:
-                for name, runner in runners.items():
+def boundary(works: dict[str, Work], *, turns: int, say: Callable[[str], object]) -> list[dict[str, Any]]:
+    """What a boundary between epochs of a few batches costs: ours by schedule, the others' left by `break`.
+
+    In each turn: the median time from an epoch's last batch to the next one's first, less the median time of
+    the other batches, in units of those.
+    """
+    lost: dict[tuple[str, str], list[float]] = {(name, kind): [] for name in works for kind in STEP_SECONDS}
+    with running(list(works.items())) as children:
+        for turn in range(turns + 1):
+            for kind, step_seconds in STEP_SECONDS.items():
+                for child, work in zip(children, works.values(), strict=True):
+                    full = -(-_samples(work) // work.batch_size)
+                    ratio = str(Fraction(min(BOUNDARY_BATCHES, full), full))
+                    epochs = child.ask(ratios=[ratio] * BOUNDARY_EPOCHS, step_seconds=step_seconds)[1:]
+                    others = statistics.median(lap for epoch in epochs for lap in epoch["laps"][1:])
+                    first = statistics.median(epoch["laps"][0] for epoch in epochs)
+                    if turn:
+                        lost[child.name, kind].append(first / others - 1)
                     time.sleep(SETTLE_SECONDS)
-                    epochs = runner.measure([ratio] * 3)
-                    seconds.setdefault((name, ratio), []).append(sum(s for s, _ in epochs[1:]) / 2)
-            say(f"cut: turn {turn + 1} of 3")
-    finally:
-        for runner in runners.values():
-            runner.close()
+            say(f"boundary: turn {turn} of {turns}" + ("" if turn else " (warm-up)"))
+    return [
+        {
+            "contender": name,
+            "trainer": kind,
+            "lost_batches": statistics.median(values),
+            "spread": interquartile_range(values),
+            "turns": values,
+        }
+        for (name, kind), values in lost.items()
+    ]
+
+
+def cut(works: dict[str, Work], *, turns: int, say: Callable[[str], object]) -> list[dict[str, Any]]:
+    """T(α)/T(1): in each turn three epochs in a row at each ratio, the last two counted."""
+    seconds: dict[tuple[str, str], list[float]] = {(name, ratio): [] for name in works for ratio in CUTS}
+    with running(list(works.items())) as children:
+        for turn in range(turns + 1):
+            for ratio in CUTS:
+                for child in children:
+                    epochs = child.ask(ratios=[ratio] * 3)[1:]
+                    if turn:
+                        seconds[child.name, ratio].append(sum(epoch["seconds"] for epoch in epochs) / 2)
+                    time.sleep(SETTLE_SECONDS)
+            say(f"cut: turn {turn} of {turns}" + ("" if turn else " (warm-up)"))
     rows = []
     for name in works:
-        full = statistics.median(seconds[name, "1"])
-        curve = {ratio: statistics.median(seconds[name, ratio]) / full for ratio in CUTS}
-        rows.append({"contender": name, "time_ratio": curve})
+        shares = {
+            ratio: [a / b for a, b in zip(seconds[name, ratio], seconds[name, "1"], strict=True)] for ratio in CUTS
+        }
+        rows.append(
+            {
+                "contender": name,
+                "ours": name in OURS,
+                "time_ratio": {ratio: statistics.median(values) for ratio, values in shares.items()},
+                "spread": {ratio: interquartile_range(values) for ratio, values in shares.items()},
+                "turns": shares,
+            }
+        )
     return rows
-
-
-def _line(points: list[tuple[int, float]]) -> tuple[float, float]:
-    """Least squares of seconds = a + b·batches."""
-    slope, intercept = statistics.linear_regression([k for k, _ in points], [s for _, s in points])
-    return intercept, slope
 
 
 def _samples(work: Work) -> int:
@@ -192,9 +219,6 @@ def there(name: str) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments[:1] == ["--serve"]:
-        serve(arguments[1], Work(**json.loads(arguments[2])))
-        return 0
     parser = argparse.ArgumentParser(
         prog="python -m bench.throughput",
         description=(__doc__ or "").split("\n\n")[0],
@@ -210,16 +234,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", default="runs/throughput")
     options = parser.parse_args(arguments)
-    from bench import job
+    from bench.console import guarded
 
-    return job.guarded(functools.partial(_main, options), interrupted="nothing was recorded")
+    return guarded(functools.partial(_main, options, arguments), interrupted="nothing was recorded")
 
 
-def _main(options: argparse.Namespace, console: Console) -> int:
+def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from rich.progress import Progress
 
+    from bench import compared, page
     from bench.data import prepare
-    from bench.record import environment, write_json
+    from bench.record import command, environment, write_json
     from loader.parallel import cores
 
     say = console.print
@@ -227,7 +252,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     with Progress(console=console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
     names = [name for name in options.contenders if there(name)]
-    for name in set(options.contenders) - set(names):
+    for name in sorted(set(options.contenders) - set(names)):
         say(f"{name} is left out: {NEEDS[name]} is not installed, or lacks a library")
 
     def work(interpolation: str, dtype: str, batch_size: int = options.batch_size) -> Work:
@@ -236,55 +261,35 @@ def _main(options: argparse.Namespace, console: Console) -> int:
         return Work(str(beton), str(folder), batch_size, options.image_size, threads, dtype, interpolation)
 
     results: dict[str, Any] = {"environment": environment(), "options": {**vars(options), "out": None}}
+    results["command"] = command("bench.throughput", arguments)
     if "rates" in options.parts:
         results["rates"] = []
         for dtype in options.dtypes:
             works = {name: [work(f, dtype) for f in FILTERS[name]] for name in names}
             results["rates"] += rates(works, turns=options.turns, say=say)
-    loaders = [name for name in names if name not in ("cropped decoding alone", "SPDL")]
+        results["ratios"] = ratios(results["rates"])
+    loaders = [name for name in names if name != "cropped decoding alone"]
     if "boundary" in options.parts:
         # Batches small enough for every loader to keep up with the trainer.
-        results["boundary"] = boundary({n: work(FILTERS[n][0], "uint8", 16) for n in loaders}, say=say)
+        small = {name: work(FILTERS[name][0], "uint8", max(options.batch_size // 4, 1)) for name in loaders}
+        results["boundary"] = boundary(small, turns=options.turns, say=say)
     if "cut" in options.parts:
-        results["cut"] = cut({n: work(FILTERS[n][0], "uint8") for n in loaders}, say=say)
+        results["cut"] = cut({n: work(FILTERS[n][0], "uint8") for n in loaders}, turns=options.turns, say=say)
     write_json(out / "results.json", results)
-    for view in _tables(results):
-        say(view)
-    say(f"results.json: {out}")
+    grids = compared.grids(results)
+    for grid in grids:
+        say(grid.rich())
+    page.write(
+        out / "report.html",
+        title=f"Loaders compared, {options.image_size} pixels",
+        claim=f"Images per second of the same work on {results['environment']['cores']} cores, and what leaving an "
+        "epoch early costs.",
+        command=results["command"],
+        environment=results["environment"],
+        parts=[*grids, *compared.figures(results)],
+    )
+    say(f"report.html and results.json: {out}", soft_wrap=True)
     return 0
-
-
-def _tables(results: dict[str, Any]) -> list[Any]:
-    from rich.table import Table
-
-    views = []
-    if "rates" in results:
-        view = Table(title="images/s, median (interquartile range)")
-        for name in ("contender", "filter", "uint8", "float32"):
-            view.add_column(name, no_wrap=True)
-        cells: dict[tuple[str, str], dict[str, str]] = {}
-        for row in results["rates"]:
-            text = f"{row['images_per_second']:,.0f} ({row['spread']:,.0f})"
-            cells.setdefault((row["contender"], row["interpolation"]), {})[row["dtype"]] = text
-        for (name, interpolation), by_dtype in cells.items():
-            view.add_row(name, interpolation, by_dtype.get("uint8", "—"), by_dtype.get("float32", "—"))
-        views.append(view)
-    if "boundary" in results:
-        view = Table(title="epoch time = a + b·K: what a boundary costs, in batches")
-        for name in ("contender", "a/b"):
-            view.add_column(name, no_wrap=True)
-        for row in results["boundary"]:
-            view.add_row(row["contender"], f"{row['a_over_b']:.3f}")
-        views.append(view)
-    if "cut" in results:
-        view = Table(title="T(α)/T(1): ours by schedule, the others by break")
-        for name in ("contender", *CUTS):
-            view.add_column(name, no_wrap=True)
-        for row in results["cut"]:
-            star = "" if row["contender"] in OURS else " (break)"
-            view.add_row(row["contender"] + star, *(f"{row['time_ratio'][c]:.3f}" for c in CUTS))
-        views.append(view)
-    return views
 
 
 if __name__ == "__main__":

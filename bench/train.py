@@ -30,7 +30,7 @@ from rich.progress import Progress
 from torch import distributed
 
 import models
-from bench import job
+from bench.console import INTERRUPTED, bars, guarded
 from bench.data import Data, prepare, served
 from loader import connect, engines
 from loader.errors import ScheduleError
@@ -89,14 +89,14 @@ def network_of(name: str) -> Callable[..., Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train; the exit status is 0, 1 for bad input, 130 where it was stopped."""
-    return job.guarded(functools.partial(_main, arguments))
+    return guarded(functools.partial(_main, arguments))
 
 
 def _main(arguments: Sequence[str] | None, console: Console) -> int:
     options = parse(arguments)
     build, recipe = network_of(options.network), _recipe(options)
     schedule = Schedule.parse(options.schedule, epochs=recipe.epochs)
-    with _ranks(options) as (rank, ranks), _asked_to_stop() as stop, job.bars(console) as progress:
+    with _ranks(options) as (rank, ranks), _asked_to_stop() as stop, bars(console) as progress:
         progress.disable = rank > 0
         return _train(options, build, recipe, schedule, progress, rank=rank, stop=stop if ranks == 1 else None)
 
@@ -183,7 +183,7 @@ def _train(
         )
     if history.stopped:
         say(f"stopped; the same command goes on from {out}", soft_wrap=True)
-        return job.INTERRUPTED
+        return INTERRUPTED
     if rank == 0:
         seconds = sum(record.train_seconds for record in history.records)
         top1 = f", top-1 {100 * history.accuracy.top1:.2f} %" if history.accuracy else ""

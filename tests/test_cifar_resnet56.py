@@ -6,12 +6,15 @@ import pickle
 import numpy as np
 import pytest
 
-from bench.cifar_resnet56 import main, parse
+from bench import data
+from bench.cifar_resnet56 import PRESETS, SETTINGS, main, parse
 from bench.dissertation import CIFAR10, CIFAR100, change, time_reduction
-from bench.job import cells, mean_row
+from bench.job import accuracies
+from bench.settings import cells
 from loader import Schedule
 
 SMALL = ["--depth", "8", "--batch-size", "10", "--epochs", "3", "--workers", "1", "--learning-rate", "0.01"]
+SMALL += ["--extra-rounds", "0", "--boundary", "off"]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def pickles(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(pickles, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
-    settings = ["--settings", "0.5", "short", "static:0.5", "cyclic:0.5", "--seeds", "2"]
+    settings = ["--settings", "0.5", "short:0.5", "static:0.5", "cyclic:0.5", "--seeds", "2"]
     assert main([*SMALL, "--data", str(pickles), "--out", str(out), *settings]) == 0
     return out
 
@@ -39,21 +42,64 @@ def finished(pickles, tmp_path_factory):
 def test_the_record_has_every_setting_and_both_seeds(finished):
     results = json.loads((finished / "results.json").read_text())
     rows = {row["setting"]: row for row in results["settings"]}
-    assert list(rows) == ["full", "0.5", "short", "static:0.5", "cyclic:0.5"]
+    assert list(rows) == ["full", "0.5", "short:0.5", "static:0.5", "cyclic:0.5"]
     assert results["samples"] == 60 and results["classes"] == 10 and results["engine"] == "resident"
-    assert [row["batches"] for row in rows.values()] == [18, 9, 6, 9, 9]
-    assert [row["baseline"] for row in rows.values()] == [False, False, True, True, True]
+    assert [row["batches"] for row in rows.values()] == [18, 9, 9, 9, 9]
+    assert [row["samples"] for row in rows.values()] == [180, 90, 90, 90, 90]
+    assert [row["baseline_of"] for row in rows.values()] == ["", "", "0.5", "0.5", "0.5"]
     for row in rows.values():
         assert [one["seed"] for one in row["seeds"]] == [0, 1]
         assert row["top1"] == pytest.approx(sum(one["top1"] for one in row["seeds"]) / 2)
-        assert row["top1_deviation"] >= 0 and row["ratio_measured_deviation"] >= 0
+        assert row["top1_half_width"] >= 0 and row["interval_over"] == "seeds"
 
 
-def test_tables_and_pictures_show_the_dissertations_beside(finished, pickles, capsys):
-    main([*SMALL, "--data", str(pickles), "--out", str(finished), "--settings", "R1_0.8", "--seeds", "1"])
+def test_the_dissertations_accuracies_stand_beside_the_same_data_alone(finished, pickles, capsys, monkeypatch):
+    arguments = [*SMALL, "--data", str(pickles), "--out", str(finished), "--settings", "R1_0.8", "--seeds", "1"]
+    main(arguments)
+    shown = capsys.readouterr().out
+    assert "-0.36" not in shown and "say nothing about CIFAR" in shown  # ten classes, but not CIFAR-10's images
+    monkeypatch.setattr("bench.data.recognise", lambda index: "CIFAR-10")
+    main(arguments)
     shown = capsys.readouterr().out
     assert "-0.36" in shown and "-21.04" in shown  # Table 4-10, R1_0.8
-    assert (finished / "top1_against_time.png").stat().st_size > 10_000
+    assert "say nothing" not in shown and "assumptions" in shown
+
+
+class _Index:
+    """As many images of 32 × 32 pixels as CIFAR has, in equal classes."""
+
+    def __init__(self, names, *, images=50_000, side=32):
+        self.classes = tuple(names)
+        self.heights = self.widths = np.full(images, side)
+        self.labels = np.arange(images) % len(names)
+
+    def __len__(self):
+        return len(self.labels)
+
+
+CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def test_data_sets_are_told_by_their_content():
+    hundred = ["apple", *(f"b{i:02}" for i in range(98)), "worm"]
+    imagenet = ["n01440764", *(f"n02{i:06}" for i in range(998)), "n15075141"]
+    assert data.recognise(_Index(CIFAR10_NAMES)) == "CIFAR-10"
+    assert data.recognise(_Index(hundred)) == "CIFAR-100"
+    assert data.recognise(_Index(imagenet, images=1_281_167, side=500)) == "ImageNet"
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        _Index(CIFAR10_NAMES, images=49_990),
+        _Index(CIFAR10_NAMES, side=64),
+        _Index([str(i) for i in range(10)]),
+        _Index([str(i) for i in range(100)]),
+        _Index([f"n{i:08}" for i in range(1000)], images=100_000),
+    ],
+)
+def test_other_data_with_as_many_classes_are_not_taken_for_them(index):
+    assert data.recognise(index) is None
 
 
 def test_the_dissertations_tables_agree_with_each_other():
@@ -85,6 +131,7 @@ def test_a_second_seed_is_added_to_what_was_measured(finished, pickles):
         (["--quick", "--depth", "9"], "6n + 2"),
         (["--quick", "--seeds", "0"], "--seeds 0"),
         (["--quick", "--settings", "static:R9"], "'R9'"),
+        (["--quick", "--settings", "static"], "static:R1_0.618"),
         (["--quick", "--images", "1797"], "1797 digits"),
     ],
 )
@@ -97,19 +144,19 @@ def test_bad_input_is_one_line(options, why, tmp_path, capsys):
 def test_the_presets_are_the_dissertations_and_a_small_one():
     options, _ = parse(["--data", "x"])
     assert (options.epochs, options.batch_size, options.extra["depth"], options.learning_rate) == (120, 128, 56, 0.1)
-    quick, _ = parse(["--quick"])
-    table = {cell.name: cell for cell in cells(quick, samples=quick.images, network=None)}
-    full = table["full"].schedule.budget(quick.images, batch_size=quick.batch_size)
-    assert full.full == 60
-    assert table["static"].sampling == "static" and table["static"].schedule == Schedule.flat("0.618", epochs=30)
-    assert table["cyclic"].sampling == "cyclic" and table["short"].baseline
+    quick, preset = parse(["--quick"])[0], PRESETS["quick"]
+    shape = {"epochs": preset["epochs"], "samples": quick.images, "batch_size": quick.batch_size}
+    table = {cell.name: cell for cell in cells(SETTINGS, network=None, **shape)}
+    assert table["full"].schedule.budget(quick.images, batch_size=quick.batch_size).full == 60
+    static, cyclic = table["static:R1_0.618"], table["cyclic:R1_0.618"]
+    assert static.sampling == "static" and static.schedule == Schedule.flat("0.618", epochs=30)
+    assert cyclic.sampling == "cyclic" and table["short:R3"].baseline_of == "R3"
 
 
-def test_means_are_over_the_seeds_that_have_the_number():
-    rows = [
-        {"setting": "a", "top1": t, "top5": None, "ratio_measured": r, "batches": 4, "epoch_records": [], "seed": i}
-        for i, (t, r) in enumerate([(0.5, 0.8), (0.7, 0.9)])
-    ]
-    mean = mean_row(rows)
-    assert mean["top1"] == pytest.approx(0.6) and mean["top1_deviation"] == pytest.approx(0.1414, abs=1e-4)
-    assert mean["top5"] is None and mean["top5_deviation"] is None and mean["batches"] == 4
+def test_accuracies_have_intervals_over_the_seeds_or_the_test_images():
+    seeds = [{"top1": t, "top5": None, "evaluated": 100} for t in (0.5, 0.7, 0.6)]
+    several = accuracies(seeds)
+    assert several["top1"] == pytest.approx(0.6) and several["top1_half_width"] == pytest.approx(0.2484, abs=1e-4)
+    assert several["top5"] is None and several["interval_over"] == "seeds"
+    one = accuracies(seeds[:1])
+    assert one["top1_half_width"] == pytest.approx(0.0962, abs=1e-4) and one["interval_over"] == "test images"

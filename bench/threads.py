@@ -1,0 +1,170 @@
+"""How a trainer's threads stand other work on the machine: an epoch's time, quiet and beside a busy process.
+
+Claim: on small networks torch's OpenMP threads meet at a barrier thousands of times per batch, and wait there
+for whichever of them has lost its core; with one thread, a process that keeps a core busy costs its share.
+
+    python -m bench.threads
+
+How it is measured: the trainer of `bench.imagenet_mnv2` (MobileNetV2 at half width, 64 pixels, batches of 16) in
+a process for each way of setting threads, epochs in turn, first on the machine as it is, then beside one process
+that keeps a core busy. The first epoch of each is warm-up. Medians over the turns, and the slowest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.busy import busy
+from bench.child import Child
+
+if TYPE_CHECKING:  # the processes that measure need it not
+    from rich.console import Console
+
+# name → threads of torch (0: as many as it takes), of the loader's engine, environment
+WAYS: dict[str, tuple[int, int, dict[str, str]]] = {
+    "torch's own": (0, 2, {}),
+    "torch's own, waiting passively": (0, 2, {"OMP_WAIT_POLICY": "PASSIVE"}),
+    "one thread": (1, 2, {}),
+    "one thread, one in the engine": (1, 1, {}),
+}
+PLACES = ("quiet", "busy")
+
+
+def trainer(*, beton: str, threads: int, workers: int) -> Callable[..., dict[str, float]]:
+    """A function that trains for an epoch and says how long it took."""
+    import dataclasses
+
+    import torch
+
+    from loader import BudgetLoader, Dataset, Schedule
+    from models import IMAGENET, Trainer, mobilenet_v2
+
+    if threads:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    schedule = Schedule.full(epochs=1000)
+    batches = BudgetLoader(beton, schedule=schedule, batch_size=16, image_size=64, workers=workers)
+    classes = 1 + int(Dataset(beton).labels.max())
+    recipe = dataclasses.replace(IMAGENET, learning_rate=0.001)
+    network = Trainer(mobilenet_v2(classes=classes, width=0.5), recipe=recipe, epochs=schedule.epochs)
+
+    def epoch() -> dict[str, float]:
+        record = network.train_epoch(batches, epoch=batches.epoch)
+        return {"seconds": record.train_seconds, "waited": record.first_wait_seconds + record.wait_seconds}
+
+    return epoch
+
+
+def measure(beton: str, *, turns: int, say: Callable[[str], object]) -> list[dict[str, Any]]:
+    """One row per way of setting threads."""
+    children = {
+        name: Child(
+            "bench.threads:trainer",
+            name=name,
+            arguments={"beton": beton, "threads": threads, "workers": workers},
+            environment=environment,
+        )
+        for name, (threads, workers, environment) in WAYS.items()
+    }
+    seconds: dict[tuple[str, str], list[float]] = {(name, place): [] for name in WAYS for place in PLACES}
+    try:
+        for child in children.values():
+            child.ask()
+        for place in PLACES:
+            with busy(place == "busy"):
+                for turn in range(turns):
+                    for name, child in children.items():
+                        seconds[name, place].append(child.ask()["seconds"])
+                    say(f"{place}: turn {turn + 1} of {turns}")
+    finally:
+        for child in children.values():
+            child.close()
+    rows = []
+    for name, (threads, workers, environment) in WAYS.items():
+        quiet, loaded = (statistics.median(seconds[name, place]) for place in PLACES)
+        rows.append(
+            {
+                "way": name,
+                "torch_threads": threads or None,
+                "engine_threads": workers,
+                "environment": environment,
+                "quiet_epoch_seconds": quiet,
+                "busy_epoch_seconds": loaded,
+                "busy_per_quiet": loaded / quiet,
+                "slowest_per_quiet": max(seconds[name, "busy"]) / quiet,
+                "turns": {place: seconds[name, place] for place in PLACES},
+            }
+        )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.threads",
+        description=(__doc__ or "").split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--images", type=int, default=955, help="JPEGs to generate")
+    parser.add_argument("--turns", type=int, default=7, help="epochs of each, quiet and busy")
+    parser.add_argument("--out", default="runs/threads")
+    options = parser.parse_args(arguments)
+    from bench.console import guarded
+
+    return guarded(functools.partial(_main, options, arguments), interrupted="nothing was recorded")
+
+
+def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
+    from rich.progress import Progress
+
+    from bench import page
+    from bench.data import prepare
+    from bench.grid import Grid
+    from bench.record import command, environment, write_json
+
+    out = Path(options.out)
+    with Progress(console=console) as progress:
+        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
+    rows = measure(str(out / "data" / "train.beton"), turns=options.turns, say=console.print)
+    results: dict[str, Any] = {
+        "environment": environment(),
+        "command": command("bench.threads", arguments),
+        "options": {"images": options.images, "turns": options.turns},
+        "rows": rows,
+    }
+    write_json(out / "results.json", results)
+    cells = [
+        (
+            row["way"],
+            *(f"{row[f'{place}_epoch_seconds']:.2f}" for place in PLACES),
+            *(f"{row[name]:.2f}" for name in ("busy_per_quiet", "slowest_per_quiet")),
+        )
+        for row in rows
+    ]
+    grid = Grid(
+        "an epoch's seconds, and how many times as long beside one busy process",
+        ("threads", "quiet s", "busy s", "median ×", "slowest ×"),
+        cells,
+        f"Medians of {options.turns} epochs; × is in units of the quiet median of the same row.",
+    )
+    console.print(grid.rich())
+    page.write(
+        out / "report.html",
+        title="A trainer's threads beside other work",
+        claim="With one thread, a process that keeps a core busy costs its share, and no more.",
+        command=results["command"],
+        environment=results["environment"],
+        parts=[grid],
+    )
+    console.print(f"report.html and results.json: {out}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

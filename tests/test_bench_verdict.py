@@ -1,0 +1,32 @@
+"""The bench of the verdict; its record says how right the verdict is."""
+
+import json
+
+import pytest
+
+from bench.verdict import expected, main
+
+
+@pytest.mark.parametrize(
+    ("engine", "ratio", "known"),
+    [
+        ("native", 3.0, 3.0),
+        ("service", 0.5, 0.5),
+        ("resident", 0.5, 1 / 3),  # the trainer waits for every batch: a third of the time is its own
+        ("synthetic", 49.0, 49.0),
+    ],
+)
+def test_what_the_verdict_has_to_say(engine, ratio, known):
+    assert expected(engine, ratio) == pytest.approx(known)
+
+
+def test_every_trainer_is_measured_on_every_engine(tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.verdict.HEADROOMS", (0.5, 3.0))
+    monkeypatch.setattr("bench.verdict.PAUSE_SECONDS", 0.0)
+    assert main(["--engines", "synthetic", "native", "--turns", "1", "--images", "96", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["engine"], row["engine_per_trainer"]) for row in results["rows"]] == [
+        *(("synthetic", 0.5), ("synthetic", 3.0), ("native", 0.5), ("native", 3.0)),
+    ]
+    assert all(row["headroom"] > 0 for row in results["rows"])
+    assert (tmp_path / "report.html").exists() and str(tmp_path) not in json.dumps(results)

@@ -1,0 +1,132 @@
+"""What is between epochs and batches is not in their time."""
+
+import itertools
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from bench.busy import busy
+from bench.interleave import Setting, Shown, time_round
+from bench.settings import cells
+from models import CIFAR, Trainer
+
+
+class Batches:
+    """As many batches of noise as each epoch's budget, with a length and epochs."""
+
+    def __init__(self, counts):
+        self.counts, self.epoch, self.epochs = counts, 0, []
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+        self.epochs.append(epoch)
+
+    def __len__(self):
+        return self.counts[self.epoch]
+
+    def __iter__(self):
+        for _ in range(len(self)):
+            yield torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)
+
+
+def settings(*names, epochs=3, full=20):
+    made = []
+    for cell in cells(names, epochs=epochs, samples=4 * full, batch_size=4, network=None):
+        network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+        trainer = Trainer(network, recipe=CIFAR, epochs=cell.schedule.epochs)
+        made.append(Setting(cell, trainer, Batches(cell.schedule.budget(4 * full, batch_size=4).batches)))
+    return made
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test moves."""
+    now = SimpleNamespace(seconds=0.0)
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: now.seconds + 1e-6 * next(ticks))
+    return now
+
+
+def test_updating_the_progress_is_not_training_time(clock):
+    (full,) = settings("full")
+
+    def slow_terminal(count):
+        clock.seconds += 100.0
+
+    shown = Shown(slow_terminal)
+
+    def step(now):
+        clock.seconds += 0.3
+        return shown(now)
+
+    record = full.trainer.train_epoch(full.batches, epoch=0, after_step=step)
+    assert record.train_seconds < 20 * 0.3 + 1
+
+
+def test_progress_counts_every_batch_however_seldom_it_is_shown(clock):
+    counts = []
+    shown = Shown(counts.append)
+    for seconds in (0.1, 0.1, 0.6, 0.1):
+        clock.seconds += seconds
+        shown(None)
+    shown.flush()
+    assert counts == [3, 1]
+
+
+def test_a_round_of_timing_compares_slices_that_ran_in_turn(clock, monkeypatch):
+    """The machine is ten times slower from one moment on: every pair still has the settings' own ratio."""
+    full, half = settings("full", "0.5")
+    speed = {full.name: 1.0, half.name: 1.2}
+    spent = SimpleNamespace(steps=0)
+    for setting in (full, half):
+        step = setting.trainer._step
+
+        def timed(images, labels, now, *, step=step, name=setting.name):
+            step(images, labels, now)
+            spent.steps += 1
+            clock.seconds += speed[name] * (1.0 if spent.steps < 13 else 10.0)
+
+        monkeypatch.setattr(setting.trainer, "_step", timed)
+    time_round([half], full, number=0)
+    assert len(half.timed) == 1 and not full.timed  # ten batches are one slice of six, and what is left
+    time_round([half], full, number=1)
+    ratios = [mine / whole for mine, whole in half.timed]
+    assert ratios == pytest.approx([1.2, 1.2], rel=1e-3)
+
+
+def test_rounds_of_timing_go_through_a_schedules_epochs():
+    full, mixed = settings("full", "of:1,0.5,0.25")
+    for number in range(4):
+        time_round([mixed], full, number=number)
+    assert mixed.batches.epochs == [0, 1, 2, 0] and len(mixed.timed) == 3 + 1 + 1 + 3
+
+
+def test_short_epochs_have_shorter_slices():
+    full, tiny = settings("full", "0.1")
+    time_round([tiny], full, number=0)
+    assert len(tiny.timed) == 1
+
+
+def test_busy_processes_end_with_their_block():
+    with busy(2):
+        assert _spinning() == 2
+    assert _spinning() == 0
+
+
+def test_busy_processes_end_with_the_process_that_started_them():
+    script = "import os\nfrom bench.busy import busy\nwith busy(1): os._exit(0)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    deadline = time.monotonic() + 20
+    while _spinning() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert _spinning() == 0
+
+
+def _spinning() -> int:
+    found = subprocess.run(["pgrep", "-fc", "while True: pass"], capture_output=True, text=True)
+    return int(found.stdout)
