@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both set up .venv first, once.
+# Two commands: `make demo` and `make test`. Each sets up .venv first, once, with what it needs and no more.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test lint bench pictures clean
 
-demo: $(VENV)/.ready
+demo: $(VENV)/.demo
 	$(BIN)/python -m bench.imagenet_mnv2 --out runs/demo
 
 test: $(VENV)/.ready lint
@@ -20,9 +20,13 @@ lint: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(BIN)/python -m pytest tests --benchmark-only --benchmark-enable
 
-$(VENV)/.ready: pyproject.toml tools/setup.sh
-	PYTHON="$(PYTHON)" VENV="$(VENV)" bash tools/setup.sh
+$(VENV)/.demo: pyproject.toml tools/setup.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" bash tools/setup.sh demo
 	touch $@
+
+$(VENV)/.ready: pyproject.toml tools/setup.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" bash tools/setup.sh all
+	touch $(VENV)/.demo $@
 
 pictures: $(VENV)/.ready
 	$(BIN)/python -m bench.pictures

@@ -23,7 +23,7 @@ from loader.loader import BudgetLoader
 from loader.schedule import Schedule
 from models.train import EpochUnderWay, Trainer
 
-EPOCHS = {"training": 6, "taking only": 30}  # of each setting; the first fills the pipeline, and is not counted
+EPOCHS = {"training": 6, "taking only": 16}  # of each setting; the first fills the pipeline, and is not counted
 MOST_BATCHES = 100  # of an epoch; a boundary does not know how long the epoch was
 SMALL = {"epochs of 2 batches": (2, 60), "epochs of 8 batches": (8, 24)}  # batches, epochs
 

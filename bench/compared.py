@@ -1,14 +1,8 @@
-"""The tables and figures of `bench.throughput`'s record.
-
-python -m bench.compared runs/throughput/results.json   # its tables, as Markdown
-"""
+"""The tables and figures of `bench.throughput`'s record."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from bench import plot
@@ -17,8 +11,7 @@ from bench.grid import Grid
 
 def grids(results: Mapping[str, Any]) -> list[Grid]:
     """One table for each part that was measured."""
-    makers = {"rates": _rates, "ratios": _ratios, "boundary": _boundary, "cut": _cut}
-    return [make(results) for part, make in makers.items() if part in results]
+    return [make(results) for part, make in MAKERS.items() if part in results]
 
 
 def figures(results: Mapping[str, Any]) -> list[Any]:
@@ -97,6 +90,4 @@ def _cut(results: Mapping[str, Any]) -> Grid:
     )
 
 
-if __name__ == "__main__":
-    for grid in grids(json.loads(Path(sys.argv[1]).read_text())):
-        print(f"### {grid.title}\n\n{grid.markdown()}\n\n{grid.note}\n")
+MAKERS = {"rates": _rates, "ratios": _ratios, "boundary": _boundary, "cut": _cut}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from subprocess import SubprocessError
 
@@ -11,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loader.errors import LoaderError
 
+SHOW_SECONDS = 0.5  # between updates of a progress while something is timed
 INTERRUPTED = 130  # exit status, as a shell gives it for Ctrl-C
 _LOG_WIDTH = 150  # of a log file, where no terminal says how wide it is
 
@@ -55,3 +57,17 @@ def bars(console: Console, *, auto_refresh: bool = True) -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=console, auto_refresh=auto_refresh)
+
+
+class Every:
+    """True at most once in so many seconds, for displays that need not show each step."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, time.perf_counter()
+
+    def __call__(self) -> bool:
+        now = time.perf_counter()
+        due = now - self._last >= self._seconds
+        if due:
+            self._last = now
+        return due

@@ -48,7 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.01,
         "seeds": 1,
         "torch_threads": 1,
-        "extra_rounds": 30,
+        "extra_rounds": 16,
         "boundary": "on",
     },
     "imagenet": {

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from bench.console import SHOW_SECONDS, Every
 from bench.settings import Cell
 from loader.loader import BudgetLoader
 from loader.schedule import Schedule
@@ -23,7 +24,6 @@ from models.fit import History
 from models.train import EpochRecord, EpochUnderWay, Trainer
 
 SLICE_BATCHES = 6  # short enough that a machine's speed hardly changes between the slices of a round
-_SHOW_SECONDS = 0.5  # between updates of the progress while an epoch runs
 
 
 @dataclass
@@ -81,19 +81,19 @@ class Shown:
     """
 
     def __init__(self, show: Callable[[int], object]) -> None:
-        self._show, self._count, self._last = show, 0, time.perf_counter()
+        self._show, self._count, self._due = show, 0, Every(SHOW_SECONDS)
 
     def __call__(self, _: EpochUnderWay) -> bool:
         """A trainer's `after_step`: true where it took time that is not to be counted."""
         self._count += 1
-        if time.perf_counter() - self._last < _SHOW_SECONDS:
+        if not self._due():
             return False
         self.flush()
         return True
 
     def flush(self) -> None:
         self._show(self._count)
-        self._count, self._last = 0, time.perf_counter()
+        self._count = 0
 
 
 def run(

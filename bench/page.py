@@ -15,7 +15,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2.2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 .note { color: #555; max-width: 60rem } figure { margin: 1.5rem 0 } svg { max-width: 100%; height: auto }
 code { background: #f3f3f3; padding: .1rem .3rem } dt { float: left; width: 9rem; color: #555 } dd { margin-left: 9rem }

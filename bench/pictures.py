@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     folder = Path(given[0]) if given else _ROOT / "docs"
     settings = [Schedule.paper(name, epochs=_EPOCHS) for name in PAPER_SETTINGS if name != "full"]
-    record = json.loads((_ROOT / "bench" / "results" / "throughput_2_cores.json").read_text())
+    record = json.loads((_ROOT / "bench" / "results" / "throughput_cut_2_cores.json").read_text())
     for name, figure in {"schedules": schedules(settings), "cut": cut_curves(record["cut"])}.items():
         save(figure, folder / f"{name}.png")
         close(figure)

@@ -1,12 +1,7 @@
-"""What a bench of training time leaves behind: record, pictures, tables and a page.
-
-python -m bench.report runs/demo/results.json   # the table of a record, as Markdown
-"""
+"""What a bench of training time leaves behind: record, pictures, tables and a page."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,13 +93,19 @@ def grids(results: Mapping[str, Any], *, network: str, printed: Mapping[str, Pri
         f"{network}, {results['options']['data']}, {results['samples']:,} images, {results['options']['device']}"
         + (f", beside {busy} busy process{'es' * (busy > 1)}" if busy else "")
     )
-    note = HOW_MEASURED + " " + _intervals(rows) + ("" if printed else " " + SUBSTITUTE)
-    found = [Grid(title, _COLUMNS, [_cells(row) for row in rows], note), _parts(rows)]
+    found = [of_settings(results, title=title), _parts(rows)]
     if results["boundary"]:
-        found.append(_boundaries(results["boundary"]))
+        found.append(boundaries(results["boundary"]))
     if printed:
         found.append(_beside(rows, printed))
     return found
+
+
+def of_settings(results: Mapping[str, Any], *, title: str) -> Grid:
+    """The main table: one row per setting."""
+    rows = results["settings"]
+    note = HOW_MEASURED + " " + _intervals(rows) + ("" if results["data_set"] else " " + SUBSTITUTE)
+    return Grid(title, _COLUMNS, [_cells(row) for row in rows], note)
 
 
 def ratio(row: Mapping[str, Any]) -> str:
@@ -152,7 +153,8 @@ def _parts(rows: Sequence[Mapping[str, Any]]) -> Grid:
     )
 
 
-def _boundaries(rows: Sequence[Mapping[str, Any]]) -> Grid:
+def boundaries(rows: Sequence[Mapping[str, Any]]) -> Grid:
+    """What boundaries cost, where it was measured."""
     cells = [
         (
             row["epochs_of"],
@@ -194,11 +196,6 @@ def _beside(rows: Sequence[Mapping[str, Any]], printed: Mapping[str, Printed]) -
     )
 
 
-def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The results as a Markdown table."""
-    return Grid("", _COLUMNS, [_cells(row) for row in rows]).markdown()
-
-
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     full = row["setting"].endswith("full")
     return (
@@ -224,7 +221,3 @@ def percent(share: float | None, half_width: float | None = None) -> str:
 
 def _plain(value: float | None, *, places: int = 2) -> str:
     return "—" if value is None or value == float("inf") else f"{value:.{places}f}"
-
-
-if __name__ == "__main__":
-    print(markdown(json.loads(Path(sys.argv[1]).read_text())["settings"]))

@@ -41,16 +41,8 @@ class SeedRun:
         from bench.interleave import Setting
         from loader.loader import BudgetLoader
 
-        options = self.options
-        engines.check_device(options.device)
-        shape: dict[str, Any] = {
-            "batch_size": options.batch_size,
-            "image_size": options.image_size,
-            "engine": options.engine,
-            "device": options.device,
-            "workers": options.workers,
-            "seed": self.seed,
-        }
+        engines.check_device(self.options.device)
+        shape = self._shape
         if self.data.evaluation is not None:
             self.evaluation = BudgetLoader(self.data.evaluation, train=False, **shape)
         # The first network of a process can run a little slower than the same network made later, for good:
@@ -63,6 +55,19 @@ class SeedRun:
             if self._state(setting).exists():
                 setting.load(self._state(setting))
         self._load_timed()
+
+    @property
+    def _shape(self) -> dict[str, Any]:
+        """What all loaders of the run have in common."""
+        options = self.options
+        return {
+            "batch_size": options.batch_size,
+            "image_size": options.image_size,
+            "engine": options.engine,
+            "device": options.device,
+            "workers": options.workers,
+            "seed": self.seed,
+        }
 
     def _trainer(self, cell: Cell) -> Any:
         import torch
@@ -134,6 +139,8 @@ class SeedRun:
 
     def _warm_up(self) -> None:
         from bench import interleave
+        from loader.loader import BudgetLoader
+        from loader.schedule import Schedule
 
         options = self.options
         shape = {
@@ -142,6 +149,9 @@ class SeedRun:
             "image_size": options.image_size,
             "classes": self.data.classes,
         }
+        # The engine's code is compiled with its first batch: that must not be the first setting's time.
+        with BudgetLoader(self.data.train, schedule=Schedule.full(epochs=1), **self._shape) as batches:
+            next(iter(batches))
         interleave.warm_up(self._first, **shape)
         for setting in self.settings:
             if not setting.finished:
@@ -185,12 +195,8 @@ class SeedRun:
             self.data.train,
             cells,
             trainer=self._first,
-            batch_size=self.options.batch_size,
-            image_size=self.options.image_size,
-            engine=self.options.engine,
-            device=self.options.device,
-            workers=self.options.workers,
             done=progress.refresh,
+            **self._shape,
         )
 
     def _full(self, setting: Any) -> Any:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.busy import busy
 from bench.child import Child
+from bench.grid import Grid
 
 if TYPE_CHECKING:  # the processes that measure need it not
     from rich.console import Console
@@ -125,7 +126,6 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
 
     from bench import page
     from bench.data import prepare
-    from bench.grid import Grid
     from bench.record import command, environment, write_json
 
     out = Path(options.out)
@@ -139,31 +139,36 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         "rows": rows,
     }
     write_json(out / "results.json", results)
-    cells = [
-        (
-            row["way"],
-            *(f"{row[f'{place}_epoch_seconds']:.2f}" for place in PLACES),
-            *(f"{row[name]:.2f}" for name in ("busy_per_quiet", "slowest_per_quiet")),
-        )
-        for row in rows
-    ]
-    grid = Grid(
-        "an epoch's seconds, and how many times as long beside one busy process",
-        ("threads", "quiet s", "busy s", "median ×", "slowest ×"),
-        cells,
-        f"Medians of {options.turns} epochs; × is in units of the quiet median of the same row.",
-    )
-    console.print(grid.rich())
+    table = grid(results)
+    console.print(table.rich())
     page.write(
         out / "report.html",
         title="A trainer's threads beside other work",
         claim="With one thread, a process that keeps a core busy costs its share, and no more.",
         command=results["command"],
         environment=results["environment"],
-        parts=[grid],
+        parts=[table],
     )
     console.print(f"report.html and results.json: {out}", soft_wrap=True)
     return 0
+
+
+def grid(record: dict[str, Any]) -> Grid:
+    """The table of a record."""
+    cells = [
+        (
+            row["way"],
+            *(f"{row[f'{place}_epoch_seconds']:.2f}" for place in PLACES),
+            *(f"{row[name]:.2f}" for name in ("busy_per_quiet", "slowest_per_quiet")),
+        )
+        for row in record["rows"]
+    ]
+    return Grid(
+        "an epoch's seconds, and how many times as long beside one busy process",
+        ("threads", "quiet s", "busy s", "median ×", "slowest ×"),
+        cells,
+        f"Medians of {record['options']['turns']} epochs; × is in units of the quiet median of the same row.",
+    )
 
 
 if __name__ == "__main__":

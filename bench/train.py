@@ -30,7 +30,7 @@ from rich.progress import Progress
 from torch import distributed
 
 import models
-from bench.console import INTERRUPTED, bars, guarded
+from bench.console import INTERRUPTED, SHOW_SECONDS, Every, bars, guarded
 from bench.data import Data, prepare, served
 from loader import connect, engines
 from loader.errors import ScheduleError
@@ -96,9 +96,8 @@ def _main(arguments: Sequence[str] | None, console: Console) -> int:
     options = parse(arguments)
     build, recipe = network_of(options.network), _recipe(options)
     schedule = Schedule.parse(options.schedule, epochs=recipe.epochs)
-    with _ranks(options) as (rank, ranks), _asked_to_stop() as stop, bars(console) as progress:
-        progress.disable = rank > 0
-        return _train(options, build, recipe, schedule, progress, rank=rank, stop=stop if ranks == 1 else None)
+    with _ranks(options) as (rank, ranks), _asked_to_stop() as stop:
+        return _train(options, build, recipe, schedule, console, rank=rank, stop=stop if ranks == 1 else None)
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
@@ -117,12 +116,12 @@ def _train(
     build: Callable[..., Any],
     recipe: Recipe,
     schedule: Schedule,
-    progress: Progress,
+    console: Console,
     *,
     rank: int,
     stop: Callable[[], bool] | None,
 ) -> int:
-    out, say = Path(options.out), progress.console.print
+    out, say = Path(options.out), console.print
     shape: dict[str, Any] = {
         "batch_size": recipe.batch_size,
         "image_size": recipe.image_size,
@@ -132,6 +131,8 @@ def _train(
     own: dict[str, Any] = {**shape, "engine": options.engine, "workers": options.workers}
     training: dict[str, Any] = {"schedule": schedule, "sampling": options.sampling}
     with ExitStack() as loaders:
+        # One progress for making data ready, one for training, which nothing redraws while a clock runs.
+        progress = loaders.enter_context(_progress(console, rank=rank))
         if options.data.startswith(_SERVICE):
             batches = connect(options.data.removeprefix(_SERVICE), **shape, **training)
             index = batches.dataset
@@ -150,11 +151,17 @@ def _train(
         network = build(classes=data.classes)
         trainer = Trainer(network, recipe=recipe, device=options.device, amp=options.amp, compile=options.compile)
         budget = schedule.budget(len(data.train), batch_size=recipe.batch_size)
-        task = progress.add_task("train", total=budget.total)
+        progress.stop()
+        training_progress = loaders.enter_context(_progress(console, rank=rank, auto_refresh=False))
+        task, due = training_progress.add_task("train", total=budget.total), Every(SHOW_SECONDS)
 
-        def after_step(now: EpochUnderWay) -> None:
+        def after_step(now: EpochUnderWay) -> bool:
+            if not due():
+                return False
             done = sum(budget.batches[: now.epoch]) + now.steps
-            progress.update(task, completed=done, description=f"epoch {now.epoch + 1}/{schedule.epochs}")
+            shown = f"epoch {now.epoch + 1}/{schedule.epochs}"
+            training_progress.update(task, completed=done, description=shown, refresh=True)
+            return True
 
         def after_epoch(history: History) -> None:
             record = history.records[-1]
@@ -189,6 +196,12 @@ def _train(
         top1 = f", top-1 {100 * history.accuracy.top1:.2f} %" if history.accuracy else ""
         say(f"trained {schedule} in {seconds:.1f} s{top1}: {out}", soft_wrap=True)
     return 0
+
+
+def _progress(console: Console, *, rank: int, auto_refresh: bool = True) -> Progress:
+    progress = bars(console, auto_refresh=auto_refresh)
+    progress.disable = rank > 0
+    return progress
 
 
 def _data(options: argparse.Namespace, recipe: Recipe, out: Path, progress: Progress) -> Data:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.child import Child
+from bench.grid import Grid
 
 if TYPE_CHECKING:  # the processes that measure need it not
     from rich.console import Console
@@ -140,7 +141,6 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
 
     from bench import page
     from bench.data import prepare
-    from bench.grid import Grid
     from bench.record import command, environment, write_json
     from loader import engines
 
@@ -162,31 +162,36 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         "rows": rows,
     }
     write_json(out / "results.json", results)
-    cells = [
-        (
-            row["engine"],
-            *(f"{row[name]:.2f}" for name in ("engine_per_trainer", "expected", "headroom")),
-            f"{100 * row['error']:+.0f} %",
-        )
-        for row in rows
-    ]
-    grid = Grid(
-        "verdict: how many times the trainer's demand the engine could deliver",
-        ("engine", "engine's speed / trainer's", "expected", "verdict", "error"),
-        cells,
-        f"Medians of {options.turns} turns.",
-    )
-    console.print(grid.rich())
+    table = grid(results)
+    console.print(table.rich())
     page.write(
         out / "report.html",
         title="Is the loader's verdict right?",
         claim="The verdict says within 15 % how many times a trainer's demand its engine could deliver.",
         command=results["command"],
         environment=results["environment"],
-        parts=[grid],
+        parts=[table],
     )
     console.print(f"report.html and results.json: {out}", soft_wrap=True)
     return 0
+
+
+def grid(record: dict[str, Any]) -> Grid:
+    """The table of a record."""
+    cells = [
+        (
+            row["engine"],
+            *(f"{row[name]:.2f}" for name in ("engine_per_trainer", "expected", "headroom")),
+            f"{100 * row['error']:+.0f} %",
+        )
+        for row in record["rows"]
+    ]
+    return Grid(
+        "verdict: how many times the trainer's demand the engine could deliver",
+        ("engine", "engine's speed / trainer's", "expected", "verdict", "error"),
+        cells,
+        f"Medians of {record['options']['turns']} turns.",
+    )
 
 
 if __name__ == "__main__":

@@ -89,7 +89,8 @@ def fit(
         log: a JSON-lines file, a line for each epoch.
         tensorboard: a folder for TensorBoard's events; it needs the package.
         seed: of what torch draws (dropout); each epoch has its own, so that resuming changes nothing.
-        after_step, after_epoch: called with what there is.
+        after_step, after_epoch: called with what there is. The time of an `after_step` that returns something
+            true is not counted as training.
         stop: asked after each step; True ends the training, with a checkpoint.
 
     Raises:
@@ -213,13 +214,12 @@ class _Run:
         torch.manual_seed(zlib.crc32(where.encode()))
 
     def _step_done(self, now: EpochUnderWay) -> bool:
-        if self._after_step is not None:
-            self._after_step(now)
+        spent = bool(self._after_step is not None and self._after_step(now))
         stop = self._stop is not None and self._stop()
         last = now.steps == len(self._batches)
         due = self._steps and now.steps % self._steps == 0
         if last or not (stop or due):
-            return False
+            return spent
         began = time.perf_counter()
         if self._stateful:
             self.save(now)

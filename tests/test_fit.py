@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 import torch
@@ -188,3 +189,16 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
 def test_checkpoints_in_mid_epoch_need_batches_that_know_where_they_are(tmp_path):
     with pytest.raises(CheckpointError, match="state_dict"):
         fit(network(), [1], epochs=EPOCHS, checkpoint=tmp_path / "c.pt", checkpoint_steps=1)
+
+
+def test_a_display_that_takes_time_is_not_training_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def show(_):
+        now[0] += 100.0
+        return True
+
+    history = fit(network(), Batches(), epochs=1, after_step=show)
+    # What is shown after an epoch's last step is outside its last lap anyway.
+    assert history.records[0].train_seconds == 0.0

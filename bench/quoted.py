@@ -1,0 +1,102 @@
+"""README's and docs' tables of figures, made from the records that they quote.
+
+    python -m bench.quoted            # write them again
+    python -m bench.quoted --check    # exit status 1 if a page does not say what its record says
+
+A page quotes a table between <!-- quote:NAME --> and <!-- /quote -->.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import compared, report
+from bench.grid import Grid
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md",)
+_BLOCK = re.compile(r"(<!-- quote:([\w-]+) -->\n).*?(<!-- /quote -->)", re.S)
+
+
+def _training(record: dict[str, Any]) -> Grid:
+    return report.of_settings(record, title="")
+
+
+def _of(part: str) -> Callable[[dict[str, Any]], Grid]:
+    return lambda record: compared.MAKERS[part](record)
+
+
+def _threads(record: dict[str, Any]) -> Grid:
+    from bench.threads import grid
+
+    return grid(record)
+
+
+def _verdict(record: dict[str, Any]) -> Grid:
+    from bench.verdict import grid
+
+    return grid(record)
+
+
+def _boundaries(record: dict[str, Any]) -> Grid:
+    return report.boundaries(record["boundary"])
+
+
+# name → record, what makes the table
+QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
+    "demo": ("imagenet_mnv2_quick_2_cores", _training),
+    "demo-busy": ("imagenet_mnv2_quick_busy_2_cores", _training),
+    "demo-boundaries": ("imagenet_mnv2_quick_2_cores", _boundaries),
+    "digits": ("cifar_resnet56_quick_2_cores", _training),
+    "rates": ("throughput_2_cores", _of("rates")),
+    "ratios": ("throughput_2_cores", _of("ratios")),
+    "boundary": ("throughput_cut_2_cores", _of("boundary")),
+    "cut": ("throughput_cut_2_cores", _of("cut")),
+    "threads": ("threads_2_cores", _threads),
+    "verdict": ("verdict_2_cores", _verdict),
+}
+
+
+def filled(text: str, *, records: Path) -> str:
+    """A page with its tables made again.
+
+    Raises:
+        KeyError: a quote that is not known.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        name, make = QUOTES[found[2]]
+        path = records / f"{name}.json"
+        record = json.loads(path.read_text())
+        grid, machine = make(record), record["environment"]
+        source = (
+            f"`{record['command']}`, {machine['date'][:10]}, {machine['cores']} cores ({machine['cpu']}), "
+            f"[record](bench/results/{name}.json). {grid.note}"
+        )
+        return f"{found[1]}{grid.markdown()}\n\n{source}\n{found[3]}"
+
+    return _BLOCK.sub(table, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    stale = 0
+    for name in PAGES:
+        page = ROOT / name
+        before = page.read_text()
+        after = filled(before, records=ROOT / "bench" / "results")
+        if after != before:
+            stale += 1
+            print(f"{name} does not say what its records say" if "--check" in given else f"{name}: written")
+            if "--check" not in given:
+                page.write_text(after)
+    return int(bool(stale) and "--check" in given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
