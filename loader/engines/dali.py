@@ -21,7 +21,8 @@ import torch
 
 from loader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, Batch, BatchPlan
 from loader.engines.base import Job, Work
-from loader.engines.native import BufferPool, Renderer
+from loader.engines.buffers import BufferPool
+from loader.engines.native import Renderer
 from loader.engines.threaded import ThreadedEngine
 from loader.errors import EngineError
 from loader.jpeg import Cropper, JpegError

@@ -29,7 +29,8 @@ from loader import jpeg, resize
 from loader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, WIDTH, Batch, BatchPlan
 from loader.dataset import Dataset
 from loader.engines.base import Job, Work
-from loader.engines.native import BufferPool, Renderer, buffer_dtype, tone
+from loader.engines.buffers import BufferPool, buffer_dtype, tone
+from loader.engines.native import Renderer
 from loader.engines.threaded import ThreadedEngine
 from loader.errors import EngineError
 from loader.jpeg import FIELDS, HEIGHT_OF, NO_TABLE, SEGMENTS, WIDTH_OF, crop_into, parse_into

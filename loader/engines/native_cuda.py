@@ -15,7 +15,8 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from loader.batch import Batch, BatchPlan
 from loader.engines.base import Job, Work
-from loader.engines.native import BufferPool, Renderer
+from loader.engines.buffers import BufferPool
+from loader.engines.native import Renderer
 from loader.engines.normalize import Normalize
 from loader.engines.threaded import ThreadedEngine
 from loader.jpeg import Cropper, JpegError

@@ -24,7 +24,7 @@ import torch
 from loader.batch import Batch, BatchPlan
 from loader.budget import Budget
 from loader.engines.base import Job, Work
-from loader.engines.native import BufferPool, buffer_dtype, tone
+from loader.engines.buffers import BufferPool, buffer_dtype, tone
 from loader.engines.normalize import Normalize
 from loader.engines.threaded import ThreadedEngine
 from loader.errors import CorruptSampleError, EngineError
