@@ -158,7 +158,7 @@ class FakeCUDA:
         writes = [b for b, w in zip(blocks, written, strict=True) if b is not None and w]
         writes += [block for block in made if block is not None]
         pageable = any(b is None and t.dim() for b, t in zip(blocks, inputs, strict=True))
-        blocking = not (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
+        blocking = name != "copy_" or not (kwargs.get("non_blocking") or (len(args) > 2 and args[2]))
         self._log(name, reads, writes, pageable=pageable, blocking=blocking)
         return out
 
