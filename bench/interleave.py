@@ -6,6 +6,7 @@ interrupted run goes on where it was, and an epoch that was cut short is run aga
 
 from __future__ import annotations
 
+import copy
 import time
 import zlib
 from collections.abc import Callable, Generator, Sequence
@@ -190,11 +191,10 @@ def _epoch(setting: Setting, epoch: int, batches_done: Callable[[Setting, int], 
 def warm_up(trainer: Trainer, *, samples: int, batch_size: int, image_size: int, classes: int) -> float:
     """Train on noise, then put everything back: compilation, autotuning and allocation. Seconds."""
     began = time.perf_counter()
-    saved = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    saved = copy.deepcopy(trainer.state_dict())  # the loss scaling, too
     for size in {batch_size, samples % batch_size or batch_size}:
         images = torch.randn(size, 3, image_size, image_size).to(memory_format=torch.channels_last)
         labels = torch.randint(0, classes, (size,))
         trainer.train_epoch([(images, labels)] * 3, epoch=0)
-    trainer.model.load_state_dict(saved)
-    trainer.optimizer.state.clear()
+    trainer.load_state_dict(saved)
     return time.perf_counter() - began

@@ -6,7 +6,7 @@ here, so that every engine gives the same batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -57,12 +57,24 @@ class Batch:
         labels: int64 [n].
         plan: what it was made from; `plan.rows[:, 0]` are the samples' numbers.
         replaced: samples that did not decode and were replaced.
+        arrival: what is left to do on the trainer's thread before the batch is used, or None; see `arrived`.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     plan: BatchPlan
     replaced: int = 0
+    arrival: Arrival | None = None
+
+    def arrived(self) -> Batch:
+        """Itself, ready to be used by the thread that calls this: the last thing that an engine's `get` does."""
+        if self.arrival is not None:
+            self.arrival(self)
+            self.arrival = None
+        return self
+
+
+Arrival = Callable[[Batch], None]
 
 
 class Index(Protocol):

@@ -53,22 +53,22 @@ def load(path: Path, *, device: str | torch.device = "cpu") -> dict[str, Any]:
         raise CheckpointError(message) from None
 
 
-def random_state() -> dict[str, Any]:
-    """The states of Python's, torch's and the current GPU's generators."""
+def random_state(device: str | torch.device = "cpu") -> dict[str, Any]:
+    """The states of Python's and torch's generators, and of the device's where that is a GPU."""
     version, numbers, gauss = random.getstate()
     state: dict[str, Any] = {"python": [version, list(numbers), gauss], "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
+    if torch.device(device).type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def set_random_state(state: dict[str, Any]) -> None:
-    """Go back to where `random_state` was taken."""
+def set_random_state(state: dict[str, Any], device: str | torch.device = "cpu") -> None:
+    """Go back to where `random_state` was taken, perhaps on another device."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     torch.set_rng_state(state["torch"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
+    if "cuda" in state and torch.device(device).type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
 def _first_line(error: BaseException) -> str:

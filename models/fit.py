@@ -175,7 +175,7 @@ class _Run:
         """Write a checkpoint; `now` is the epoch that it is in the middle of."""
         if self._path is None:
             return
-        mine = checkpoints.random_state() if now else {}
+        mine = checkpoints.random_state(self._trainer.device) if now else {}
         states: list[Any] = [mine] * self._ranks
         if self._ranks > 1:
             distributed.all_gather_object(states, mine)
@@ -207,7 +207,7 @@ class _Run:
 
     def _set_random_state(self, epoch: int, begun: EpochUnderWay | None) -> None:
         if begun is not None and len(self._random) == self._ranks:
-            checkpoints.set_random_state(self._random[self._rank])
+            checkpoints.set_random_state(self._random[self._rank], self._trainer.device)
             return
         where = f"{self._seed} {epoch} {begun.steps if begun else 0} {self._rank}"
         random.seed(where)

@@ -111,6 +111,9 @@ class EpochUnderWay:
 class Trainer:
     """Trains a classifier by a recipe.
 
+    On a GPU it has cuDNN choose algorithms by measuring them (torch.backends.cudnn.benchmark), because batches
+    are all of one size; where torch.backends.cudnn.deterministic is set, it does not.
+
     Args:
         model: any network, images [n, 3, h, w] → scores [n, classes].
         recipe: optimiser and learning rate.
@@ -119,7 +122,7 @@ class Trainer:
             epoch, in any unit. Default: all the same, whatever the number of their batches (section 3.2).
         device: where to train.
         amp: "auto" (mixed precision on a GPU, not on a CPU), "on" or "off". It is bfloat16 where
-            the GPU has it, else float16 with loss scaling.
+            the GPU has it in hardware, else float16 with loss scaling.
         compile: "on" or "off", torch.compile.
     """
 
@@ -158,7 +161,9 @@ class Trainer:
             weight_decay=recipe.weight_decay,
         )
         self._amp = amp == "on" or (amp == "auto" and self.device.type == "cuda")
-        half = self.device.type == "cuda" and not torch.cuda.is_bf16_supported()
+        half = self.device.type == "cuda" and not _has_bfloat16(self.device)
+        if self.device.type == "cuda" and not torch.backends.cudnn.deterministic:
+            torch.backends.cudnn.benchmark = True
         self._amp_dtype = torch.float16 if half else torch.bfloat16
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._amp and half)
 
@@ -353,14 +358,20 @@ class Trainer:
         self._scaler.load_state_dict(state["scaler"])
 
 
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a GPU computes in bfloat16 itself: older ones emulate it, slower than float32."""
+    return torch.version.hip is not None or torch.cuda.get_device_properties(device).major >= 8
+
+
 def _distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
 class _Clock:
-    """Laps between the ends of steps: wall-clock on a CPU, events in the stream on a GPU."""
+    """Laps between the ends of steps: wall-clock on a CPU, events in the device's stream on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._cuda = device.type == "cuda"
         if self._cuda:
             torch.cuda.synchronize(device)
@@ -388,5 +399,5 @@ class _Clock:
         if not self._cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event

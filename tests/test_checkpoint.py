@@ -70,3 +70,14 @@ def test_random_states_come_back_through_a_file(tmp_path):
     drawn = torch.rand(3), random.random()
     set_random_state(load(tmp_path / "c.pt"))
     assert torch.equal(torch.rand(3), drawn[0]) and random.random() == drawn[1]
+
+
+def test_the_random_state_is_that_of_the_devices_generator(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device) or torch.zeros(3))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: asked.append(device))
+    assert "cuda" not in random_state() and not asked
+    state = random_state(torch.device("cuda:1"))
+    set_random_state(state, "cuda:2")
+    set_random_state(state, "cpu")
+    assert asked == [torch.device("cuda:1"), "cuda:2"]

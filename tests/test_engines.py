@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import damage
 
+from bench.fake_cuda import FakeCUDA
 from loader import CorruptSampleError, Dataset, EngineError, LoaderError, Schedule, engines
 from loader.batch import Planner, stream
 from loader.engines.base import Job, Output
@@ -273,9 +274,19 @@ def test_auto_says_which_engine_and_why(monkeypatch):
     choose = lambda **output: engines.choose(output=Output(32, **output))  # noqa: E731
     assert choose()[0] == "native" and "CPU" in choose()[1]
     assert choose(crop="pad")[0] == "resident"
-    for there, name in ((True, "dali"), (False, "native")):
+    for gpu, capability, there, name in (
+        ("Tesla T4", (7, 5), True, "native"),
+        ("NVIDIA L4", (8, 9), True, "native"),
+        ("NVIDIA A100", (8, 0), True, "dali"),
+        ("NVIDIA A10", (8, 6), True, "native"),
+        ("NVIDIA H100", (9, 0), True, "dali"),
+        ("NVIDIA B200", (10, 0), True, "dali"),
+        ("NVIDIA H100", (9, 0), False, "native"),
+    ):
         monkeypatch.setattr(engines, "_is_there", lambda package, there=there: there)
-        assert choose(device="cuda")[0] == name
+        with FakeCUDA(capability=capability, name=gpu):
+            chosen, why = choose(device="cuda:0")
+        assert chosen == name and gpu in why and ("pip install" in why) == (not there)
 
 
 @pytest.mark.skipif(not engines.installed("ffcv"), reason="ffcv is not installed")

@@ -1,5 +1,6 @@
 """What is between epochs and batches is not in their time."""
 
+import copy
 import itertools
 import subprocess
 import sys
@@ -8,10 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from test_train import trainer
 from torch import nn
 
 from bench.busy import busy
-from bench.interleave import Setting, Shown, time_round
+from bench.fake_cuda import FakeCUDA
+from bench.interleave import Setting, Shown, time_round, warm_up
 from bench.settings import cells
 from models import CIFAR, Trainer
 
@@ -130,3 +133,16 @@ def test_busy_processes_end_with_the_process_that_started_them():
 def _spinning() -> int:
     found = subprocess.run(["pgrep", "-fc", "while True: pass"], capture_output=True, text=True)
     return int(found.stdout)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+def test_a_warm_up_leaves_the_trainer_as_it_was(device):
+    with FakeCUDA():  # of a GPU without bfloat16: float16 with a loss scale, which is counted on
+        t = trainer(device=device)
+        before = copy.deepcopy(t.state_dict())
+        assert warm_up(t, samples=12, batch_size=8, image_size=8, classes=4) > 0
+        after = t.state_dict()
+        assert after["scaler"] == before["scaler"] and bool(before["scaler"]) == (device != "cpu")
+        assert after["optimizer"] == before["optimizer"]
+        for name, value in before["model"].items():
+            assert torch.equal(value, after["model"][name])

@@ -349,7 +349,7 @@ def test_close_leaves_no_thread_and_a_closed_loader_says_so(open_loader):
         ({"mean": 0.5}, "mean 0.5"),
         ({"device": "cuda0"}, "device 'cuda0' is not known"),
         ({"device": "cuda:99"}, "device 'cuda:99': torch sees"),
-        ({"device": "mps"}, "device 'mps': engine"),
+        ({"device": "mps"}, "device 'mps': torch sees no Apple GPU"),
     ],
 )
 def test_bad_arguments_are_refused_with_their_value(open_loader, options, why):

@@ -6,7 +6,8 @@ import torch
 from loader import Schedule
 from loader.batch import Planner, stream
 from loader.engines.base import Job, Output
-from loader.engines.native import BufferPool, NativeEngine
+from loader.engines.buffers import BufferPool
+from loader.engines.native import NativeEngine
 
 
 def job(dataset, **output):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from loader.engines.base import DTYPES, LAYOUTS, Output
-from loader.engines.native import buffer_dtype, tone
+from loader.engines.buffers import buffer_dtype, tone
 from loader.engines.normalize import Normalize
 from loader.resize import apply_tone
 

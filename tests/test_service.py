@@ -476,15 +476,20 @@ def test_bad_calls_are_one_line(served, more, why):
 
 def test_on_a_device_bytes_are_moved_and_normalised_there(served):
     code = """if True:
+        import torch
+        from bench.fake_cuda import FakeCUDA
         from loader import Schedule, connect
-        options = {"dtype": "float16", "layout": "contiguous", "device": "meta"}  # a device that needs no GPU
-        with connect("shared", batch_size=48, image_size=24, schedule=Schedule.parse("full@1"), **options) as batches:
-            images, labels = next(iter(batches))
+        shape = {"batch_size": 48, "image_size": 24, "schedule": Schedule.parse("full@1")}
+        shape |= {"dtype": "float16", "layout": "contiguous"}
+        with FakeCUDA() as fake, connect("shared", device="cuda", **shape) as ours, connect("shared", **shape) as same:
+            images, labels = next(iter(ours))
             print(images.device, images.dtype, tuple(images.shape), images.is_contiguous(), labels.device)
+            print(torch.equal(images.cpu(), next(iter(same))[0]), fake.order.faults)
     """
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=served.environment, capture_output=True, text=True, timeout=60)
-    assert done.stdout.strip() == "meta torch.float16 (48, 3, 24, 24) True meta", done.stderr[-2000:]
+    shown = "cuda:0 torch.float16 (48, 3, 24, 24) True cuda:0\nTrue []"
+    assert done.stdout.strip() == shown, done.stderr[-2000:]
 
 
 def test_a_batch_that_the_memory_could_never_hold_is_refused(served):

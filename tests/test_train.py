@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench.fake_cuda import FakeCUDA
 from models import CIFAR, CRNET, IMAGENET, EpochUnderWay, Recipe, TopK, Trainer, TrainingError
 
 STEP = Recipe(120, 128, 32, 0.1, decay="step", milestones=(0.5, 0.75))
@@ -218,3 +219,32 @@ def test_unknown_options_are_refused(bad):
 
 def test_mixed_precision_runs_on_a_cpu_when_asked():
     assert math.isfinite(trainer(amp="on").train_epoch(batches(), epoch=0).loss)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "scaled"), [((7, 5), torch.float16, True), ((8, 0), torch.bfloat16, False)]
+)
+def test_mixed_precision_is_what_the_gpu_computes_in_itself(capability, dtype, scaled):
+    """torch's own question says yes for a T4, which emulates bfloat16."""
+    with FakeCUDA(capability=capability):
+        t = trainer(device="cuda:0")
+        assert t._amp_dtype is dtype and t._scaler.is_enabled() == scaled
+
+
+def test_the_clock_and_the_training_are_on_the_trainers_gpu_whichever_is_the_current_one():
+    with FakeCUDA(devices=2, home={1}) as fake:
+        assert torch.cuda.current_device() == 0
+        record = trainer(device="cuda:1").train_epoch(batches(), epoch=0)
+        assert record.batches == 6 and all(seconds > 0 for seconds in record.batch_seconds)
+    assert not fake.order.faults
+
+
+def test_cudnn_measures_its_algorithms_unless_it_is_to_be_deterministic(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    with FakeCUDA():
+        trainer(device="cuda:0")
+        assert not torch.backends.cudnn.benchmark
+        torch.backends.cudnn.deterministic = False
+        trainer(device="cuda:0")
+        assert torch.backends.cudnn.benchmark

@@ -32,7 +32,6 @@ _ENGINES = {
     "resident": _Entry("resident", "ResidentEngine", _NATIVE, "reduced-sampling-loader"),
     "synthetic": _Entry("synthetic", "SyntheticEngine", ("torch",), "reduced-sampling-loader"),
 }
-_NATIVE_CUDA = _Entry("native_cuda", "NativeCUDAEngine", (*_NATIVE, "torchvision"), "torchvision")
 NAMES = ("auto", *_ENGINES)
 
 
@@ -50,11 +49,23 @@ def choose(*, output: Output) -> tuple[str, str]:
     """The engine that "auto" stands for, and why."""
     if output.crop == "pad":
         return "resident", "small images of one size are fastest from the device's memory"
-    if output.device.startswith("cuda") and installed("dali"):
-        return "dali", "on a GPU its decoder and its resize run there in one pipeline"
-    if output.device.startswith("cuda"):
-        return "native", "DALI is not installed; nvJPEG decodes through torchvision"
-    return "native", "it is the fastest on a CPU (see bench/results)"
+    if not output.device.startswith("cuda"):
+        return "native", "it is the fastest on a CPU (see bench/results), and no other decodes for this device"
+    gpu, has_decoder = _jpeg_hardware(output.device)
+    if not has_decoder:
+        # Below a megapixel nvJPEG leaves the Huffman stage to the CPU, where most of the time goes.
+        return "native", f"{gpu} is not known to decode JPEGs in hardware; threads decode, and the GPU normalises"
+    if not installed("dali"):
+        return "native", f"{gpu} decodes JPEGs in hardware, but DALI is not installed; pip install {package('dali')}"
+    return "dali", f"{gpu} decodes JPEGs in hardware"
+
+
+def _jpeg_hardware(device: str) -> tuple[str, bool]:
+    """A GPU's name, and whether its kind has a JPEG decoder: A100, A30, Hopper, and the data centre's Blackwell."""
+    import torch
+
+    found = torch.cuda.get_device_properties(device)
+    return found.name, (found.major, found.minor) == (8, 0) or found.major in (9, 10)
 
 
 def resolve(name: str, *, output: Output) -> tuple[str, str]:
@@ -67,7 +78,11 @@ def resolve(name: str, *, output: Output) -> tuple[str, str]:
 
 
 def check_device(device: str | torch.device) -> str:
-    """The name of a device that batches can be made on.
+    """The name of a device that batches can be made on; of a GPU with its number.
+
+    "cuda" is the current GPU of the thread that calls this, as everywhere in torch: with several ranks, call
+    torch.cuda.set_device(local_rank) first, or say "cuda:1". From here on it has a number, because other
+    threads have a current GPU of their own.
 
     Raises:
         EngineError: torch does not know it, or it is not there.
@@ -83,6 +98,10 @@ def check_device(device: str | torch.device) -> str:
         if (found.index or 0) >= count:
             seen = f"{count} GPUs" if count else "no GPU"
             raise EngineError(f"device {str(found)!r}: torch sees {seen} here; give another, or 'cpu'")
+        if found.index is None:
+            found = torch.device("cuda", torch.cuda.current_device())
+    elif found.type == "mps" and not torch.backends.mps.is_available():
+        raise EngineError(f"device {str(found)!r}: torch sees no Apple GPU here; give another, or 'cpu'")
     return str(found)
 
 
@@ -90,12 +109,13 @@ def create(name: str, job: Job) -> Engine:
     """Make the engine `name`.
 
     Raises:
-        EngineError: no such engine, or a package that it needs is not installed.
+        EngineError: no such engine, a package that it needs is not installed, or it cannot make batches on
+            the job's device.
     """
-    entry = _NATIVE_CUDA if name == "native" and job.output.device.startswith("cuda") else _ENGINES[name]
+    entry = _ENGINES[name]
     kind = job.output.device.partition(":")[0]
-    if kind not in ("cpu", "cuda") and name != "resident":
-        raise EngineError(f"device {job.output.device!r}: engine {name!r} makes batches on 'cpu' and 'cuda' alone")
+    if name == "dali" and kind not in ("cpu", "cuda"):
+        raise EngineError(f"device {job.output.device!r}: DALI makes batches on 'cpu' and 'cuda' alone; use 'native'")
     missing = [package for package in entry.packages if not _is_there(package)]
     if missing:
         raise EngineError(f"engine {name!r} needs {missing[0]}, which is not installed; pip install {entry.install}")

@@ -1,9 +1,14 @@
 """The DALI engine: windows, flips and JPEG bytes are data that our stream pushes into a pipeline.
 
 `feed_input`, `schedule_run`, `share_outputs`: there is no reader, no epoch, no StopIteration and no
-reset, so that nothing is drained between epochs. On a GPU the bytes are cropped first, which is what
-is uploaded; on a CPU DALI's decoder skips what is outside the window itself, and is given views of
-the file without a copy.
+reset, so that nothing is drained between epochs. On a GPU the bytes are cropped first, and what they
+show is decoded whole and then sliced: no region is asked of the decoder, because its hardware knows
+none and nvImageCodec 0.9 crashes on some (its issue 55). On a CPU DALI's decoder skips what is outside
+the window itself, and is given views of the file without a copy.
+
+`share_outputs` returns when the batch is there, so that this thread is all the order that is needed
+between DALI and us; the next batch is under way meanwhile. DALI's memory does not know when a trainer
+has done with it: the uploader copies the batch out of it.
 
 A JPEG that DALI cannot decode ends a pipeline of its own. Here the batch is then made on the CPU,
 which names the sample or replaces it, and a new pipeline goes on behind it.
@@ -12,6 +17,7 @@ which names the sample or replaces it, and a new pipeline goes on behind it.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,8 +27,9 @@ import torch
 
 from loader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, Batch, BatchPlan
 from loader.engines.base import Job, Work
-from loader.engines.native import BufferPool, Renderer
+from loader.engines.native import Renderer
 from loader.engines.threaded import ThreadedEngine
+from loader.engines.upload import Put, uploader
 from loader.errors import EngineError
 from loader.jpeg import Cropper, JpegError
 
@@ -30,14 +37,38 @@ dali: Any = nvidia.dali  # most of it is made at run time, and has no types to c
 _DEPTH = 2  # batches in a pipeline: one that is made while the one before it is taken
 
 
-class DALIEngine(ThreadedEngine):
-    """See `loader.engines.base.Engine`."""
+@dataclass(frozen=True)
+class Tuning:
+    """What makes DALI's decoder on a GPU faster or slower, and changes no pixel by more than a rounding.
 
-    def __init__(self, job: Job) -> None:
+    Args:
+        hardware_share: of the images, 0 … 1, that the GPU's JPEG hardware decodes where it has some; CUDA
+            kernels, and threads for the Huffman stage, decode the others at the same time.
+        preallocate_height, preallocate_width: pixels of an image that the decoder has memory for from the
+            start; 0: it allocates as it goes.
+    """
+
+    hardware_share: float = 0.65
+    preallocate_height: int = 0
+    preallocate_width: int = 0
+
+
+class DALIEngine(ThreadedEngine):
+    """See `loader.engines.base.Engine`.
+
+    Args:
+        job: what to make.
+        tuning: of the decoder on a GPU.
+        cropped: whether bytes are cropped before DALI gets them; default: on a GPU.
+    """
+
+    def __init__(self, job: Job, *, tuning: Tuning | None = None, cropped: bool | None = None) -> None:
         if job.output.crop == "pad":
             raise EngineError("engine 'dali' does not pad; use engine='resident' or 'native', or crop='resized'")
         work = Work()
-        super().__init__(_Maker(job, work), capacity=job.capacity, work=work, name="dali")
+        cropped = job.output.device != "cpu" if cropped is None else cropped
+        maker = _Maker(job, work, tuning=tuning or Tuning(), cropped=cropped)
+        super().__init__(maker, capacity=job.capacity, work=work, name="dali")
 
 
 class _Maker:
@@ -45,14 +76,17 @@ class _Maker:
 
     depth = _DEPTH
 
-    def __init__(self, job: Job, work: Work) -> None:
-        self._job, self._work = job, work
-        self._device = torch.device(job.output.device)
-        self._renderer, self._pool = Renderer(job, work), BufferPool(job.output, job.batch_size)
-        self._cropper = Cropper() if self._device.type == "cuda" else None
+    def __init__(self, job: Job, work: Work, *, tuning: Tuning, cropped: bool) -> None:
+        self._job, self._work, self._tuning = job, work, tuning
+        self._uploader = uploader(job)
+        self._renderer = Renderer(job, work, self._uploader.host)
+        self._cropper = Cropper() if cropped else None
         self._fed: deque[tuple[BatchPlan, Any]] = deque()  # the bytes must live until they are decoded
         self._problem: Exception | None = None
-        self._pipeline = _build(job, self._device)
+        self._pipeline = self._build()
+
+    def enter(self) -> None:
+        self._uploader.enter()
 
     def begin(self, plan: BatchPlan) -> None:
         self._fed.append((plan, None))
@@ -63,15 +97,16 @@ class _Maker:
         try:
             if self._problem is not None:
                 raise self._problem
-            images = self._take()
+            batch = self._take(plan)
         except Exception as error:  # DALI raises RuntimeError, and others, for what it cannot decode
             self._fed.popleft()
             return self._make_without(plan, error)
         self._fed.popleft()
         self._work.add_decoded(plan.epoch, len(plan))
-        return Batch(images, torch.from_numpy(plan.labels.copy()).to(self._device), plan)
+        return batch
 
     def close(self) -> None:
+        self._uploader.close()
         self._fed.clear()
         self._pipeline = None
 
@@ -105,33 +140,42 @@ class _Maker:
             parts.append(part if part is data else part.copy())
         return parts, places
 
-    def _take(self) -> torch.Tensor:
-        stream = torch.cuda.current_stream(self._device).cuda_stream if self._cropper is not None else None
-        (made,) = self._pipeline.share_outputs(cuda_stream=stream)
-        # The executor counts references: what DLPack shows stays as it is for as long as it is kept.
-        images = torch.from_dlpack(made.as_tensor())
+    def _take(self, plan: BatchPlan) -> Batch:
+        output = self._job.output
+        (made,) = self._pipeline.share_outputs()
+        # The executor counts references: a tensor stays as it is for as long as it is kept.
+        tensor = made.as_tensor()
         self._pipeline.release_outputs()
-        if self._job.output.layout == "channels_last":
-            images = images.permute(0, 3, 1, 2)
-        return images.to(self._job.output.torch_dtype)
+
+        def images(put: Put) -> torch.Tensor:
+            shown = torch.from_dlpack(tensor)
+            if output.layout == "channels_last":
+                shown = shown.permute(0, 3, 1, 2)
+            return shown.to(output.torch_dtype, copy=output.device != "cpu")
+
+        sent = self._uploader.make(images, plan.labels.copy(), keep=[made, tensor])
+        return Batch(sent.images, sent.labels, plan, arrival=sent.arrival)
 
     def _make_without(self, plan: BatchPlan, error: Exception) -> Batch:
         """A batch that DALI failed at, made on the CPU; then a new pipeline for what is behind it."""
         try:
-            images, labels, replaced = self._renderer.batch(plan, self._pool)
+            batch = self._renderer.batch(plan, self._uploader)
         finally:
-            self._problem, self._pipeline = None, _build(self._job, self._device)
+            self._problem, self._pipeline = None, self._build()
             for at in range(len(self._fed)):
                 self._feed(at)
-        if not replaced and not isinstance(error, JpegError):
+        if not batch.replaced and not isinstance(error, JpegError):
             # Nothing is wrong with the images: it is DALI's own trouble, and would come again.
             raise EngineError(f"DALI failed: {str(error).strip().splitlines()[-1]}") from error
-        return Batch(images.to(self._device), torch.from_numpy(labels).to(self._device), plan, replaced)
+        return batch
+
+    def _build(self) -> Any:
+        return _build(self._job, tuning=self._tuning, cropped=self._cropper is not None)
 
 
-def _build(job: Job, device: torch.device) -> Any:
+def _build(job: Job, *, tuning: Tuning, cropped: bool) -> Any:
     """The pipeline: decode the window, resize it, mirror and normalise."""
-    output, cuda = job.output, device.type == "cuda"
+    output, device = job.output, torch.device(job.output.device)
     scale = (1.0, 1.0, 1.0) if output.dtype == "uint8" else tuple(255 * s for s in output.std)
     shift = (0.0, 0.0, 0.0) if output.dtype == "uint8" else tuple(255 * m for m in output.mean)
     dtype = {"uint8": dali.types.UINT8, "float16": dali.types.FLOAT16}.get(output.dtype, dali.types.FLOAT)
@@ -139,7 +183,7 @@ def _build(job: Job, device: torch.device) -> Any:
     @dali.pipeline_def(
         batch_size=job.batch_size,
         num_threads=job.workers,
-        device_id=(device.index or 0) if cuda else None,
+        device_id=device.index,
         prefetch_queue_depth=1,
         exec_dynamic=True,
     )
@@ -148,16 +192,12 @@ def _build(job: Job, device: torch.device) -> Any:
         anchors = dali.fn.external_source(name="anchors", dtype=dali.types.INT32, ndim=1)
         shapes = dali.fn.external_source(name="shapes", dtype=dali.types.INT32, ndim=1)
         mirror = dali.fn.external_source(name="mirror", dtype=dali.types.INT32, ndim=0)
-        images = dali.fn.decoders.image_slice(
-            jpegs,
-            anchors,
-            shapes,
-            axis_names="HW",
-            normalized_anchor=False,
-            normalized_shape=False,
-            device="mixed" if cuda else "cpu",
-            output_type=dali.types.RGB,
-        )
+        window: Any = {"axis_names": "HW", "normalized_anchor": False, "normalized_shape": False}
+        if cropped:
+            images = dali.fn.slice(_decoded(jpegs, device, tuning), anchors, shapes, **window)
+        else:  # as it is stored: the index has that size, and no other engine turns an image
+            as_stored: Any = {"output_type": dali.types.RGB, "adjust_orientation": False}
+            images = dali.fn.decoders.image_slice(jpegs, anchors, shapes, **window, **as_stored)
         images = dali.fn.resize(
             images,
             size=[output.image_size, output.image_size],
@@ -172,3 +212,19 @@ def _build(job: Job, device: torch.device) -> Any:
     built = pipeline()
     built.build()
     return built
+
+
+def _decoded(jpegs: Any, device: torch.device, tuning: Tuning) -> Any:
+    """Whole images, with the chroma upsampling of libjpeg-turbo, which every other engine has."""
+    if device.type == "cpu":
+        return dali.fn.decoders.image(jpegs, output_type=dali.types.RGB, adjust_orientation=False)
+    return dali.fn.decoders.image(
+        jpegs,
+        device="mixed",
+        output_type=dali.types.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,
+        hw_decoder_load=tuning.hardware_share,
+        preallocate_height_hint=tuning.preallocate_height,
+        preallocate_width_hint=tuning.preallocate_width,
+    )

@@ -1,4 +1,4 @@
-"""An engine that makes each batch when it is taken, in the caller's thread and on its stream."""
+"""An engine that makes each batch when it is taken, in the caller's thread."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DirectEngine(ABC):
         plan = self._pending.popleft()
         self.work.add_decoded(plan.epoch, len(plan))
         began = time.perf_counter()
-        batch = self.make(plan)
+        batch = self.make(plan).arrived()
         self.work.add_busy(time.perf_counter() - began, samples=len(plan))
         return batch
 

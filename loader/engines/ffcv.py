@@ -28,9 +28,11 @@ from numba import types
 from loader import jpeg, resize
 from loader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, WIDTH, Batch, BatchPlan
 from loader.dataset import Dataset
-from loader.engines.base import Job, Work
-from loader.engines.native import BufferPool, Renderer, buffer_dtype, tone
+from loader.engines.base import Job, Output, Work
+from loader.engines.buffers import buffer_dtype, tone
+from loader.engines.native import Renderer
 from loader.engines.threaded import ThreadedEngine
+from loader.engines.upload import Uploader, uploader
 from loader.errors import EngineError
 from loader.jpeg import FIELDS, HEIGHT_OF, NO_TABLE, SEGMENTS, WIDTH_OF, crop_into, parse_into
 from loader.resize import resample
@@ -45,7 +47,6 @@ try:
     from ffcv.pipeline.allocation_query import AllocationQuery
     from ffcv.pipeline.operation import Operation
     from ffcv.pipeline.pipeline_spec import PipelineSpec
-    from ffcv.transforms.ops import ToDevice, ToTensor
 finally:
     torch.set_num_threads(_torch_threads)
 
@@ -120,12 +121,12 @@ def _decode_rows(rows, file_bytes, starts, sizes, most_pixels, antialias, tone, 
 class _WindowDecoder(Operation):
     """The decoder operation: rows of a plan in, images out, and whether each decoded."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, output: Output) -> None:
         super().__init__()
-        self._job = job
+        self._job, self._output = job, output
 
     def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
-        output = self._job.output
+        output = self._output
         size, dtype = output.image_size, buffer_dtype(output)
         shape = (size, size, 3) if output.layout == "channels_last" else (3, size, size)
         state = replace(previous_state, jit_mode=True, shape=shape, dtype=dtype)
@@ -133,7 +134,7 @@ class _WindowDecoder(Operation):
         return state, (AllocationQuery((1,), dtype), AllocationQuery((1,), np.dtype("u1")))
 
     def generate_code(self) -> Callable:
-        output, dataset, decode_rows = self._job.output, self._job.dataset, _decode_rows
+        output, dataset, decode_rows = self._output, self._job.dataset, _decode_rows
         values, antialias = tone(output), output.interpolation == "antialias"
         most_pixels = int((dataset.heights * dataset.widths).max())
 
@@ -190,12 +191,15 @@ class _MappedContext(MemoryContext):
         """Nothing: the map belongs to the dataset."""
 
 
-def _make_loader(job: Job) -> Any:
-    """FFCV's loader with our decoder; what making one does to the process is undone."""
-    device, field = torch.device(job.output.device), job.dataset.image_field
-    transforms = [ToTensor(), ToDevice(device, non_blocking=True)] if device.type == "cuda" else []
+def _make_loader(job: Job, output: Output) -> Any:
+    """FFCV's loader with our decoder; what making one does to the process is undone.
+
+    FFCV's own copies to a GPU are not used: nothing orders them against the trainer that was given the
+    memory before.
+    """
+    field = job.dataset.image_field
     pipelines: dict[str, Any] = dict.fromkeys(job.dataset.fields)  # no other field is decoded
-    pipelines[field] = PipelineSpec(field, decoder=_WindowDecoder(job), transforms=transforms)
+    pipelines[field] = PipelineSpec(field, decoder=_WindowDecoder(job, output), transforms=[])
     threads, manager = torch.get_num_threads(), ffcv_loader.OSCacheManager
     with _one_at_a_time:
         try:
@@ -219,16 +223,12 @@ class _Endless(EpochIterator):
 
     depth = 1
 
-    def __init__(self, loader: Any, job: Job, work: Work) -> None:
+    def __init__(self, loader: Any, job: Job, work: Work, uploader: Uploader) -> None:
         super().__init__(loader, [])
-        self._job, self._work = job, work
-        self._pool = BufferPool(job.output, job.batch_size)
-        self._renderer = Renderer(job, work)
-        self._device = torch.device(job.output.device)
+        self._job, self._work, self._uploader = job, work, uploader
+        self._renderer = Renderer(job, work, uploader.host)
         self._threads = min(job.workers, _MOST_THREADS)
-        self._made = 0
-        self._node, *rest = (node.id for node in loader.graph.nodes)
-        self._device_node = rest[-1] if rest else None
+        (self._node,) = (node.id for node in loader.graph.nodes)
 
     def start(self) -> None:
         """Called by FFCV's constructor; the thread is `loader.engines.threaded`'s."""
@@ -238,42 +238,28 @@ class _Endless(EpochIterator):
         height, width = self._job.dataset.heights[0], self._job.dataset.widths[0]
         self._run_pipeline(np.array([[0, 0, 0, height, width, 0]]))
 
+    def enter(self) -> None:
+        self._uploader.enter()
+
     def begin(self, plan: BatchPlan) -> None:
         """Nothing: `finish` makes the batch."""
 
     def finish(self, plan: BatchPlan) -> Batch:
-        buffer, status, result = self._run_pipeline(plan.rows)
+        buffer, status = self._run_pipeline(plan.rows)
         self._work.add_decoded(plan.epoch, len(plan))
         labels, replaced = plan.labels.copy(), 0
-        damaged = np.flatnonzero(status)
-        for row in damaged.tolist():
-            replaced += self._renderer.fill(plan, row, self._pool.image(buffer, row), labels)
-        images = self._pool.tensor(buffer)
-        if self._device_node is not None:
-            images = self._on_device(images, result, again=bool(damaged.size))
-        return Batch(images, torch.from_numpy(labels).to(self._device), plan, replaced)
+        for row in np.flatnonzero(status).tolist():
+            replaced += self._renderer.fill(plan, row, self._uploader.image(buffer, row), labels)
+        sent = self._uploader.send(buffer, labels)
+        return Batch(sent.images, sent.labels, plan, replaced, sent.arrival)
 
-    def _run_pipeline(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, Any]:
-        slot = self._made % len(self.cuda_streams)
-        self._made += 1
-        buffer, status = self._pool.take(len(rows)), np.empty((len(rows), 1), np.uint8)
-        memory = self.memory_allocations["operation"]
-        memory[self._node] = ({slot: buffer}, {slot: status})
-        if self._device_node is not None:
-            memory[self._device_node] = {slot: torch.empty_like(torch.from_numpy(buffer), device=self._device)}
+    def _run_pipeline(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        buffer, status = self._uploader.take(len(rows)), np.empty((len(rows), 1), np.uint8)
+        self.memory_allocations["operation"][self._node] = ({0: buffer}, {0: status})  # of the batch's place 0
         with _one_at_a_time:
             numba.set_num_threads(self._threads)
-            (result,) = self.run_pipeline(0, rows, slot, None)
-        if self._device_node is not None:
-            self.cuda_streams[slot].synchronize()  # from here on the host's buffer may be taken again
-        return buffer, status, result
-
-    def _on_device(self, host: torch.Tensor, result: torch.Tensor, *, again: bool) -> torch.Tensor:
-        """The batch that FFCV's ToDevice copied, in our dtype and shape."""
-        images = result.view(host.dtype)
-        if self._job.output.layout == "channels_last":
-            images = images.permute(0, 3, 1, 2)
-        return images.copy_(host) if again else images
+            self.run_pipeline(0, rows, 0, None)
+        return buffer, status
 
 
 class FFCVEngine(ThreadedEngine):
@@ -283,6 +269,8 @@ class FFCVEngine(ThreadedEngine):
         if job.output.crop == "pad":
             raise EngineError("engine 'ffcv' does not pad; use engine='resident' or 'native', or crop='resized'")
         work = Work()
-        endless = _Endless(_make_loader(job), job, work)
+        up = uploader(job)
+        # FFCV makes things, which are not used here, on whichever GPU is the current one.
+        endless = up.run(lambda put: _Endless(_make_loader(job, up.host), job, work, up))
         endless.warm_up()
         super().__init__(endless, capacity=job.capacity, work=work, name="ffcv")

@@ -12,16 +12,16 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import simplejpeg
-import torch
 
 from loader.batch import Batch, BatchPlan
 from loader.dataset import Dataset, corrupt
 from loader.engines.base import Job, Output, Work, check_room
+from loader.engines.buffers import BufferPool, tone
+from loader.engines.upload import Sent, Uploader, uploader
 from loader.errors import CorruptSampleError, EngineError
 from loader.jpeg import Cropper, JpegError
 from loader.resize import resample
@@ -38,11 +38,11 @@ class NativeEngine:
         self.capacity = job.capacity
         self.work = Work()
         self._job = job
-        self._buffers = BufferPool(job.output, job.batch_size)
+        self._uploader = uploader(job)
         self._pending: deque[_Pending] = deque()
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        compile_kernels(job.output)
-        worker = _Worker(job, self._buffers, self._tasks, self.work)
+        compile_kernels(self._uploader.host)
+        worker = _Worker(job, self._uploader, self._tasks, self.work)
         self._threads = [
             threading.Thread(target=worker.run, name=f"native-{i}", daemon=True) for i in range(job.workers)
         ]
@@ -55,7 +55,7 @@ class NativeEngine:
             raise EngineError("the loader is closed; make a new one")
         check_room(len(self._pending), self.capacity)
         starts = range(0, len(plan), _ROWS_PER_TASK)
-        pending = _Pending(plan, self._buffers.take(len(plan)), plan.labels.copy(), tasks_left=len(starts))
+        pending = _Pending(plan, self._uploader.take(len(plan)), plan.labels.copy(), tasks_left=len(starts))
         self._pending.append(pending)
         for start in starts:
             self._tasks.put(_Task(pending, start, min(start + _ROWS_PER_TASK, len(plan))))
@@ -69,8 +69,9 @@ class NativeEngine:
                 raise EngineError("the engine's threads have ended; make a new loader")
         if pending.error is not None:
             raise pending.error
-        images = self._buffers.tensor(pending.buffer)
-        return Batch(images, torch.from_numpy(pending.labels), pending.plan, pending.replaced)
+        assert pending.sent is not None, "it was sent before it was done"
+        sent = pending.sent
+        return Batch(sent.images, sent.labels, pending.plan, pending.replaced, sent.arrival).arrived()
 
     def abort(self) -> None:
         for pending in self._pending:
@@ -80,6 +81,7 @@ class NativeEngine:
     def close(self) -> None:
         self.abort()
         self._finalizer()
+        self._uploader.close()
 
 
 def _stop(tasks: queue.SimpleQueue, threads: list[threading.Thread]) -> None:
@@ -96,60 +98,6 @@ def compile_kernels(output: Output) -> None:
     resample(black, 0, 0, 2, 2, True, False, tone(output), out)
 
 
-def tone(output: Output) -> np.ndarray:
-    """What `resample` needs to write this output, into arrays of `buffer_dtype`."""
-    if output.torch_dtype.itemsize == 2:
-        return output.table().view(torch.uint16).numpy()
-    return output.affine() if output.dtype == "float32" else np.empty((3, 0), np.float32)
-
-
-def buffer_dtype(output: Output) -> np.dtype:
-    """The output's dtype in numpy; float16 and bfloat16 as their bits, which numba can copy."""
-    return np.dtype({1: np.uint8, 2: np.uint16, 4: np.float32}[output.torch_dtype.itemsize])
-
-
-class BufferPool:
-    """Batch buffers that return when the last tensor that shows them is gone.
-
-    A buffer is of `buffer_dtype`, [batch, h, w, 3] for channels-last memory and [batch, 3, h, w] for
-    contiguous.
-    """
-
-    def __init__(
-        self,
-        output: Output,
-        batch_size: int,
-        *,
-        allocate: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.empty,
-    ) -> None:
-        size = output.image_size
-        self._allocate = allocate
-        self._dtype = output.torch_dtype
-        self._channels_last = output.layout == "channels_last"
-        self._shape = (batch_size, size, size, 3) if self._channels_last else (batch_size, 3, size, size)
-        self._buffer_dtype = buffer_dtype(output)
-        self._free: deque[np.ndarray] = deque()
-
-    def take(self, count: int) -> np.ndarray:
-        """A buffer for `count` images. It returns to the pool when the array given here is gone."""
-        try:
-            whole = self._free.pop()
-        except IndexError:
-            whole = self._allocate(self._shape, self._buffer_dtype)
-        buffer = whole[:count]
-        weakref.finalize(buffer, self._free.append, whole).atexit = False
-        return buffer
-
-    def image(self, buffer: np.ndarray, row: int) -> np.ndarray:
-        """One image of a buffer: [h, w, 3]."""
-        return buffer[row] if self._channels_last else buffer[row].transpose(1, 2, 0)
-
-    def tensor(self, buffer: np.ndarray) -> torch.Tensor:
-        """A buffer as images [count, 3, h, w], without a copy; it keeps the buffer from returning."""
-        images = torch.from_numpy(buffer).view(self._dtype)
-        return images.permute(0, 3, 1, 2) if self._channels_last else images
-
-
 @dataclass(eq=False, slots=True)
 class _Pending:
     """A batch under way."""
@@ -161,18 +109,29 @@ class _Pending:
     replaced: int = 0
     cancelled: bool = False
     error: BaseException | None = None
+    sent: Sent | None = None
     done: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def finish_task(self, *, replaced: int, error: BaseException | None) -> None:
+    def finish_task(self, *, replaced: int, error: BaseException | None) -> bool:
+        """Whether that was the last one, and the batch can be sent."""
         with self.lock:
             self.tasks_left -= 1
             self.replaced += replaced
             if error is not None and self.error is None:
                 self.error = error
-            last = self.tasks_left == 0
-        if last or error is not None:
+            last = self.tasks_left == 0 and self.error is None
+        if error is not None:
             self.done.set()
+        return last
+
+    def send(self, uploader: Uploader) -> None:
+        try:
+            if not self.cancelled:
+                self.sent = uploader.send(self.buffer, self.labels)
+        except BaseException as error:
+            self.error = error
+        self.done.set()
 
 
 @dataclass(eq=False, slots=True)
@@ -187,11 +146,12 @@ class _Task:
 class _Worker:
     """What the threads run. It does not know the engine, so that a forgotten engine can be freed."""
 
-    def __init__(self, job: Job, buffers: BufferPool, tasks: queue.SimpleQueue[_Task | None], work: Work) -> None:
-        self._job, self._buffers, self._tasks, self._work = job, buffers, tasks, work
+    def __init__(self, job: Job, uploader: Uploader, tasks: queue.SimpleQueue[_Task | None], work: Work) -> None:
+        self._job, self._uploader, self._tasks, self._work = job, uploader, tasks, work
 
     def run(self) -> None:
-        renderer = Renderer(self._job, self._work)
+        self._uploader.enter()
+        renderer = Renderer(self._job, self._work, self._uploader.host)
         while True:
             task = self._tasks.get()
             if task is None:
@@ -201,22 +161,29 @@ class _Worker:
             if not pending.cancelled and pending.error is None:
                 try:
                     for row in range(task.start, task.stop):
-                        out = self._buffers.image(pending.buffer, row)
+                        out = self._uploader.image(pending.buffer, row)
                         replaced += renderer.fill(pending.plan, row, out, pending.labels)
                 except BaseException as caught:
                     error = caught
                 seconds = (time.perf_counter() - began) / self._job.workers
                 self._work.add_busy(seconds, samples=task.stop - task.start)
-            pending.finish_task(replaced=replaced, error=error)
+            if pending.finish_task(replaced=replaced, error=error):
+                pending.send(self._uploader)
             del task, pending  # while this thread waits, it must not keep a buffer
 
 
 class Renderer:
-    """Makes single images on the CPU; one per thread, for its scratch memory."""
+    """Makes single images on the CPU; one per thread, for its scratch memory.
 
-    def __init__(self, job: Job, work: Work) -> None:
+    Args:
+        job: what to make.
+        work: counts what is decoded.
+        output: the format of what is written; default: the job's.
+    """
+
+    def __init__(self, job: Job, work: Work, output: Output | None = None) -> None:
         self._job, self._work = job, work
-        self._tone = tone(job.output)
+        self._tone = tone(output or job.output)
         self._antialias = job.output.interpolation == "antialias"
         self._pad = job.output.crop == "pad"
         self._decoder = Decoder(job.dataset)
@@ -249,11 +216,12 @@ class Renderer:
             return int(attempt > 0)
         raise AssertionError("the last attempt returns or raises")
 
-    def batch(self, plan: BatchPlan, pool: BufferPool) -> tuple[torch.Tensor, np.ndarray, int]:
-        """A whole batch row by row, for engines whose own decoder failed at it: images, labels, replaced."""
-        buffer, labels = pool.take(len(plan)), plan.labels.copy()
-        replaced = sum(self.fill(plan, row, pool.image(buffer, row), labels) for row in range(len(plan)))
-        return pool.tensor(buffer), labels, replaced
+    def batch(self, plan: BatchPlan, uploader: Uploader) -> Batch:
+        """A whole batch row by row, for engines whose own decoder failed at it."""
+        buffer, labels = uploader.take(len(plan)), plan.labels.copy()
+        replaced = sum(self.fill(plan, row, uploader.image(buffer, row), labels) for row in range(len(plan)))
+        sent = uploader.send(buffer, labels)
+        return Batch(sent.images, sent.labels, plan, replaced, sent.arrival)
 
     def _render(self, plan_row: np.ndarray, out: np.ndarray) -> None:
         sample, top, left, height, width, flip = plan_row.tolist()

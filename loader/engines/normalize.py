@@ -16,6 +16,7 @@ class Normalize:
 
     def __init__(self, output: Output) -> None:
         device = torch.device(output.device)
+        self._pixels = output.dtype == "uint8"  # which are what they are
         self._table = output.table().flatten().to(device)
         self._offsets = 256 * torch.arange(3, device=device).view(1, 3, 1, 1)
         self._memory = torch.channels_last if output.layout == "channels_last" else torch.contiguous_format
@@ -26,5 +27,8 @@ class Normalize:
         Args:
             pixels: 0 … 255 in any dtype (fractions are cut off), on any device, in any layout.
         """
-        index = pixels.to(self._table.device).int() + self._offsets
+        pixels = pixels.to(self._table.device)
+        if self._pixels:
+            return pixels.to(torch.uint8).contiguous(memory_format=self._memory)
+        index = pixels.int() + self._offsets
         return self._table[index].contiguous(memory_format=self._memory)

@@ -14,6 +14,7 @@ from loader.engines.base import Job
 from loader.engines.direct import DirectEngine
 from loader.engines.native import REPLACEMENT_ATTEMPTS, Decoder, pad
 from loader.engines.normalize import Normalize
+from loader.engines.upload import Put, uploader
 from loader.errors import CorruptSampleError, EngineError
 from loader.parallel import in_order
 from loader.resize import taps
@@ -28,19 +29,26 @@ class ResidentEngine(DirectEngine):
     def __init__(self, job: Job) -> None:
         super().__init__(capacity=job.capacity)
         self._job = job
-        self._device = torch.device(job.output.device)
-        self._images, self._damaged = _load(job)
-        self._normalize = Normalize(job.output)
+        self._uploader = uploader(job)
+        images, self._damaged = _load(job)
+        # Up to gigabytes, and once: not by way of pinned memory.
+        self._images = self._uploader.run(lambda put: torch.from_numpy(images).to(job.output.device))
+        self._normalize = self._uploader.run(lambda put: Normalize(job.output))
 
     def make(self, plan: BatchPlan) -> Batch:
         rows, labels, replaced = self._mended(plan)
-        window = self._shifted(rows) if self._job.output.crop == "pad" else self._resized(rows)
-        images = self._normalize(window.permute(0, 3, 1, 2))
-        return Batch(images, torch.from_numpy(labels).to(self._device), plan, replaced)
+
+        def images(put: Put) -> torch.Tensor:
+            window = self._shifted(rows, put) if self._job.output.crop == "pad" else self._resized(rows, put)
+            return self._normalize(window.permute(0, 3, 1, 2))
+
+        sent = self._uploader.make(images, labels)
+        return Batch(sent.images, sent.labels, plan, replaced, sent.arrival)
 
     def close(self) -> None:
         super().close()
-        self._images = self._images[:0]
+        self._uploader.close()
+        self._images = torch.empty(0, dtype=torch.uint8)  # a part of it would keep the whole
 
     def _mended(self, plan: BatchPlan) -> tuple[np.ndarray, np.ndarray, int]:
         """The plan's rows and labels, with other samples in place of those that do not decode."""
@@ -58,18 +66,16 @@ class ResidentEngine(DirectEngine):
                 raise corrupt(self._job.dataset, int(plan.rows[row, SAMPLE]), "nor do those that stand in for it")
         return rows, labels, replaced
 
-    def _index(self, values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device, non_blocking=True)
-
-    def _shifted(self, rows: np.ndarray) -> torch.Tensor:
+    def _shifted(self, rows: np.ndarray, put: Put) -> torch.Tensor:
         """Windows of the images' size in the padded images: uint8 [n, h, w, 3]."""
         size = self._job.output.image_size
         across = np.where(rows[:, FLIP, None] == 1, np.arange(size)[::-1], np.arange(size))
-        y = self._index(rows[:, TOP, None] + PAD + np.arange(size))
-        x = self._index(rows[:, LEFT, None] + PAD + across)
-        return self._images[self._index(rows[:, SAMPLE])[:, None, None], y[:, :, None], x[:, None, :]]
+        y = put(rows[:, TOP, None] + PAD + np.arange(size))
+        x = put(rows[:, LEFT, None] + PAD + across)
+        samples = put(np.ascontiguousarray(rows[:, SAMPLE]))
+        return self._images[samples[:, None, None], y[:, :, None], x[:, None, :]]
 
-    def _resized(self, rows: np.ndarray) -> torch.Tensor:
+    def _resized(self, rows: np.ndarray, put: Put) -> torch.Tensor:
         """Windows resized by the filter of `loader.resize`, as products of matrices: uint8 [n, s, s, 3]."""
         size, antialias = self._job.output.image_size, self._job.output.interpolation == "antialias"
         down = np.zeros((len(rows), size, self._images.shape[1]), np.float32)
@@ -81,13 +87,13 @@ class ResidentEngine(DirectEngine):
                     matrix[y, first[y] : first[y] + count[y]] = weights[y, : count[y]]
             if row[FLIP]:
                 across[i] = across[i, ::-1]
-        images = self._images[self._index(rows[:, SAMPLE])].float()
-        blended = torch.einsum("nyh,nhwc,nxw->nyxc", self._index(down), images, self._index(across))
+        images = self._images[put(np.ascontiguousarray(rows[:, SAMPLE]))].float()
+        blended = torch.einsum("nyh,nhwc,nxw->nyxc", put(down), images, put(across))
         return (blended + 0.5).clamp_(0, 255).byte()
 
 
-def _load(job: Job) -> tuple[torch.Tensor, frozenset[int]]:
-    """Every image, padded where windows reach outside, on the device; and which do not decode."""
+def _load(job: Job) -> tuple[np.ndarray, frozenset[int]]:
+    """Every image, padded where windows reach outside: uint8 [samples, h, w, 3]; and which do not decode."""
     dataset, border = job.dataset, 2 * PAD if job.output.crop == "pad" else 0
     height, width = int(dataset.heights[0]), int(dataset.widths[0])
     if (dataset.heights != height).any() or (dataset.widths != width).any():
@@ -113,4 +119,4 @@ def _load(job: Job) -> tuple[torch.Tensor, frozenset[int]]:
             damaged.append(sample)
     if len(damaged) == len(dataset):
         raise EngineError(f"none of the {len(dataset)} images decodes; convert them again")
-    return torch.from_numpy(images).to(job.output.device), frozenset(damaged)
+    return images, frozenset(damaged)

@@ -10,6 +10,7 @@ import torch
 from loader.batch import Batch, BatchPlan
 from loader.engines.base import Job
 from loader.engines.direct import DirectEngine
+from loader.engines.upload import uploader
 
 
 class SyntheticEngine(DirectEngine):
@@ -23,8 +24,13 @@ class SyntheticEngine(DirectEngine):
         table = output.table()
         images = torch.stack([table[c][pixels[..., c].long()] for c in range(3)], dim=1)
         memory = torch.channels_last if output.layout == "channels_last" else torch.contiguous_format
-        self._images = images.contiguous(memory_format=memory).to(output.device)
-        self._device = output.device
+        self._uploader = uploader(job)
+        self._images = self._uploader.run(lambda put: images.contiguous(memory_format=memory).to(output.device))
 
     def make(self, plan: BatchPlan) -> Batch:
-        return Batch(self._images[: len(plan)], torch.from_numpy(plan.labels).to(self._device), plan)
+        sent = self._uploader.make(lambda put: self._images[: len(plan)], plan.labels)
+        return Batch(sent.images, sent.labels, plan, arrival=sent.arrival)
+
+    def close(self) -> None:
+        super().close()
+        self._uploader.close()

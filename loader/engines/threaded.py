@@ -20,6 +20,9 @@ class Maker(Protocol):
     depth: int
     """Batches that it has under way at a time."""
 
+    def enter(self) -> None:
+        """Called first, in that thread."""
+
     def begin(self, plan: BatchPlan) -> None:
         """Begin a batch, without waiting for it. Errors belong to `finish`."""
 
@@ -62,7 +65,7 @@ class ThreadedEngine:
         batch = self._next()
         if isinstance(batch, BaseException):
             raise batch
-        return batch
+        return batch.arrived()
 
     def _next(self) -> Batch | BaseException:
         while True:
@@ -97,6 +100,7 @@ def _run(maker: Maker, plans: queue.SimpleQueue, finished: queue.SimpleQueue, wo
     under_way: deque[BatchPlan] = deque()
     busy_since = 0.0
     try:
+        maker.enter()
         while True:
             if len(under_way) < maker.depth and (not under_way or not plans.empty()):
                 plan = plans.get()

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from loader.batch import Batch, BatchPlan
 from loader.budget import Budget
 from loader.engines.base import Job, Work
-from loader.engines.native import BufferPool, buffer_dtype, tone
-from loader.engines.normalize import Normalize
+from loader.engines.buffers import BufferPool, buffer_dtype, tone
 from loader.engines.threaded import ThreadedEngine
+from loader.engines.upload import uploader
 from loader.errors import CorruptSampleError, EngineError
 from loader.loader import BudgetLoader
 from loader.service import SHARE, registry
@@ -245,11 +244,8 @@ class _Maker:
         self.depth = job.capacity
         self._job, self._work, self._bridge = job, work, bridge
         self._ends = [*(budget.epoch_samples(epoch) for epoch in range(len(budget.batches))), 0]
-        self._device = torch.device(job.output.device)
-        output = job.output
-        if self._device.type != "cpu":  # bytes are moved, and normalised there
-            self._normalize = Normalize(output)
-            output = dataclasses.replace(output, dtype="uint8", layout="channels_last", device="cpu")
+        self._uploader = uploader(job)
+        output = self._uploader.host
         spec = Spec(
             bridge.index.fingerprint, output.image_size, output.interpolation, output.crop, seed, job.on_corrupt
         )
@@ -271,6 +267,9 @@ class _Maker:
             bridge.send(self._setup, [])
         except BridgeEnded as error:
             self._broken = error
+
+    def enter(self) -> None:
+        self._uploader.enter()
 
     def begin(self, plan: BatchPlan) -> None:
         try:
@@ -294,13 +293,16 @@ class _Maker:
         if "loan" in answer:
             assert self._borrower is not None, "the first loan came with the descriptors"
             buffer = self._borrower.array(answer["loan"], offset=answer["offset"], shape=buffer.shape)
-        labels = torch.from_numpy(plan.labels.copy())
+        labels = plan.labels.copy()
         for row, label in answer["replaced"]:
             labels[row] = label
-        return self._batch(plan, buffer, labels, len(answer["replaced"]))
+        # The memory is shared with the process between, and not pinned: a device gets a copy.
+        sent = self._uploader.send(buffer, labels, foreign=True)
+        return Batch(sent.images, sent.labels, plan, len(answer["replaced"]), sent.arrival)
 
     def close(self) -> None:
         self._settle()
+        self._uploader.close()
         self._bridge.close()
         for descriptor, _ in self._shared.values():
             os.close(descriptor)
@@ -372,10 +374,3 @@ class _Maker:
             except BridgeEnded as error:  # the next one is told of all buffers
                 self._broken = error
         return array
-
-    def _batch(self, plan: BatchPlan, buffer: np.ndarray, labels: torch.Tensor, replaced: int) -> Batch:
-        images = self._pool.tensor(buffer)
-        if self._device.type != "cpu":
-            images = self._normalize(images)
-            labels = labels.to(self._device)
-        return Batch(images, labels, plan, replaced)
