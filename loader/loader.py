@@ -233,7 +233,6 @@ class BudgetLoader:
         while position.step < self._planner.steps[epoch]:
             asked = time.perf_counter()
             batch = self._next_batch()
-            position.step += 1
             waited = time.perf_counter() - asked
             stats.trainer_wait_seconds += waited
             if not stats.batches:
@@ -242,7 +241,10 @@ class BudgetLoader:
             stats.samples_emitted += len(batch.labels)
             stats.samples_replaced += batch.replaced
             self._measure(stats, began)
-            yield self._item(batch)
+            item = self._item(batch)
+            # Nothing is called from here to the trainer: no signal's exception falls between counting and handing out.
+            position.step += 1
+            yield item
             if self._iteration is not iteration:
                 raise EngineError("a newer iteration has begun, or set_epoch moved the loader; iterate over it anew")
             self._measure(stats, began)
@@ -258,6 +260,7 @@ class BudgetLoader:
         engine = self._check_open()
         here = (self._position.epoch, self._position.step)
         if self._stream is None or self._stream.next_out != here:
+            self._stream = None  # and stays so if what follows is interrupted
             engine.abort()
             self._stream = _Stream(engine, stream(self._planner, epoch=here[0], step=here[1]), here)
         try:

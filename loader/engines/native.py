@@ -21,7 +21,7 @@ import torch
 
 from loader.batch import Batch, BatchPlan
 from loader.dataset import Dataset, corrupt
-from loader.engines.base import Job, Output, Work, check_room
+from loader.engines.base import Job, Output, Work, check_room, join_soon
 from loader.errors import CorruptSampleError, EngineError
 from loader.jpeg import Cropper, JpegError
 from loader.resize import resample
@@ -63,10 +63,11 @@ class NativeEngine:
     def get(self) -> Batch:
         if not self._pending:
             raise EngineError("no batch is under way; submit a plan first")
-        pending = self._pending.popleft()
+        pending = self._pending[0]  # forgotten when it is here: Ctrl-C while this waits leaves it under way
         while not pending.done.wait(timeout=1.0):
             if not any(thread.is_alive() for thread in self._threads):
                 raise EngineError("the engine's threads have ended; make a new loader")
+        self._pending.popleft()
         if pending.error is not None:
             raise pending.error
         images = self._buffers.tensor(pending.buffer)
@@ -85,8 +86,7 @@ class NativeEngine:
 def _stop(tasks: queue.SimpleQueue, threads: list[threading.Thread]) -> None:
     for _ in threads:
         tasks.put(None)
-    for thread in threads:
-        thread.join()
+    join_soon(threads)
 
 
 def compile_kernels(output: Output) -> None:

@@ -18,7 +18,6 @@ import socket
 import stat
 import struct
 import weakref
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -166,7 +165,7 @@ class Borrower:
 
     def __init__(self, memory: int, connection: int) -> None:
         self._memory = memory
-        self._returned: deque[int] = deque()
+        self._lent: set[int] = set()  # not returned yet
         self._out: weakref.WeakValueDictionary[int, mmap.mmap] = weakref.WeakValueDictionary()
         self._close = weakref.finalize(self, _close, memory, connection)
         self._close.atexit = False
@@ -183,16 +182,18 @@ class Borrower:
                 prot=mmap.PROT_READ | mmap.PROT_WRITE,
                 offset=offset - within,
             )
-        except BaseException:
-            self._return(loan)
-            raise
+        finally:  # also without one: it is returned then
+            self._lent.add(loan)
         self._out[loan] = memory
-        weakref.finalize(memory, self._return, loan).atexit = False
+        weakref.finalize(memory, _keep, self).atexit = False  # this lives as long as the last loan
         return np.frombuffer(memory, np.uint8, size, within).reshape(shape)
 
     def returned(self) -> list[int]:
         """The loans whose arrays are gone, each once."""
-        return [self._returned.popleft() for _ in range(len(self._returned))]
+        # Looked up, and not told by a finalizer: a signal's exception in one would lose the loan.
+        gone = [loan for loan in self._lent if self._out.get(loan) is None]
+        self._lent.difference_update(gone)
+        return gone
 
     def settle(self) -> None:
         """Make what is still out the trainer's own, and let go of the store. Nothing more can be borrowed."""
@@ -203,8 +204,9 @@ class Borrower:
             return
         self._close()
 
-    def _return(self, loan: int) -> None:
-        self._returned.append(loan)
+
+def _keep(_: object) -> None:
+    """Nothing: an argument lives until the finalizer was called."""
 
 
 def _close(*descriptors: int) -> None:
