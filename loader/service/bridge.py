@@ -48,6 +48,7 @@ from loader.service.lending import Lender
 GONE_SECONDS = 4.0  # without a sign of life; an error follows within 5
 _RESTART_SECONDS = 120.0  # that a coordinator may take to be there again, while its cluster is alive
 _RETRY_SECONDS = 0.1
+_ANSWER_SECONDS = 3.0
 _AHEAD = 6  # blocks, at most, that are asked for before a batch needs them; half of them at a time
 _TRAINERS = 8  # that the memory is divided among, until the service says how many there are
 _UNDER_WAY = 3  # blocks that a trainer's batches are being made of
@@ -65,9 +66,43 @@ def set_environment(token: str, *, host: str) -> None:
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = token
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["AUTOSCALER_METRIC_PORT"] = "-1"  # no port: it would be open to all, without the token
     # Ray takes a loopback address for a mistake, and listens everywhere, unless it is told that this machine
     # cannot be part of a cluster (the variable is named after the systems where that is so).
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0" if host == LOOPBACK else "1"
+
+
+def check_token(address: str, *, name: str) -> None:
+    """Ask a cluster whether it knows this process's token: Ray itself would try for half a minute.
+
+    Raises:
+        EngineError: it does not, or nobody answers there.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        why = f"service {name!r} at {address} does not answer ({_line(error)}); is the address right, and does it run?"
+        raise EngineError(why) from None
+    try:
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
+        from ray.exceptions import AuthenticationError
+    except ImportError:  # not where this version of Ray has it: it finds out by itself
+        return
+    level = os.environ.get("RAY_BACKEND_LOG_LEVEL")
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "error"  # it warns, too, and once is enough
+    try:
+        GcsClient(address=address)
+    except AuthenticationError:
+        raise EngineError(
+            f"service {name!r} at {address} does not answer to this token; take the one that its server has"
+        ) from None
+    except Exception:  # whatever else is wrong, Ray says in `init`
+        return
+    finally:
+        os.environ.pop("RAY_BACKEND_LOG_LEVEL")
+        if level is not None:
+            os.environ["RAY_BACKEND_LOG_LEVEL"] = level
 
 
 class Link:
@@ -82,6 +117,7 @@ class Link:
         except ImportError:
             raise EngineError("Ray is not installed; pip install 'reduced-sampling-loader[service]'") from None
         self.ray = ray
+        check_token(entry.address, name=entry.name)
         try:
             ray.init(
                 address=entry.address,

@@ -10,17 +10,16 @@ import os
 import select
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from loader import apart
 from loader.batch import Batch, BatchPlan
 from loader.budget import Budget
 from loader.engines.base import Job, Work
@@ -82,7 +81,7 @@ def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> B
             f"sampling={options['sampling']!r}: only sampling='independent' can be shared; the others' "
             "order depends on the schedule"
         )
-    bridge = Bridge(registry.read(name), label=label)
+    bridge = Bridge(registry.find(name), label=label)
     schedule, seed = options.get("schedule"), options.get("seed", 0)
 
     def engine(job: Job) -> ThreadedEngine:
@@ -114,7 +113,7 @@ def _check_memory(bridge: Bridge, job: Job) -> None:
 
 def status(name: str) -> dict[str, Any]:
     """What a service is doing: see `loader.service.coordinator.Coordinator.status`."""
-    bridge = Bridge(registry.read(name), label="status")
+    bridge = Bridge(registry.find(name), label="status")
     try:
         return bridge.ask({"op": "status"})[0]
     finally:
@@ -159,17 +158,15 @@ class Bridge:
         self._wire, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in (self._wire, other):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         with other:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "loader.service.bridge", str(other.fileno())],
+                apart.command("loader.service.bridge", str(other.fileno())),
                 pass_fds=[other.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path},
+                cwd="/",
             )
         return self.ask({"op": "hello", "entry": dataclasses.asdict(self.entry), "label": self.label})
 
