@@ -23,8 +23,8 @@ from loader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, Batch, BatchPlan
 from loader.engines.base import Job, Work
 from loader.engines.native import BufferPool, Renderer
 from loader.engines.threaded import ThreadedEngine
-from loader.errors import EngineError
-from loader.jpeg import Cropper, JpegError
+from loader.errors import CorruptSampleError, EngineError
+from loader.jpeg import Cropper, JpegError, SizeCheck
 
 dali: Any = nvidia.dali  # most of it is made at run time, and has no types to check
 _DEPTH = 2  # batches in a pipeline: one that is made while the one before it is taken
@@ -49,6 +49,7 @@ class _Maker:
         self._job, self._work = job, work
         self._device = torch.device(job.output.device)
         self._renderer, self._pool = Renderer(job, work), BufferPool(job.output, job.batch_size)
+        self._check = SizeCheck()
         self._cropper = Cropper() if self._device.type == "cuda" else None
         self._fed: deque[tuple[BatchPlan, Any]] = deque()  # the bytes must live until they are decoded
         self._problem: Exception | None = None
@@ -81,7 +82,7 @@ class _Maker:
         rows = plan.rows
         anchors, shapes = rows[:, TOP : LEFT + 1].astype(np.int32), rows[:, HEIGHT : HEIGHT + 2].astype(np.int32)
         try:
-            jpegs = [self._job.dataset.jpeg(sample) for sample in rows[:, SAMPLE]]
+            jpegs = [self._read(sample) for sample in rows[:, SAMPLE]]
             if self._cropper is not None:
                 jpegs, places = self._cropped(jpegs, rows)
                 anchors -= places
@@ -93,6 +94,11 @@ class _Maker:
             self._pipeline.schedule_run()
         except Exception as error:
             self._problem = error
+
+    def _read(self, sample: int) -> np.ndarray:
+        data, dataset = self._job.dataset.jpeg(sample), self._job.dataset
+        self._check(data, height=int(dataset.heights[sample]), width=int(dataset.widths[sample]))
+        return data
 
     def _cropped(self, jpegs: list[np.ndarray], rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         """The JPEGs' parts that show the windows, and where those begin: int32 [n, 2]."""
@@ -123,7 +129,7 @@ class _Maker:
             self._problem, self._pipeline = None, _build(self._job, self._device)
             for at in range(len(self._fed)):
                 self._feed(at)
-        if not replaced and not isinstance(error, JpegError):
+        if not replaced and not isinstance(error, (JpegError, CorruptSampleError)):
             # Nothing is wrong with the images: it is DALI's own trouble, and would come again.
             raise EngineError(f"DALI failed: {str(error).strip().splitlines()[-1]}") from error
         return Batch(images.to(self._device), torch.from_numpy(labels).to(self._device), plan, replaced)

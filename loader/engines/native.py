@@ -23,7 +23,7 @@ from loader.batch import Batch, BatchPlan
 from loader.dataset import Dataset, corrupt
 from loader.engines.base import Job, Output, Work, check_room, join_soon
 from loader.errors import CorruptSampleError, EngineError
-from loader.jpeg import Cropper, JpegError
+from loader.jpeg import Cropper, JpegError, SizeCheck
 from loader.resize import resample
 from loader.windows import PAD
 
@@ -275,7 +275,7 @@ class Decoder:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._cropper = Cropper()
+        self._cropper, self._check = Cropper(), SizeCheck()
         self._pixels = np.empty(0, np.uint8)
 
     def decode(self, sample: int, *, top: int, left: int, height: int, width: int) -> tuple[np.ndarray, int, int]:
@@ -284,10 +284,11 @@ class Decoder:
         The pixels are valid until the next call.
         """
         data = self._dataset.jpeg(sample)
-        pixels_bytes = int(self._dataset.heights[sample] * self._dataset.widths[sample]) * 3
-        if self._pixels.size < pixels_bytes:
-            self._pixels = np.empty(pixels_bytes, np.uint8)
+        whole = int(self._dataset.heights[sample]), int(self._dataset.widths[sample])
         try:
+            self._check(data, height=whole[0], width=whole[1])
+            if self._pixels.size < 3 * whole[0] * whole[1]:  # which the dataset limits
+                self._pixels = np.empty(3 * whole[0] * whole[1], np.uint8)
             data, y, x = self._cropper.crop(data, top=top, left=left, height=height, width=width)
             return simplejpeg.decode_jpeg(data, buffer=self._pixels), top - y, left - x
         except (JpegError, ValueError) as error:

@@ -18,6 +18,7 @@ from loader.engines.base import Job, Work
 from loader.engines.native import BufferPool, Renderer
 from loader.engines.normalize import Normalize
 from loader.engines.threaded import ThreadedEngine
+from loader.errors import CorruptSampleError, EngineError
 from loader.jpeg import Cropper, JpegError
 from loader.windows import PAD
 
@@ -52,8 +53,12 @@ class _Maker:
             try:
                 images = self._make(plan)
                 self._work.add_decoded(plan.epoch, len(plan))
-            except (JpegError, RuntimeError):  # torchvision raises RuntimeError, and does not say for which
+            except (JpegError, CorruptSampleError, RuntimeError) as error:
+                # torchvision raises RuntimeError, and does not say for which.
                 images, labels, replaced = self._renderer.batch(plan, self._pool)
+                if not replaced and not isinstance(error, (JpegError, CorruptSampleError)):
+                    # Nothing is wrong with the images: it is CUDA's or nvJPEG's own trouble, and would come again.
+                    raise EngineError(f"nvJPEG failed: {str(error).strip().splitlines()[0]}") from error
                 images = images.to(self._device)
             moved = torch.from_numpy(labels).to(self._device)
         if self._stream is not None:

@@ -76,21 +76,25 @@ def check_token(address: str, *, name: str) -> None:
     """Ask a cluster whether it knows this process's token: Ray itself would try for half a minute.
 
     Raises:
-        EngineError: it does not, or nobody answers there.
+        EngineError: it does not.
+        ConnectionError: nobody answers there.
     """
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
-        why = f"service {name!r} at {address} does not answer ({_line(error)}); is the address right, and does it run?"
-        raise EngineError(why) from None
+        raise ConnectionError(f"{address} does not answer: {_line(error)}") from None
+    level = os.environ.get("RAY_BACKEND_LOG_LEVEL")
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "error"  # it warns, too, and once is enough
     try:
         from ray._raylet import GcsClient  # type: ignore[attr-defined]
         from ray.exceptions import AuthenticationError
     except ImportError:  # not where this version of Ray has it: it finds out by itself
         return
-    level = os.environ.get("RAY_BACKEND_LOG_LEVEL")
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "error"  # it warns, too, and once is enough
+    finally:
+        os.environ.pop("RAY_BACKEND_LOG_LEVEL")
+        if level is not None:
+            os.environ["RAY_BACKEND_LOG_LEVEL"] = level
     try:
         GcsClient(address=address)
     except AuthenticationError:
@@ -99,10 +103,6 @@ def check_token(address: str, *, name: str) -> None:
         ) from None
     except Exception:  # whatever else is wrong, Ray says in `init`
         return
-    finally:
-        os.environ.pop("RAY_BACKEND_LOG_LEVEL")
-        if level is not None:
-            os.environ["RAY_BACKEND_LOG_LEVEL"] = level
 
 
 class Link:
@@ -117,7 +117,10 @@ class Link:
         except ImportError:
             raise EngineError("Ray is not installed; pip install 'reduced-sampling-loader[service]'") from None
         self.ray = ray
-        check_token(entry.address, name=entry.name)
+        try:
+            check_token(entry.address, name=entry.name)
+        except ConnectionError as error:  # its server may take a moment longer to end
+            raise gone(entry, error) from None
         try:
             ray.init(
                 address=entry.address,

@@ -4,8 +4,9 @@ Run as a script, with the standard library alone: python guard.py DESCRIPTOR FOL
 the pipe DESCRIPTOR closes, which is when the server has ended, however that was, it kills the service's processes
 (some of Ray's take half a minute to notice by themselves), and removes FOLDER and what made the service known.
 
-A process is the service's if it was started with FOLDER in its environment, as `MARK`. Whoever merely looks at
-a file in FOLDER is nobody's to kill.
+A process is the service's if it was started with FOLDER in its environment, as `MARK`. (Ray's agents write their
+title over it: what calls itself one of Ray's and has a file open in FOLDER is the service's, too.) Whoever merely
+looks at a file in FOLDER is nobody's to kill.
 """
 
 import contextlib
@@ -24,10 +25,27 @@ def processes_of(folder: str, *, spared: set[int]) -> list[int]:
     """The processes of the service whose folder this is, but for those to be spared."""
     mark, found = f"{MARK}={folder}".encode(), []
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-            if int(pid) not in spared and mark in file.read().split(b"\0"):
+        with contextlib.suppress(OSError):
+            if int(pid) in spared:
+                continue
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                marked = mark in file.read().split(b"\0")
+            if marked or (_is_rays(pid) and _has_open(pid, folder)):
                 found.append(int(pid))
     return found
+
+
+def _is_rays(pid: str) -> bool:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read(5) == b"ray::"
+
+
+def _has_open(pid: str, folder: str) -> bool:
+    for descriptor in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(descriptor.path).startswith(folder + "/"):
+                return True
+    return False
 
 
 def clear(folder: str, entry: str, *, spared: set[int]) -> None:

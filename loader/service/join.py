@@ -38,7 +38,10 @@ def joined(
     registry.check_name(name)
     host = own_address(host)
     set_environment(token, host=host)
-    check_token(address, name=name)
+    try:
+        check_token(address, name=name)
+    except ConnectionError as error:
+        raise EngineError(f"{error}; is the address right, and does service {name!r} run there?") from None
     command = [
         *apart.command("ray.scripts.scripts", "start", "--block", f"--address={address}"),
         *(f"--node-ip-address={host}", "--num-cpus=0", f"--object-store-memory={memory_bytes}"),
