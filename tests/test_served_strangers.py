@@ -121,7 +121,7 @@ def test_a_wrong_token_is_refused_in_under_5_seconds(served):
     code = """if True:
         import os, sys, time
         from loader.errors import EngineError
-        from loader.service.bridge import check_token, set_environment
+        from loader.service.link import check_token, set_environment
         set_environment("0" * 64, host="127.0.0.1")
         import ray
         began = time.monotonic()

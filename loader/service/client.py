@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
+import logging
 import math
 import mmap
 import os
@@ -28,12 +29,15 @@ from loader.engines.normalize import Normalize
 from loader.engines.threaded import ThreadedEngine
 from loader.errors import CorruptSampleError, EngineError
 from loader.loader import BudgetLoader
-from loader.service import SHARE, registry
+from loader.service import SHARE, registry, wire
 from loader.service.blocks import BLOCK, Spec, spans
-from loader.service.bridge import MESSAGE_BYTES, gone
 from loader.service.lending import Borrower
+from loader.service.link import gone
 
 _POLL_SECONDS = 0.5
+_LABEL_LETTERS = 200
+_KILLED_SECONDS = 5.0  # that a killed process may take to be gone
+_log = logging.getLogger("loader")
 _RESTARTS = 5  # of the bridge without a batch in between
 
 
@@ -48,6 +52,7 @@ class Index:
     widths: np.ndarray
     labels: np.ndarray
     capacity_bytes: int
+    verifies: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,7 +75,7 @@ def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> B
         EngineError: there is no such service, or it is gone: within 5 seconds, now and later. Start it
             again, connect, and `load_state_dict` to go on.
     """
-    label = str(options.pop("label", f"{socket.gethostname()}:{os.getpid()}"))
+    label = str(options.pop("label", f"{socket.gethostname()}:{os.getpid()}"))[:_LABEL_LETTERS]
     for option in ("engine", "workers"):
         if option in options:
             raise EngineError(f"{option}={options[option]!r}: the service decides that; leave it out")
@@ -134,6 +139,7 @@ class Bridge:
 
     def __init__(self, entry: registry.Entry, *, label: str) -> None:
         self.entry, self.label = entry, label
+        self.given_up = False  # whether nobody waits for an answer any more
         if not entry.alive:
             raise gone(entry, f"process {entry.pid} has ended")
         answer, (descriptor,) = self.start()
@@ -150,14 +156,13 @@ class Bridge:
             widths=arrays[1],
             labels=arrays[2],
             capacity_bytes=answer["capacity_bytes"],
+            verifies=answer["verifies"],
         )
 
     def start(self) -> tuple[dict[str, Any], list[int]]:
         """Start the process, and have it connect."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - of the process, to say why it ended
-        self._wire, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self._wire, other):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+        self._wire, other = wire.pair()
         with other:
             self._process = subprocess.Popen(
                 apart.command("loader.service.bridge", str(other.fileno())),
@@ -184,9 +189,11 @@ class Bridge:
 
     def send(self, message: dict[str, Any], descriptors: list[int]) -> None:
         try:
-            socket.send_fds(self._wire, [json.dumps(message).encode()], descriptors)
+            wire.send(self._wire, message, descriptors)
         except OSError:
             raise BridgeEnded from None
+        except wire.WireError as error:
+            raise EngineError(str(error)) from None
 
     def answer(self) -> tuple[dict[str, Any], list[int]]:
         """The answer to the message that was sent first and not answered yet.
@@ -195,18 +202,18 @@ class Bridge:
             BridgeEnded: the process ended; `EngineError` if the service did, too.
             CorruptSampleError, EngineError: it says so.
         """
-        while not select.select([self._wire], [], [], _POLL_SECONDS)[0]:
+        while not self.given_up and not select.select([self._wire], [], [], _POLL_SECONDS)[0]:
             if not self.entry.alive:
                 raise gone(self.entry, f"process {self.entry.pid} has ended")
+        if self.given_up:
+            raise EngineError("the loader was closed while it waited for the service")
         try:
-            data, descriptors, _, _ = socket.recv_fds(self._wire, MESSAGE_BYTES, 4)
-        except OSError:
-            data, descriptors = b"", []
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
-        if not data:
+            came = wire.receive(self._wire)
+        except wire.WireError as error:
+            raise EngineError(f"the process between here and service {self.entry.name!r} answers: {error}") from None
+        if came is None:
             raise BridgeEnded
-        message = json.loads(data)
+        message, descriptors = came
         if "sample" in message:
             raise CorruptSampleError(message["error"], sample=message["sample"])
         if "error" in message:
@@ -228,11 +235,18 @@ class Bridge:
         self._wire.close()  # which ends the process
         if not self.entry.alive:
             self._process.kill()  # it may be waiting for what will never come
-        try:
-            self._process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if _ended(self._process, 2):
+            return
+        self._process.kill()
+        _ended(self._process, _KILLED_SECONDS)  # one that a broken disk holds is not waited for longer
+
+
+def _ended(process: subprocess.Popen, seconds: float) -> bool:
+    """Whether a process ends within some time."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=seconds)
+        return True
+    return False
 
 
 class _Maker:
@@ -264,6 +278,7 @@ class _Maker:
         self._borrower: Borrower | None = None
         self._broken: BaseException | None = None
         self._restarts = 0
+        self._said = False  # that batches are copied
         try:
             bridge.send(self._setup, [])
         except BridgeEnded as error:
@@ -288,6 +303,13 @@ class _Maker:
         if answer["decoded"]:
             self._work.add_decoded(plan.epoch, answer["decoded"])
             self._work.add_busy(answer["decode_busy_seconds"], stage="decode")
+        if answer["copied"] and not self._said:
+            self._said = True
+            _log.warning(
+                "service %r: batches are copied, which costs time: the object store's memory is not to be found "
+                "(another version of Ray, or a hidden /proc)",
+                self._bridge.entry.name,
+            )
         if "loan" in answer:
             assert self._borrower is not None, "the first loan came with the descriptors"
             buffer = self._borrower.array(answer["loan"], offset=answer["offset"], shape=buffer.shape)
@@ -295,6 +317,10 @@ class _Maker:
         for row, label in answer["replaced"]:
             labels[row] = label
         return self._batch(plan, buffer, labels, len(answer["replaced"]))
+
+    def give_up(self) -> None:
+        """Called by another thread: whatever `finish` waits for is not wanted any more."""
+        self._bridge.given_up = True
 
     def close(self) -> None:
         self._settle()

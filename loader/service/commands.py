@@ -27,6 +27,7 @@ def serve(options: argparse.Namespace) -> int:
             memory_bytes=options.memory,
             workers=options.workers,
             host=options.host,
+            verify=options.verify,
         ) as served,
     ):
         stop.started = True

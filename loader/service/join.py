@@ -33,7 +33,7 @@ def joined(
     Raises:
         EngineError: the cluster does not answer, or not to this token.
     """
-    from loader.service.bridge import check_token, set_environment
+    from loader.service.link import check_token, set_environment
 
     registry.check_name(name)
     host = own_address(host)

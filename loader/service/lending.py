@@ -23,7 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_SEARCHES = 5  # for the store: a small object lies elsewhere, and a search takes as long as an image
+_SEARCHES = 5  # for the store: a search takes as long as an image
+_LEAST_BYTES = 1 << 17  # Ray keeps objects below 100 KiB elsewhere
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, since Linux 5.14; not in mmap
 
 
@@ -118,6 +119,11 @@ class Lender:
         """The size of the store on this machine, once it is known."""
         return self._store.stop - self._store.start if self._store is not None else None
 
+    @property
+    def lost(self) -> bool:
+        """Whether batches are copied because the store cannot be found: another version of Ray, a hidden /proc."""
+        return self._store is None and not self._searches_left
+
     def lend(self, images: np.ndarray, *, of: np.ndarray, most: int) -> tuple[dict[str, int], list[int]] | None:
         """Lend images, if that is possible.
 
@@ -132,7 +138,7 @@ class Lender:
         name = of.ctypes.data
         if name not in self._held and len(self._held) >= most:
             return None
-        if self._store is None and self._searches_left:
+        if self._store is None and self._searches_left and of.nbytes >= _LEAST_BYTES:
             self._searches_left -= 1
             self._store = find_store(images)
         offset = self._store.where(images) if self._store is not None else None

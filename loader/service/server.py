@@ -48,6 +48,7 @@ def service(
     memory_bytes: int,
     workers: int | None = None,
     host: str = LOOPBACK,
+    verify: bool = False,
 ) -> Iterator[Served]:
     """A running service; it ends with the block.
 
@@ -58,11 +59,12 @@ def service(
         workers: decoding processes; default: one per core.
         host: the address to listen at. Beyond the loopback, whoever is to connect needs the token in
             the service's entry (see `loader.service.registry`); traffic is not encrypted.
+        verify: whether samples are compared with their checksums when they are read.
 
     Raises:
         LoaderError: no such dataset, a name that is taken, too little memory.
     """
-    dataset = Dataset(path)
+    dataset = Dataset(path, verify=verify)
     registry.check_name(name)
     if workers is not None and workers < 1:
         raise EngineError(f"workers {workers} is too few; give at least 1")
@@ -78,7 +80,7 @@ def service(
         try:
             with _said_in_one_line(made):
                 address = _start(made, memory_bytes, count, host, token)
-                _coordinator(file, name, memory_bytes, count)
+                _coordinator(file, name, memory_bytes, count, verify)
             with known(name, address, token, made, node=host) as entry:
                 yield Served(entry, made)
         finally:
@@ -167,7 +169,7 @@ def status(name: str) -> dict[str, Any]:
 
 def _start(made: Session, memory_bytes: int, workers: int, host: str, token: str) -> str:
     """Start Ray; its address."""
-    from loader.service.bridge import set_environment
+    from loader.service.link import set_environment
 
     set_environment(token, host=host)
     os.environ.update(made.environment)
@@ -225,7 +227,7 @@ def _working_in(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def _coordinator(path: str, name: str, memory_bytes: int, workers: int) -> None:
+def _coordinator(path: str, name: str, memory_bytes: int, workers: int, verify: bool) -> None:
     """Start the coordinator, and wait until it and its workers are ready."""
     import ray
 
@@ -239,7 +241,7 @@ def _coordinator(path: str, name: str, memory_bytes: int, workers: int) -> None:
         resources={COORDINATE: 0.01},
         max_restarts=-1,
     )
-    ray.get(actor.remote(path, memory_bytes, workers).ready.remote(), timeout=120)
+    ray.get(actor.remote(path, memory_bytes, workers, verify).ready.remote(), timeout=120)
 
 
 def serve_until_stopped(served: Served, *, stop: Stopping, metrics_port: int | None) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+_EARLY = "interrupted while it started; nothing is left of it"
 END_SECONDS = 4.0  # from the signal to the end, at most
 
 
@@ -71,12 +72,18 @@ def stopping(*, last: Callable[[], None]) -> Iterator[Stopping]:
                 with contextlib.suppress(Exception):
                     last()
                 if not state.started:
-                    print("interrupted while it started; nothing is left of it", file=sys.stderr, flush=True)
+                    print(_EARLY, file=sys.stderr, flush=True)
                 os._exit(state.status)
 
     threading.Thread(target=watch, name="stopping", daemon=True).start()
     try:
         yield state
+    except (KeyboardInterrupt, SystemExit):  # ours, or that of Ray's own handler
+        if not state.asked:
+            raise
+        if not state.started:
+            print(_EARLY, file=sys.stderr, flush=True)
+        raise SystemExit(state.status) from None
     finally:
         signal.set_wakeup_fd(descriptor)
         for number, handler in before.items():

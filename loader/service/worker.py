@@ -17,13 +17,14 @@ from loader.schedule import Schedule
 from loader.service.blocks import BLOCK, Key, Spec
 
 
-def decode_block(path: str, key: Key, start: int, stop: int) -> dict[str, Any]:
+def decode_block(path: str, key: Key, start: int, stop: int, *, verify: bool = False) -> dict[str, Any]:
     """Make a part of a block.
 
     Args:
         path: of the dataset.
         key: which block.
         start, stop: which of its rows.
+        verify: compare samples with their checksums.
 
     Returns (valid until the next call: Ray copies it):
         images: uint8 [n, image_size, image_size, 3]; replaced: {row: label} where another sample stands
@@ -32,7 +33,7 @@ def decode_block(path: str, key: Key, start: int, stop: int) -> dict[str, Any]:
     Raises:
         DatasetError: the file is gone, or another one now.
     """
-    planner, renderer, buffer = _tools(path, key.spec)
+    planner, renderer, buffer = _tools(path, key.spec, verify)
     began = time.perf_counter()
     first = key.number * BLOCK
     plan = planner.at(key.epoch, np.arange(first + start, first + stop, dtype=np.int64))
@@ -50,9 +51,9 @@ def decode_block(path: str, key: Key, start: int, stop: int) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def _tools(path: str, spec: Spec) -> tuple[Planner, Renderer, np.ndarray]:
+def _tools(path: str, spec: Spec, verify: bool) -> tuple[Planner, Renderer, np.ndarray]:
     """What a worker keeps between blocks of the same kind; new memory for each would cost as much as a copy."""
-    dataset = Dataset(path)
+    dataset = Dataset(path, verify=verify)
     if dataset.fingerprint != spec.fingerprint:
         raise DatasetError(f"{path} is another dataset now ({dataset.fingerprint}); serve it anew, and connect again")
     planner = Planner(dataset, schedule=Schedule.full(epochs=1), batch_size=1, seed=spec.seed, crop=spec.crop)
