@@ -64,9 +64,13 @@ def main() -> int:
     if options.child:
         return _train(options.child)
     options.out.mkdir(parents=True, exist_ok=True)
+    trials: list[dict[str, Any]] = []
+    where = environment()
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
-        trials = list(_run(options, Path(folder)))
-    write_json(options.out / "kill_matrix.json", {"environment": environment(), "rows": rows(trials), "trials": trials})
+        for trial in _run(options, Path(folder)):
+            trials.append(trial)
+            record = {"environment": where, "trials_asked": options.trials, "rows": rows(trials), "trials": trials}
+            write_json(options.out / "kill_matrix.json", record)
     print(table(rows(trials)))
     return 0 if all(row["kept"] == row["trials"] and not row["left_behind"] for row in rows(trials)) else 1
 

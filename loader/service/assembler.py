@@ -72,6 +72,11 @@ class Assembler:
         self._copied = 0  # batches that would have been lent, if the way to do it were not lost
         self._decode_seconds, self._decode_rows = 0.0, 0  # of all parts that came, whenever they were decoded
 
+    @property
+    def image_size(self) -> int:
+        """Pixels, of a batch's images."""
+        return self._spec.image_size
+
     def want(self, epoch: int, spans: Spans, ends: Sequence[int]) -> None:
         """Note what a batch will need, and what those after it, up to `ends` of its epoch's order and the next one's.
 

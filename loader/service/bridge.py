@@ -42,7 +42,12 @@ from loader.service.assembler import Assembler
 from loader.service.blocks import Spec
 from loader.service.link import Link, line
 
+_LAYOUTS, _DTYPES, _MOST_SIDE = ("channels_last", "contiguous"), ("uint8", "uint16", "float32"), 65_535
 _GOODBYE_SECONDS = 2.0  # in which this process ends by itself once its trainer has
+
+
+# What a message without sense ends in, where it is used.
+NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, OSError)
 
 
 class _Bridge:
@@ -101,6 +106,7 @@ class _Bridge:
         if operation == "batch":
             if self._assembler is None:
                 raise wire.WireError("a batch is asked for before it was said what batches look like")
+            self._check_batch(message)
             self._assembler.take_back(message["returned"])
             self._assembler.want(message["epoch"], message["spans"], message["ends"])
         self._queue.append((message, descriptors))
@@ -121,8 +127,23 @@ class _Bridge:
         assert self._link is not None
         return self._link.call("status"), []
 
+    def _check_batch(self, message: dict[str, Any]) -> None:
+        """Nothing is looped over or allocated by a number that a batch cannot have."""
+        numbers = [message["epoch"], message["step"], *message["ends"], *message["returned"]]
+        numbers += [end for span in message["spans"] for end in span]
+        samples, rows = self._index["samples"], sum(stop - start for start, stop in message["spans"])
+        positions = all(0 <= start < stop <= samples for start, stop in message["spans"])
+        if not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers) or not positions or not rows:
+            raise wire.WireError("a batch is of positions that the dataset does not have")
+        if len(message["ends"]) != 2 or max(message["ends"]) > samples:
+            raise wire.WireError("a budget is beyond the dataset")
+
     def _setup(self, message: dict[str, Any]) -> None:
-        assert self._link is not None
+        if self._link is None or message["dtype"] not in _DTYPES or message["layout"] not in _LAYOUTS:
+            raise wire.WireError("what batches look like is not to be understood")
+        size, number = message["spec"]["image_size"], message["spec"]["seed"]
+        if type(size) is not int or not 0 < size <= _MOST_SIDE or type(number) is not int or not 0 <= number < 1 << 64:
+            raise wire.WireError(f"images of {str(size)[:20]} pixels, seed {str(number)[:30]}")
         self._dtype = np.dtype(message["dtype"])
         tone = np.array(message["tone"], self._dtype if self._dtype.itemsize == 2 else np.float32).reshape(3, -1)
         self._assembler = Assembler(
@@ -148,6 +169,10 @@ class _Bridge:
     def _batch(self, message: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
         assert self._assembler is not None
         out = self._buffers[message["buffer"]]
+        size, rows = self._assembler.image_size, sum(stop - start for start, stop in message["spans"])
+        fits = out.shape[1:] in ((size, size, 3), (3, size, size))
+        if out.ndim != 4 or not fits or rows > len(out):
+            raise wire.WireError(f"a batch of {rows:,} images of {size} pixels does not fit its buffer {out.shape}")
         return self._assembler.make(message["epoch"], message["step"], message["spans"], out)
 
 
@@ -172,7 +197,7 @@ def main() -> None:
     threading.Thread(target=_end_with_the_trainer, args=(os.dup(end), os.getppid()), daemon=True).start()
     try:
         _Bridge(socket.socket(fileno=end)).run()
-    except (wire.WireError, KeyError, TypeError, ValueError) as error:
+    except (wire.WireError, *NONSENSE) as error:
         print(f"the trainer's message makes no sense: {line(error) or type(error).__name__}", file=sys.stderr)
         os._exit(1)
     os._exit(0)  # without waiting for Ray's threads

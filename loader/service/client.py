@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import math
 import mmap
 import os
-import select
 import socket
-import subprocess
-import tempfile
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from loader import apart
 from loader.batch import Batch, BatchPlan
 from loader.budget import Budget
 from loader.engines.base import Job, Work
@@ -29,33 +23,19 @@ from loader.engines.normalize import Normalize
 from loader.engines.threaded import ThreadedEngine
 from loader.errors import CorruptSampleError, EngineError
 from loader.loader import BudgetLoader
-from loader.service import SHARE, registry, wire
+from loader.service import SHARE, registry
 from loader.service.blocks import BLOCK, Spec, spans
+from loader.service.connection import POLL_SECONDS, Bridge, BridgeEnded
 from loader.service.lending import Borrower
 from loader.service.link import gone
 
-_POLL_SECONDS = 0.5
 _LABEL_LETTERS = 200
-_KILLED_SECONDS = 5.0  # that a killed process may take to be gone
 _log = logging.getLogger("loader")
+_COPIED = (
+    "service %r: batches are copied, which costs time: the object store's memory is not to be found (another version "
+    "of Ray, or a hidden /proc)"
+)
 _RESTARTS = 5  # of the bridge without a batch in between
-
-
-@dataclass
-class Index:
-    """A served dataset, as far as planning needs it; the images stay with the service."""
-
-    path: str
-    fingerprint: str
-    classes: tuple[str, ...]
-    heights: np.ndarray
-    widths: np.ndarray
-    labels: np.ndarray
-    capacity_bytes: int
-    verifies: bool = False
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> BudgetLoader:
@@ -125,130 +105,6 @@ def status(name: str) -> dict[str, Any]:
         bridge.close()
 
 
-class BridgeEnded(Exception):
-    """The process between here and the service is not there any more."""
-
-
-class Bridge:
-    """The process between here and a service, and the questions to it.
-
-    Args:
-        entry: the service.
-        label: of the trainer.
-    """
-
-    def __init__(self, entry: registry.Entry, *, label: str) -> None:
-        self.entry, self.label = entry, label
-        self.given_up = False  # whether nobody waits for an answer any more
-        if not entry.alive:
-            raise gone(entry, f"process {entry.pid} has ended")
-        answer, (descriptor,) = self.start()
-        try:
-            with mmap.mmap(descriptor, 0) as memory:
-                arrays = np.frombuffer(memory, np.int64).reshape(3, -1).copy()
-        finally:
-            os.close(descriptor)
-        self.index = Index(
-            answer["path"],
-            answer["fingerprint"],
-            tuple(answer["classes"]),
-            heights=arrays[0],
-            widths=arrays[1],
-            labels=arrays[2],
-            capacity_bytes=answer["capacity_bytes"],
-            verifies=answer["verifies"],
-        )
-
-    def start(self) -> tuple[dict[str, Any], list[int]]:
-        """Start the process, and have it connect."""
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - of the process, to say why it ended
-        self._wire, other = wire.pair()
-        with other:
-            self._process = subprocess.Popen(
-                apart.command("loader.service.bridge", str(other.fileno())),
-                pass_fds=[other.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._errors,
-                start_new_session=True,
-                cwd="/",
-            )
-        return self.ask({"op": "hello", "entry": dataclasses.asdict(self.entry), "label": self.label})
-
-    def ask(self, message: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-        """The answer to a message.
-
-        Raises:
-            EngineError: the service is gone, or says so.
-        """
-        try:
-            self.send(message, [])
-            return self.answer()
-        except BridgeEnded:
-            raise gone(self.entry, f"the connection to it broke: {self.last_words()}") from None
-
-    def send(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        try:
-            wire.send(self._wire, message, descriptors)
-        except OSError:
-            raise BridgeEnded from None
-        except wire.WireError as error:
-            raise EngineError(str(error)) from None
-
-    def answer(self) -> tuple[dict[str, Any], list[int]]:
-        """The answer to the message that was sent first and not answered yet.
-
-        Raises:
-            BridgeEnded: the process ended; `EngineError` if the service did, too.
-            CorruptSampleError, EngineError: it says so.
-        """
-        while not self.given_up and not select.select([self._wire], [], [], _POLL_SECONDS)[0]:
-            if not self.entry.alive:
-                raise gone(self.entry, f"process {self.entry.pid} has ended")
-        if self.given_up:
-            raise EngineError("the loader was closed while it waited for the service")
-        try:
-            came = wire.receive(self._wire)
-        except wire.WireError as error:
-            raise EngineError(f"the process between here and service {self.entry.name!r} answers: {error}") from None
-        if came is None:
-            raise BridgeEnded
-        message, descriptors = came
-        if "sample" in message:
-            raise CorruptSampleError(message["error"], sample=message["sample"])
-        if "error" in message:
-            raise EngineError(message["error"])
-        return message, descriptors
-
-    def last_words(self) -> str:
-        """What the process said last, or how it ended."""
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        if lines:
-            return lines[-1]
-        try:
-            return f"its process ended with status {self._process.wait(timeout=1)}"
-        except subprocess.TimeoutExpired:
-            return "its process says nothing"
-
-    def close(self) -> None:
-        self._wire.close()  # which ends the process
-        if not self.entry.alive:
-            self._process.kill()  # it may be waiting for what will never come
-        if _ended(self._process, 2):
-            return
-        self._process.kill()
-        _ended(self._process, _KILLED_SECONDS)  # one that a broken disk holds is not waited for longer
-
-
-def _ended(process: subprocess.Popen, seconds: float) -> bool:
-    """Whether a process ends within some time."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=seconds)
-        return True
-    return False
-
-
 class _Maker:
     """Has batches made; see `loader.engines.threaded.Maker`."""
 
@@ -299,22 +155,31 @@ class _Maker:
         assert begun is plan, "batches are answered in order"
         if isinstance(answer, BaseException):
             raise answer
+        try:
+            return self._made(plan, buffer, answer)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            raise EngineError(
+                f"the process between here and service {self._bridge.entry.name!r} answers without sense ({error!r}); "
+                "is it of the same version?"
+            ) from None
+
+    def _made(self, plan: BatchPlan, buffer: np.ndarray, answer: dict[str, Any]) -> Batch:
+        """The batch that an answer stands for."""
         self._restarts = 0
         if answer["decoded"]:
             self._work.add_decoded(plan.epoch, answer["decoded"])
             self._work.add_busy(answer["decode_busy_seconds"], stage="decode")
         if answer["copied"] and not self._said:
             self._said = True
-            _log.warning(
-                "service %r: batches are copied, which costs time: the object store's memory is not to be found "
-                "(another version of Ray, or a hidden /proc)",
-                self._bridge.entry.name,
-            )
+            _log.warning(_COPIED, self._bridge.entry.name)
         if "loan" in answer:
-            assert self._borrower is not None, "the first loan came with the descriptors"
+            if self._borrower is None:
+                raise ValueError("a loan without descriptors")
             buffer = self._borrower.array(answer["loan"], offset=answer["offset"], shape=buffer.shape)
         labels = torch.from_numpy(plan.labels.copy())
         for row, label in answer["replaced"]:
+            if not 0 <= row < len(labels):
+                raise ValueError(f"row {row}")
             labels[row] = label
         return self._batch(plan, buffer, labels, len(answer["replaced"]))
 
@@ -336,12 +201,20 @@ class _Maker:
                     self._restart()
                 answer, descriptors = self._bridge.answer()
                 if descriptors:
-                    self._borrower = Borrower(*descriptors)
+                    self._borrow(descriptors)
                 return answer
             except BridgeEnded as error:
                 self._broken = error
             except (EngineError, CorruptSampleError) as error:
                 return error
+
+    def _borrow(self, descriptors: list[int]) -> None:
+        if len(descriptors) != 2:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise EngineError(f"{len(descriptors)} descriptors came with a batch, and not 2")
+        self._settle()
+        self._borrower = Borrower(*descriptors)
 
     def _settle(self) -> None:
         """Owe this process between nothing any more; the next one lends its own."""
@@ -352,7 +225,7 @@ class _Maker:
     def _restart(self) -> None:
         """Start the process between again, and ask again for all that it owed; what it made is the same."""
         entry = self._bridge.entry
-        deadline = time.monotonic() + 2 * _POLL_SECONDS
+        deadline = time.monotonic() + 2 * POLL_SECONDS
         while entry.alive and time.monotonic() < deadline:  # it may have ended a moment before the service did
             time.sleep(0.05)
         self._restarts += 1

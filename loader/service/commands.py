@@ -71,7 +71,7 @@ def top(options: argparse.Namespace) -> int:
         raise LoaderError(f"--seconds {options.seconds:g} cannot be waited; give a number above 0")
     from rich.live import Live
 
-    from loader.service.client import Bridge
+    from loader.service.connection import Bridge
     from loader.service.top import table
 
     bridge = Bridge(registry.find(options.name), label="top")
