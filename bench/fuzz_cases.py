@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import os
@@ -37,6 +38,10 @@ _JSON: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2, 1 << 31, 1 << 63, 1 << 70, -(1 << 70), 1.5, 1e308, float("nan"), float("inf")),
     *("", "a", "x" * 999, [], {}, [[]], [1, "a"], {"a": {}}),
 )
+
+
+def _json(rng: random.Random) -> Any:
+    return copy.deepcopy(rng.choice(_JSON))
 
 
 class Kind(ABC):
@@ -226,7 +231,7 @@ class Notes(Kind):
         notes: Any = json.loads(json.dumps(rng.choice(self._corpus)))
         for _ in range(rng.randrange(4)):
             target = notes["checksums"] if rng.random() < 0.4 and isinstance(notes.get("checksums"), dict) else notes
-            target[rng.choice(self._KEYS)] = rng.choice(_JSON)
+            target[rng.choice(self._KEYS)] = _json(rng)
         text = bytearray(json.dumps(notes).encode())
         if rng.random() < 0.5:
             _mangle(rng, text, within=len(text))
@@ -271,11 +276,11 @@ class States(Kind):
         rng = random.Random(f"state {seed} {number}")
         state: Any = dict(rng.choice(self._corpus))
         for _ in range(rng.randrange(3)):
-            state[rng.choice([*state, "other"])] = rng.choice(_JSON)
+            state[rng.choice([*state, "other"])] = _json(rng)
         if rng.random() < 0.2:
             state.pop(rng.choice(list(state)))
         if rng.random() < 0.05:
-            state = rng.choice(_JSON)
+            state = _json(rng)
         try:
             self._position.load_state_dict(state)
         except ResumeError:
@@ -290,8 +295,12 @@ class Wires(Kind):
     """Messages of a trainer to the process between, and its answers, both of them mangled."""
 
     _SPEC: ClassVar[dict[str, Any]] = {
-        "fingerprint": "f", "image_size": 8, "interpolation": "antialias",
-        "crop": "resized", "seed": 1, "on_corrupt": "raise",
+        "fingerprint": "f",
+        "image_size": 8,
+        "interpolation": "antialias",
+        "crop": "resized",
+        "seed": 1,
+        "on_corrupt": "raise",
     }
 
     def __init__(self, folder: Path) -> None:
@@ -373,9 +382,9 @@ class Wires(Kind):
 
 def _changed(rng: random.Random, message: dict[str, Any]) -> dict[str, Any]:
     """A message with other values in some places, however deep."""
-    copy = json.loads(json.dumps(message))
+    changed = json.loads(json.dumps(message))
     for _ in range(rng.choice((1, 1, 2))):
-        target: Any = copy
+        target: Any = changed
         while True:
             keys = list(target) if isinstance(target, dict) else list(range(len(target)))
             if not keys:
@@ -387,9 +396,9 @@ def _changed(rng: random.Random, message: dict[str, Any]) -> dict[str, Any]:
             if isinstance(target, dict) and rng.random() < 0.15:
                 del target[key]
             else:
-                target[key] = rng.choice(_JSON)
+                target[key] = _json(rng)
             break
-    return copy
+    return changed
 
 
 def _send(rng: random.Random, end: Any, message: dict[str, Any], descriptors: list[int]) -> None:

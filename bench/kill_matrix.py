@@ -41,7 +41,7 @@ VICTIMS = {
 }
 _FATAL = ("agent", "raylet", "GCS", "server")
 _TOLD_SECONDS = 5.0
-_SCHEDULE, _SEED = "full@3", 0
+_SCHEDULE = "full@3"
 _TRAINING_SECONDS = 3.0
 _LOOK: dict[str, Any] = {
     "batch_size": 48,
@@ -62,7 +62,7 @@ def main() -> int:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        return _train(options.child)
+        return _train(**json.loads(options.child))
     options.out.mkdir(parents=True, exist_ok=True)
     trials: list[dict[str, Any]] = []
     where = environment()
@@ -83,14 +83,14 @@ def _hashes(batches: Any) -> Iterator[list]:
             yield [epoch, batches.step - 1, state.hexdigest()[:16]]
 
 
-def _train(name: str) -> int:
+def _train(name: str, seed: int) -> int:
     """A trainer: a line for each batch, and one for its end."""
     from loader import EngineError, Schedule, connect
 
     schedule = Schedule.parse(_SCHEDULE)
     each = _TRAINING_SECONDS / schedule.budget(1440, batch_size=48).total
     try:
-        with connect(name, schedule=schedule, **_LOOK) as batches:
+        with connect(name, schedule=schedule, seed=seed, **_LOOK) as batches:
             print(json.dumps("connected"), flush=True)
             for line in _hashes(batches):
                 print(json.dumps(line), flush=True)
@@ -123,14 +123,17 @@ def _run(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     known = folder / "known"
     known.mkdir(mode=0o700)
     os.environ["REDUCED_SAMPLING_SERVICES"] = str(known)
-    with BudgetLoader(data, schedule=Schedule.parse(_SCHEDULE), engine="native", **_LOOK) as batches:
-        expected = list(_hashes(batches))
     rng = random.Random(options.seed)
     for victim in options.victims:
         served = _Served(data, known)
         try:
             for number in range(options.trials):
-                trial = {"victim": victim, "number": number, **_try(served, victim, expected, rng)}
+                seed = rng.randrange(1 << 32)  # nothing is decoded already
+                schedule = Schedule.parse(_SCHEDULE)
+                with BudgetLoader(data, schedule=schedule, engine="native", seed=seed, **_LOOK) as batches:
+                    expected = list(_hashes(batches))
+                outcome = _try(served, victim, expected, rng, _command(seed))
+                trial = {"victim": victim, "number": number, "seed": seed, **outcome}
                 if victim in _FATAL or number == options.trials - 1:
                     trial["left_behind"] = served.end()
                 print(json.dumps(trial), file=sys.stderr, flush=True)
@@ -192,14 +195,19 @@ class _Served:
         return left
 
 
-def _try(served: _Served, victim: str, expected: list, rng: random.Random) -> dict[str, Any]:
+def _command(seed: int) -> list[str]:
+    job = json.dumps({"name": "kills", "seed": seed})
+    return [sys.executable, "-m", "bench.kill_matrix", "--child", job]
+
+
+def _try(served: _Served, victim: str, expected: list, rng: random.Random, command: list[str]) -> dict[str, Any]:
     """One kill."""
     server = served.start()
     with tempfile.TemporaryFile("w+") as output:
-        trainer = subprocess.Popen(
-            [sys.executable, "-m", "bench.kill_matrix", "--child", "kills"], stdout=output, stderr=subprocess.DEVNULL
-        )
-        other = _other(victim)
+        trainer = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
+        # Where a trainer is to be killed, one more: what it takes with it must not be another one's.
+        quiet = subprocess.DEVNULL
+        other = subprocess.Popen(command, stdout=quiet, stderr=quiet) if victim == "trainer" else None
         _wait_for_lines(trainer, output, 1)
         moment = rng.uniform(0, _TRAINING_SECONDS)
         time.sleep(moment)
@@ -215,14 +223,6 @@ def _try(served: _Served, victim: str, expected: list, rng: random.Random) -> di
         output.seek(0)
         lines = [json.loads(line) for line in output if line.endswith("\n")]
     return {"moment": round(moment, 3), "killed": killed, **_judge(lines, expected, at)}
-
-
-def _other(victim: str) -> subprocess.Popen | None:
-    """Where a trainer is to be killed, one more: what it takes with it must not be another one's."""
-    if victim != "trainer":
-        return None
-    command = [sys.executable, "-m", "bench.kill_matrix", "--child", "kills"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _wait_for_lines(process: subprocess.Popen, output: Any, count: int) -> None:
