@@ -49,7 +49,6 @@ _LOOK: dict[str, Any] = {
     "dtype": "uint8",
     "with_ids": True,
     "crop": "resized",
-    "seed": _SEED,
 }
 
 

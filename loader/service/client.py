@@ -178,8 +178,8 @@ class _Maker:
             buffer = self._borrower.array(answer["loan"], offset=answer["offset"], shape=buffer.shape)
         labels = torch.from_numpy(plan.labels.copy())
         for row, label in answer["replaced"]:
-            if not 0 <= row < len(labels):
-                raise ValueError(f"row {row}")
+            if not 0 <= row < len(labels) or not -(1 << 63) <= label < 1 << 63:
+                raise ValueError(f"label {label} of row {row}")
             labels[row] = label
         return self._batch(plan, buffer, labels, len(answer["replaced"]))
 
