@@ -59,13 +59,13 @@ def clear(folder: str, entry: str, *, spared: set[int]) -> None:
             break
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
-    with contextlib.suppress(OSError, ValueError), open(entry) as file:
-        if json.load(file).get("session") == folder:
-            os.unlink(entry)
     lock = os.path.splitext(entry)[0] + ".lock"
-    with contextlib.suppress(OSError), open(lock) as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held by nobody: not by a server that came since
-        if os.path.samestat(os.fstat(file.fileno()), os.stat(lock)):
+    with contextlib.suppress(OSError, ValueError), open(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)) as held:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or a server that came since has the name, and the entry
+        if os.path.samestat(os.fstat(held.fileno()), os.stat(lock)):
+            with contextlib.suppress(OSError, ValueError), open(entry) as file:
+                if json.load(file).get("session") == folder:
+                    os.unlink(entry)
             os.unlink(lock)
 
 
