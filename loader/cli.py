@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=int, help="decoding processes; none: one per core")
     add("--host", default="127.0.0.1", help="to listen at; beyond this machine, trainers need the entry's token")
     add("--verify", action="store_true", help="compare each sample with its checksum when it is read")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="of an image; a file with larger ones is refused")
     add("--metrics-port", type=int, help="of Prometheus metrics, at the loopback; none: no metrics")
 
     add = command(_join, "make this machine a part of a service's cluster, so that trainers here can connect")

@@ -1,5 +1,6 @@
 """Faults that could hang a service or its trainers, one at a time."""
 
+import base64
 import io
 import json
 import os
@@ -244,6 +245,14 @@ def test_a_disk_that_is_full_is_one_line(services, tmp_path):
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
+def test_rays_memory_monitor_ends_no_decoder(served):
+    """It would, when trainers fill the memory; whoever decodes takes little."""
+    (server,) = [process for process in served.running if "serve" in process.args]
+    (line,) = [line for line in descendants(server.pid).values() if "/gcs_server " in line]
+    (config,) = [part.partition("=")[2] for part in line.split() if part.startswith("--config_list=")]
+    assert json.loads(base64.b64decode(config))["memory_monitor_refresh_ms"] == 0
+
+
 def test_top_shows_a_name_as_it_is_and_what_is_copied():
     from rich.console import Console
 
@@ -287,4 +296,4 @@ def test_it_is_said_once_in_the_trainers_log(caplog):
 def test_the_metrics_have_it():
     from loader.service.metrics import _OF_TRAINERS
 
-    assert _OF_TRAINERS["trainer_batches_copied"][0] == "copied" and json
+    assert _OF_TRAINERS["trainer_batches_copied"][0] == "copied"

@@ -28,6 +28,7 @@ def serve(options: argparse.Namespace) -> int:
             workers=options.workers,
             host=options.host,
             verify=options.verify,
+            max_pixels=options.max_pixels,
         ) as served,
     ):
         stop.started = True

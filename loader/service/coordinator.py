@@ -8,10 +8,9 @@ from typing import Any
 
 import ray
 
-from loader.dataset import Dataset
 from loader.errors import EngineError
 from loader.service import DECODE, SHARE
-from loader.service.blocks import BLOCK, Key, Part
+from loader.service.blocks import BLOCK, Key, Part, Reading
 from loader.service.cache import BlockCache
 from loader.service.failures import ATTEMPTS
 
@@ -59,16 +58,16 @@ class Trainer:
             self.window = (now, self.emitted, self.waited_seconds)
 
 
-def _decode(path: str, verify: bool, key: Key, start: int, stop: int) -> dict[str, Any]:
+def _decode(reading: Reading, key: Key, start: int, stop: int) -> dict[str, Any]:
     from loader.service.worker import decode_block  # the coordinator itself needs none of what that imports
 
-    return decode_block(path, key, start, stop, verify=verify)
+    return decode_block(reading, key, start, stop)
 
 
-def _warm_up(path: str) -> None:
+def _warm_up(reading: Reading) -> None:
     from loader.service.blocks import Spec
 
-    _decode(path, False, Key(Spec(Dataset(path).fingerprint, 32, "antialias", "resized", 0, "replace"), 0, 0), 0, 1)
+    _decode(reading, Key(Spec(reading.open().fingerprint, 32, "antialias", "resized", 0, "replace"), 0, 0), 0, 1)
 
 
 class Coordinator:
@@ -78,23 +77,24 @@ class Coordinator:
     ask for.
 
     Args:
-        path: of the dataset.
+        reading: the dataset, and how it is opened.
         memory_bytes: of the object store.
         workers: that decode.
-        verify: whether they compare samples with their checksums.
     """
 
-    def __init__(self, path: str, memory_bytes: int, workers: int, verify: bool) -> None:
-        self._dataset, self._verify = Dataset(path, verify=verify), verify
+    def __init__(self, reading: Reading, memory_bytes: int, workers: int) -> None:
+        self._dataset = reading.open()
         # A block that ends its worker each time is given up, and told to all who wait for it.
         decode = ray.remote(num_cpus=0, resources={DECODE: 1}, max_retries=ATTEMPTS - 1)(_decode)
         self._cache = BlockCache(
-            decode=lambda key, start, stop: decode.remote(path, verify, key, start, stop),
+            decode=lambda key, start, stop: decode.remote(reading, key, start, stop),
             capacity_bytes=int(memory_bytes * SHARE),
         )
         # Each worker once, so that the first trainer does not wait for imports and compiled code.
-        self._warm_up = [ray.remote(num_cpus=0, resources={DECODE: 1})(_warm_up).remote(path) for _ in range(workers)]
-        self._path, self._memory_bytes = path, memory_bytes
+        self._warm_up = [
+            ray.remote(num_cpus=0, resources={DECODE: 1})(_warm_up).remote(reading) for _ in range(workers)
+        ]
+        self._path, self._memory_bytes = reading.path, memory_bytes
         self._trainers: dict[str, Trainer] = {}
         self._emitted_before = 0  # to trainers that are gone
         self._index: Any = None
@@ -111,7 +111,7 @@ class Coordinator:
             "path": self._path,
             "fingerprint": data.fingerprint,
             "classes": data.classes,
-            "verifies": self._verify,
+            "verifies": data.verifies,
             "capacity_bytes": self._cache.capacity_bytes,
             "workers": int(ray.cluster_resources().get(DECODE, 1)),
             "heights": data.heights.astype("u2"),

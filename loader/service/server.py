@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loader.dataset import Dataset
 from loader.errors import EngineError
+from loader.limits import MAX_PIXELS
 from loader.parallel import cores
 from loader.service import COORDINATE, DECODE, LOOPBACK, NAMESPACE, registry
+from loader.service.blocks import Reading
 from loader.service.session import Session, session
 from loader.service.stopping import Stopping, rearm
 
@@ -49,6 +50,7 @@ def service(
     workers: int | None = None,
     host: str = LOOPBACK,
     verify: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Iterator[Served]:
     """A running service; it ends with the block.
 
@@ -60,18 +62,19 @@ def service(
         host: the address to listen at. Beyond the loopback, whoever is to connect needs the token in
             the service's entry (see `loader.service.registry`); traffic is not encrypted.
         verify: whether samples are compared with their checksums when they are read.
+        max_pixels: of an image; a file that has larger ones is refused.
 
     Raises:
         LoaderError: no such dataset, a name that is taken, too little memory.
     """
-    dataset = Dataset(path, verify=verify)
+    reading = Reading(str(Path(path).resolve()), verify, max_pixels)
+    reading.open()
     registry.check_name(name)
     if workers is not None and workers < 1:
         raise EngineError(f"workers {workers} is too few; give at least 1")
     if memory_bytes < LEAST_MEMORY_BYTES:
         raise EngineError(f"memory {memory_bytes:,} bytes is too little; give at least {LEAST_MEMORY_BYTES // 10**6}MB")
     host = own_address(host)
-    file = str(dataset.path.resolve())
     with registry.reserved(name), session(entry=registry.path_of(name)) as made:
         free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else memory_bytes
         if memory_bytes > free:
@@ -80,7 +83,7 @@ def service(
         try:
             with _said_in_one_line(made):
                 address = _start(made, memory_bytes, count, host, token)
-                _coordinator(file, name, memory_bytes, count, verify)
+                _coordinator(reading, name, memory_bytes, count)
             with known(name, address, token, made, node=host) as entry:
                 yield Served(entry, made)
         finally:
@@ -227,7 +230,7 @@ def _working_in(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def _coordinator(path: str, name: str, memory_bytes: int, workers: int, verify: bool) -> None:
+def _coordinator(reading: Reading, name: str, memory_bytes: int, workers: int) -> None:
     """Start the coordinator, and wait until it and its workers are ready."""
     import ray
 
@@ -241,7 +244,7 @@ def _coordinator(path: str, name: str, memory_bytes: int, workers: int, verify: 
         resources={COORDINATE: 0.01},
         max_restarts=-1,
     )
-    ray.get(actor.remote(path, memory_bytes, workers, verify).ready.remote(), timeout=120)
+    ray.get(actor.remote(reading, memory_bytes, workers).ready.remote(), timeout=120)
 
 
 def serve_until_stopped(served: Served, *, stop: Stopping, metrics_port: int | None) -> None:
