@@ -4,7 +4,7 @@ Layout (little-endian; read off files that FFCV 1.0.2 writes): header, one descr
 samples' metadata, then from a multiple of the page size on the images' bytes, none of them across a
 page's border, and at the end the allocation table. FFCV ignores a descriptor's `arguments` for
 images and integers; we note there where our own JSON notes (class names and the like) stand, in the
-gap before the first page.
+gap before the first page. Behind the notes there is a checksum of each sample's bytes (CRC-32, u32).
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import hashlib
 import json
 import os
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from loader.errors import DatasetError
+from loader.limits import MAX_LABEL
 
 VERSION = 2
 PAGE_BYTES = 8 << 20
@@ -46,6 +48,7 @@ MODE_JPEG = 0
 
 _NOTES_MAGIC = b"RRSNOTES"
 _NOTES = struct.Struct("<8sQQ")  # magic, where the notes start, their bytes
+_MOST_NOTES_BYTES = 256 << 20
 
 
 def metadata_type(type_ids: Sequence[int]) -> np.dtype:
@@ -54,21 +57,51 @@ def metadata_type(type_ids: Sequence[int]) -> np.dtype:
 
 
 def parse_notes(arguments: bytes, read: Callable[[int, int], bytes]) -> dict:
-    """Our notes, or {} for a file that somebody else wrote. `read(start, stop)` gives bytes."""
+    """Our notes, or {} for a file that somebody else wrote. `read(start, stop)` gives bytes.
+
+    Raises:
+        DatasetError: they are damaged, or none that we write.
+    """
     magic, start, size = _NOTES.unpack_from(arguments)
     if magic != _NOTES_MAGIC:
         return {}
+    if size > _MOST_NOTES_BYTES:
+        raise DatasetError(f"its notes of {size:,} bytes are more than {_MOST_NOTES_BYTES:,}; convert it again")
     try:
         notes = json.loads(read(start, start + size))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DatasetError("its notes are damaged; convert it again") from None
-    return notes if isinstance(notes, dict) else {}
+    classes = notes.get("classes", []) if isinstance(notes, dict) else None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise DatasetError("its notes are not of the form that we write; convert it again")
+    return notes
+
+
+def parse_checksums(notes: dict, count: int, read: Callable[[int, int], bytes]) -> np.ndarray | None:
+    """Each sample's CRC-32: uint32 [count]; None for a file that has none.
+
+    Raises:
+        DatasetError: they are damaged, or of a kind that is not known.
+    """
+    where = notes.get("checksums")
+    if where is None:
+        return None
+    if not isinstance(where, dict) or where.get("algorithm") != "crc32":
+        raise DatasetError(f"its checksums are of an unknown kind ({str(where)[:60]}); convert it again")
+    start: Any = where.get("start")
+    total: Any = where.get("crc32")
+    if not all(isinstance(value, int) and 0 <= value < 1 << 63 for value in (start, total)):
+        raise DatasetError("its notes are not of the form that we write; convert it again")
+    sums = read(start, start + 4 * count)
+    if zlib.crc32(sums) != total:
+        raise DatasetError("its checksums are damaged; convert it again")
+    return np.frombuffer(sums, "<u4")
 
 
 def fingerprint(samples: np.ndarray, sizes: np.ndarray) -> str:
     """16 hex digits that tell datasets apart: a hash of metadata and sizes, not of pixels."""
-    state = hashlib.blake2b(samples.tobytes(), digest_size=8)
-    state.update(np.ascontiguousarray(sizes, dtype="<u8").tobytes())
+    state = hashlib.blake2b(np.ascontiguousarray(samples).view(np.uint8).data, digest_size=8)
+    state.update(np.ascontiguousarray(sizes, dtype="<u8").view(np.uint8).data)
     return state.hexdigest()
 
 
@@ -104,7 +137,9 @@ class Writer:
         self._metadata_start = HEADER.itemsize + 2 * FIELD.itemsize
         self._notes_start = self._metadata_start + self._samples.nbytes
         self._notes_room = len(json.dumps(self.notes)) + self._NOTES_SPARE_BYTES
-        self._end = _next_page(self._notes_start + self._notes_room)
+        self._sums = np.zeros(capacity, "<u4")
+        self._sums_start = self._notes_start + self._notes_room
+        self._end = _next_page(self._sums_start + self._sums.nbytes)
         self._file: BinaryIO
 
     def __enter__(self) -> Writer:
@@ -112,22 +147,34 @@ class Writer:
             raise DatasetError(f"{self.path} is a folder; give the name of a file")
         if self.path.exists() and self._exists != "replace":
             raise DatasetError(f"{self.path} exists; choose another name, or pass --overwrite to replace it")
-        try:
-            # Not mode "wb": that would empty the file of a process that is still writing it.
-            self._file = os.fdopen(os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
-        except OSError as error:
-            raise DatasetError(f"cannot write {self._partial}: {error.strerror}") from None
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise DatasetError(f"another process is writing {self._partial}; wait for it or end it") from None
+        self._file = self._locked()
         self._file.truncate(0)
         self._file.seek(self._end)
         return self
 
+    def _locked(self) -> BinaryIO:
+        """The file, locked, to write to."""
+        while True:
+            try:
+                # Not mode "wb": that would empty the file of a process that is still writing it.
+                file = os.fdopen(os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b")
+            except OSError as error:
+                raise DatasetError(f"cannot write {self._partial}: {error.strerror}") from None
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.close()
+                raise DatasetError(f"another process is writing {self._partial}; wait for it or end it") from None
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(self._partial)):
+                    return file
+            # Another process finished between the two: this is its file, whole and renamed.
+            file.close()
+
     def add(self, jpeg: bytes, *, width: int, height: int, label: int) -> None:
-        """Append one sample: a whole JPEG, its size in pixels and its label."""
+        """Append one sample: a whole JPEG, its size in pixels and its label, 0 … 2³¹ − 1."""
+        if not 0 <= label <= MAX_LABEL:
+            raise DatasetError(f"sample {self.count}: label {label} is outside 0 … {MAX_LABEL:,}")
         if len(jpeg) > PAGE_BYTES:
             raise DatasetError(
                 f"sample {self.count}: its JPEG of {len(jpeg):,} bytes is over a page of {PAGE_BYTES:,}; "
@@ -142,6 +189,7 @@ class Writer:
             self._file.write(jpeg)
         self._samples[self.count] = ((MODE_JPEG, width, height, start), label)
         self._sizes[self.count] = len(jpeg)
+        self._sums[self.count] = zlib.crc32(jpeg)
         self._end = start + len(jpeg)
         self.count += 1
 
@@ -166,6 +214,8 @@ class Writer:
             raise DatasetError(f"no sample was added to {self.path}; nothing is written")
         samples, sizes = self._samples[: self.count], self._sizes[: self.count]
         self.notes["fingerprint"] = fingerprint(samples, sizes)
+        sums = self._sums[: self.count].tobytes()
+        self.notes["checksums"] = {"algorithm": "crc32", "start": self._sums_start, "crc32": zlib.crc32(sums)}
         notes = json.dumps(self.notes).encode()
         if len(notes) > self._notes_room:
             raise DatasetError(f"notes of {len(notes):,} bytes do not fit into {self._notes_room:,}")
@@ -185,6 +235,8 @@ class Writer:
         self._file.write(table.tobytes())
         self._file.seek(self._notes_start)
         self._file.write(notes)
+        self._file.seek(self._sums_start)
+        self._file.write(sums)
         self._file.seek(HEADER.itemsize)
         self._file.write(fields.tobytes() + samples.tobytes())
         self._sync()

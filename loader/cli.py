@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from loader import theory
 from loader.errors import DatasetError, LoaderError
+from loader.limits import MAX_PIXELS
 from loader.schedule import PAPER_SETTINGS, Schedule
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--lossless", action="store_true", help="keep the DCT coefficients of colour JPEGs (needs jpegtran)")
     add("--max-side", type=int, help="make images with a longer side smaller")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="of an image; larger ones cannot be read")
     add("--on-bad", choices=("raise", "skip"), default="raise", help="what to do with an image that cannot be read")
     add("--threads", type=int, help="none: one per core")
     add("--split", help="train or test (CIFAR), or as the torchvision dataset calls it; none: its default")
@@ -71,8 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     add = command(_inspect, "say what is in a .beton file")
     add("file")
 
-    add = command(_verify, "decode every image of a .beton file")
+    add = command(_verify, "decode every image of a .beton file, and compare its bytes with their checksum")
     add("file")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="of an image; a file with larger ones is refused")
     add("--threads", type=int, help="none: one per core")
 
     add = command(_throughput, "measure the installed engines on a .beton file, each in a process of its own")
@@ -101,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--memory", type=_bytes, default="2GB", help="shared memory for decoded images, such as 500MB or 4GB")
     add("--workers", type=int, help="decoding processes; none: one per core")
     add("--host", default="127.0.0.1", help="to listen at; beyond this machine, trainers need the entry's token")
+    add("--verify", action="store_true", help="compare each sample with its checksum when it is read")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="of an image; a file with larger ones is refused")
     add("--metrics-port", type=int, help="of Prometheus metrics, at the loopback; none: no metrics")
 
     add = command(_join, "make this machine a part of a service's cluster, so that trainers here can connect")
@@ -186,11 +191,12 @@ def _convert(options: argparse.Namespace) -> int:
         max_side=options.max_side,
         on_bad=options.on_bad,
         threads=options.threads,
+        max_pixels=options.max_pixels,
     )
     if options.torchvision:
         source = sources.torchvision_dataset(options.torchvision, options.source, split=options.split)
     else:
-        source = sources.open_source(options.source, split=options.split or "train")
+        source = sources.open_source(options.source, split=options.split or "train", max_pixels=options.max_pixels)
     with _progress() as progress:
         task = progress.add_task("convert", total=len(source))
         report = convert(
@@ -248,45 +254,40 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _names(classes: Sequence[str]) -> str:
-    shown = ", ".join(classes[:6])
+    # As a terminal can show them: a file of a stranger's may hold codes that it would obey.
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in ", ".join(classes[:6]))
     return f": {shown}{', …' if len(classes) > 6 else ''}" if classes else ""
 
 
 def _writer(notes: dict[str, Any]) -> str:
     if not notes:
         return "FFCV, or somebody else"
-    return ", ".join(f"{k} {notes[k]}" for k in ("writer", "quality", "subsampling", "interval") if k in notes)
+    return ", ".join(
+        f"{k} {str(notes[k])[:40]!a}".replace("'", "")
+        for k in ("writer", "quality", "subsampling", "interval")
+        if k in notes
+    )
 
 
 def _verify(options: argparse.Namespace) -> int:
-    import simplejpeg
-
     from loader.dataset import Dataset
-    from loader.parallel import in_order
+    from loader.verify import problems
 
-    dataset = Dataset(options.file)
-
-    def problem(sample: int) -> str:
-        try:
-            pixels = simplejpeg.decode_jpeg(dataset.jpeg(sample))
-        except ValueError as error:
-            return str(error)
-        size, expected = pixels.shape[:2], (dataset.heights[sample], dataset.widths[sample])
-        return (
-            "" if size == expected else f"it is {size[1]} × {size[0]}, and the index says {expected[1]} × {expected[0]}"
-        )
-
+    dataset = Dataset(options.file, max_pixels=options.max_pixels)
     bad = 0
     with _progress() as progress:
         task = progress.add_task("verify", total=len(dataset))
-        for sample, why in enumerate(in_order(problem, len(dataset), threads=options.threads)):
+        for sample, why in enumerate(problems(dataset, threads=options.threads)):
             progress.update(task, completed=sample + 1)
             if why:
                 bad += 1
                 print(f"sample {sample}: {why}", file=sys.stderr)
     if bad:
-        raise DatasetError(f"{options.file}: {bad:,} of {len(dataset):,} images do not decode; convert it again")
-    print(f"{options.file}: all {len(dataset):,} images decode")
+        raise DatasetError(f"{options.file}: {bad:,} of {len(dataset):,} images are damaged; convert it again")
+    sums = ", and have their checksums"
+    if dataset.checksums is None:
+        sums = "; it has no checksums of them (FFCV wrote it, or version 0.1)"
+    print(f"{options.file}: all {len(dataset):,} images decode{sums}")
     return 0
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from loader import jpeg
 from loader.beton import Writer
 from loader.errors import DatasetError
+from loader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels, check_pixels, check_scans
 from loader.parallel import in_order
 from loader.sources import Source
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _JPEGTRAN = "jpegtran"
+_JPEGTRAN_SECONDS = 120.0
 _LARGEST_SIDE = 65_500  # libjpeg's limit; the file format's is 65,535
 
 
@@ -38,6 +40,7 @@ class Settings:
         max_side: images with a longer side are made smaller to have it; None: never.
         on_bad: what to do with an image that cannot be read: "raise", or "skip" (and report).
         threads: how many convert at a time; None: one per core.
+        max_pixels: of an image; larger ones cannot be read, and are not decoded.
     """
 
     quality: int | None = None
@@ -47,6 +50,7 @@ class Settings:
     max_side: int | None = None
     on_bad: Literal["raise", "skip"] = "raise"
     threads: int | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -58,6 +62,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and least <= value <= most):
                 raise DatasetError(f"{name} {value!r} is outside {least} … {most}")
+        check_max_pixels(self.max_pixels)
         if self.subsampling not in (None, *jpeg.SUBSAMPLINGS):
             raise DatasetError(f"subsampling {self.subsampling!r} is none of {', '.join(jpeg.SUBSAMPLINGS)}")
         if self.on_bad not in ("raise", "skip"):
@@ -99,6 +104,7 @@ def convert(
         DatasetError: an image cannot be read (and on_bad is "raise"), `path` exists, the disk is full.
     """
     settings = settings or Settings()
+    _check_labels(source)
     quality = settings.quality or (90 if source.lossy else 100)
     subsampling = settings.subsampling or ("4:2:0" if source.lossy else "4:4:4")
     notes = {
@@ -116,6 +122,8 @@ def convert(
         try:
             kept = _keep(source, i, settings) if settings.lossless else None
             return kept or _encode(source.load(i), settings, quality=quality, subsampling=subsampling)
+        except (MemoryError, ImportError):  # those concern every image
+            raise
         except Exception as error:  # whatever a decoder thinks of: it concerns this image alone
             return _Encoded(problem=_why(error))
 
@@ -142,6 +150,15 @@ def convert(
     return report
 
 
+def _check_labels(source: Source) -> None:
+    """Refuse labels that no class has."""
+    most = len(source.classes) - 1 if source.classes else MAX_LABEL
+    for name, label in zip(source.names, source.labels, strict=True):
+        if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label <= most:
+            known = f"there are classes 0 … {most:,}" if source.classes else f"give 0 … {most:,}"
+            raise DatasetError(f"{name} has label {label!r}, and {known}; mend the labels")
+
+
 @dataclass(frozen=True)
 class _Encoded:
     data: bytes = b""
@@ -163,9 +180,11 @@ def _keep(source: Source, i: int, settings: Settings) -> _Encoded | None:
     too_long = settings.max_side is not None and max(frame.width, frame.height) > settings.max_side
     if frame.components != 3 or too_long:
         return None
+    check_pixels(frame.width, frame.height, most=settings.max_pixels)
+    check_scans(data)
     blocks = jpeg.interval_for(-(-frame.width // frame.mcu_width), most=settings.interval)
     command = [_JPEGTRAN, "-copy", "none", "-optimize", "-restart", f"{blocks}B"]
-    result = subprocess.run(command, input=data, capture_output=True)
+    result = subprocess.run(command, input=data, capture_output=True, timeout=_JPEGTRAN_SECONDS)
     if result.returncode or result.stderr:  # it warns, and goes on, where data are missing
         raise DatasetError(result.stderr.decode(errors="replace").strip().splitlines()[0])
     return _Encoded(jpeg.add_table(result.stdout), frame.width, frame.height, lossless=True)
@@ -173,6 +192,7 @@ def _keep(source: Source, i: int, settings: Settings) -> _Encoded | None:
 
 def _encode(image: Image.Image, settings: Settings, *, quality: int, subsampling: jpeg.Subsampling) -> _Encoded:
     mode = image.mode
+    check_pixels(*image.size, most=settings.max_pixels)
     image = to_rgb(image)
     longest = max(image.size)
     resized = False

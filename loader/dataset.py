@@ -7,12 +7,17 @@ map.
 from __future__ import annotations
 
 import os
+import stat
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from loader import beton
 from loader.errors import CorruptSampleError, DatasetError
+from loader.limits import MAX_PIXELS, check_max_pixels, max_bytes
+
+_AT_ONCE = 1 << 20  # samples of an index that are checked at a time: a hole of 1 TB is none
 
 
 class Dataset:
@@ -20,33 +25,50 @@ class Dataset:
 
     Args:
         path: the file.
+        verify: compare each sample's bytes with the checksum that the file has of them, when they are read.
+        max_pixels: of an image; a file that has larger ones is refused.
+        mapped: False: samples are read, not memory-mapped, which costs a copy: a file that is cut short, or a disk
+            that fails, is an error then wherever it happens, and not the process's end (SIGBUS). Engine "ffcv" maps.
 
     Attributes:
         heights, widths: int64 [D], pixels.
         labels: int64 [D].
         classes: the classes' names, or () where the file does not know them.
+        checksums: uint32 [D], CRC-32 of each sample's bytes, or None where the file has none.
         fields, image_field: the fields' names, and which of them is the image.
         notes: what the writer noted ({} for a file of FFCV's own).
         fingerprint: 16 hex digits that tell datasets apart.
 
     Raises:
-        DatasetError: no such file, another format or version, truncated, other fields than one
-            image and one integer, raw pixels, or offsets that point outside the file.
+        DatasetError: no such file, another format or version, truncated, damaged, other fields than one image and
+            one integer, raw pixels, offsets that point outside the file, sizes above the limits, labels that no
+            class has; with `verify`, no checksums.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(
+        self, path: str | os.PathLike, *, verify: bool = False, max_pixels: int = MAX_PIXELS, mapped: bool = True
+    ) -> None:
         self.path = Path(path)
+        self._max_pixels = check_max_pixels(max_pixels)
+        self._verify, self.mapped = verify, mapped
         try:
-            size = self.path.stat().st_size
-            # As a plain array, whose slices cost a tenth of a memmap's. A file that somebody cuts short
-            # while it is mapped ends the process (SIGBUS); `convert` replaces files and never does that.
-            self._bytes = np.memmap(self.path, np.uint8, mode="r").view(np.ndarray) if size else np.empty(0, np.uint8)
+            # Not to wait for whoever would write to a pipe.
+            self._file = os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+            found = os.fstat(self._file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise DatasetError(f"{self.path} is no file; give the .beton itself")
+            self._as_opened = (found.st_size, found.st_mtime_ns)
+            # As a plain array, whose slices cost a tenth of a memmap's.
+            empty = np.empty(0, np.uint8)
+            self._bytes = np.memmap(self._file, np.uint8, mode="r").view(np.ndarray) if found.st_size else empty
         except FileNotFoundError:
             raise DatasetError(f"{self.path} does not exist; make it with: python -m loader convert") from None
         except OSError as error:
             raise DatasetError(f"{self.path} cannot be read: {error.strerror}") from None
         try:
             self._open()
+            if verify and self.checksums is None:
+                raise DatasetError("has no checksums to verify (FFCV wrote it, or version 0.1); convert it again")
         except DatasetError as error:
             raise DatasetError(f"{self.path}: {error}") from None
 
@@ -54,9 +76,47 @@ class Dataset:
         return len(self.labels)
 
     def jpeg(self, sample: int) -> np.ndarray:
-        """The bytes of one sample: uint8 [size], a read-only view of the map."""
-        start = self.starts[sample]
-        return self._bytes[start : start + self.sizes[sample]]
+        """The bytes of one sample: uint8 [size], read-only, a view of the map where there is one.
+
+        Raises:
+            DatasetError: the file was cut short or written to since it was opened.
+            CorruptSampleError: with `verify`, its checksum is not that of its bytes.
+        """
+        self.check_unchanged()
+        start, size = self.starts[sample], self.sizes[sample]
+        data = self._bytes[start : start + size] if self.mapped else self._pread(int(start), int(size))
+        if self._verify:
+            self._check_sum(sample, data)
+        return data
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that somebody has cut short or written to: its samples are not those of the index.
+
+        A file that was replaced (renamed over, as `convert --overwrite` does) stays as it was for those who have it
+        open.
+
+        Raises:
+            DatasetError: it was.
+        """
+        found = os.fstat(self._file.fileno())
+        if (found.st_size, found.st_mtime_ns) != self._as_opened:
+            raise DatasetError(
+                f"{self.path} was cut short or written to while it was in use ({self._as_opened[0]:,} bytes then, "
+                f"{found.st_size:,} now); convert it to a new file, and open that"
+            )
+
+    def intact(self, sample: int) -> bool:
+        """Whether a sample may be decoded straight from the map: True unless `verify` finds it damaged."""
+        try:
+            self.jpeg(sample)
+        except CorruptSampleError:
+            return False
+        return True
+
+    @property
+    def verifies(self) -> bool:
+        """Whether samples are compared with their checksums."""
+        return self._verify
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -67,10 +127,27 @@ class Dataset:
         """The whole file: uint8, read-only, memory-mapped."""
         return self._bytes
 
+    def _pread(self, start: int, size: int) -> np.ndarray:
+        try:
+            data = os.pread(self._file.fileno(), size, start)
+        except OSError as error:
+            raise DatasetError(f"{self.path} cannot be read at byte {start:,}: {error.strerror}") from None
+        if len(data) != size:
+            raise DatasetError(f"{self.path} ends before byte {start + size:,}; it was cut short while it was in use")
+        return np.frombuffer(data, np.uint8)
+
+    def _check_sum(self, sample: int, data: np.ndarray) -> None:
+        assert self.checksums is not None
+        if zlib.crc32(data.data) != self.checksums[sample]:
+            raise corrupt(self, sample, "its bytes are not those that were written: the checksum differs")
+
     def _read(self, start: int, stop: int) -> bytes:
+        return self._view(start, stop).tobytes()
+
+    def _view(self, start: int, stop: int) -> np.ndarray:
         if not 0 <= start <= stop <= len(self._bytes):
             raise DatasetError(f"is truncated or damaged: it ends before byte {stop:,}; convert it again")
-        return self._bytes[start:stop].tobytes()
+        return self._bytes[start:stop]
 
     def _open(self) -> None:
         if len(self._bytes) < beton.HEADER.itemsize:
@@ -82,22 +159,22 @@ class Dataset:
         end = beton.HEADER.itemsize + int(header["num_fields"]) * beton.FIELD.itemsize
         fields = np.frombuffer(self._read(beton.HEADER.itemsize, end), beton.FIELD)
         samples, image, label = self._metadata(fields, count, start=end)
-        table = self._table(table_start)
+        images = samples[f"f{image}"]
+        self._check_images(images)
+        table = self._table(table_start, most=count * len(fields))
         self.fields = tuple(row["name"].tobytes().split(b"\0")[0].decode("ascii", "replace") for row in fields)
         self.image_field = self.fields[image]
         self.notes = beton.parse_notes(fields[image]["arguments"].tobytes(), self._read)
-        images = samples[f"f{image}"]
-        if np.any(images["mode"] != beton.MODE_JPEG):
-            first = int(np.flatnonzero(images["mode"] != beton.MODE_JPEG)[0])
-            raise DatasetError(f"sample {first} is stored as raw pixels; write the file with write_mode='jpg'")
         self.heights = images["height"].astype(np.int64)
         self.widths = images["width"].astype(np.int64)
         self.labels = samples[f"f{label}"].astype(np.int64)
         self.starts = images["data_ptr"].astype(np.int64)
-        self.sizes = _sizes(self.starts, table, end=table_start)
-        if (self.heights == 0).any() or (self.widths == 0).any():
-            raise DatasetError("has an image of no pixels; convert it again")
+        self.sizes = _sizes(self.starts, table, end=table_start, most=max_bytes(self._max_pixels))
         self.fingerprint = beton.fingerprint(samples, self.sizes)
+        if self.notes.get("fingerprint", self.fingerprint) != self.fingerprint:
+            raise DatasetError("its index is damaged: it is not the one that was written; convert it again")
+        self.checksums = beton.parse_checksums(self.notes, count, self._read)
+        self._check_labels()
 
     def _metadata(self, fields: np.ndarray, count: int, *, start: int) -> tuple[np.ndarray, int, int]:
         types = [int(t) for t in fields["type_id"]]
@@ -106,16 +183,44 @@ class Dataset:
         if count == 0:
             raise DatasetError("has no samples")
         layout = beton.metadata_type(types)
-        samples = np.frombuffer(self._read(start, start + count * layout.itemsize), layout)
+        samples = self._view(start, start + count * layout.itemsize).view(layout)
         return samples, types.index(beton.TYPE_IMAGE), types.index(beton.TYPE_INT)
 
-    def _table(self, start: int) -> np.ndarray:
-        if start == 0 or (len(self._bytes) - start) % beton.ALLOCATION.itemsize:
+    def _check_images(self, images: np.ndarray) -> None:
+        """Before anything is made of the index: what a stranger says of its images may be anything."""
+        for first in range(0, len(images), _AT_ONCE):
+            some = images[first : first + _AT_ONCE]
+            pixels = some["height"].astype(np.int64) * some["width"].astype(np.int64)
+            for wrong, why in (
+                (some["mode"] != beton.MODE_JPEG, "is stored as raw pixels; write the file with write_mode='jpg'"),
+                (pixels == 0, "is an image of no pixels; convert it again"),
+                (
+                    pixels > self._max_pixels,
+                    f"has more pixels than {self._max_pixels:,}; if it is meant, open it as Dataset(…, max_pixels=…)",
+                ),
+            ):
+                if wrong.any():
+                    raise DatasetError(f"sample {first + int(np.flatnonzero(wrong)[0])} {why}")
+
+    def _check_labels(self) -> None:
+        if not self.classes:
+            return
+        wrong = (self.labels < 0) | (self.labels >= len(self.classes))
+        if wrong.any():
+            sample = int(np.flatnonzero(wrong)[0])
+            raise DatasetError(
+                f"sample {sample} has label {self.labels[sample]}, and the file has classes 0 … "
+                f"{len(self.classes) - 1}; convert it again"
+            )
+
+    def _table(self, start: int, *, most: int) -> np.ndarray:
+        size = len(self._bytes) - start
+        if start == 0 or size % beton.ALLOCATION.itemsize or size > most * beton.ALLOCATION.itemsize:
             raise DatasetError("is truncated or damaged: its allocation table is not whole; convert it again")
         return np.frombuffer(self._read(start, len(self._bytes)), beton.ALLOCATION)
 
 
-def _sizes(starts: np.ndarray, table: np.ndarray, *, end: int) -> np.ndarray:
+def _sizes(starts: np.ndarray, table: np.ndarray, *, end: int, most: int) -> np.ndarray:
     """Each image's bytes, looked up in the allocation table by where it starts: int64 [D]."""
     pointers, sizes = table["ptr"].astype(np.int64), table["size"].astype(np.int64)
     order = np.argsort(pointers, kind="stable")
@@ -129,6 +234,11 @@ def _sizes(starts: np.ndarray, table: np.ndarray, *, end: int) -> np.ndarray:
     outside = (starts < 0) | (sizes <= 0) | (sizes > end) | (starts > end - sizes)
     if outside.any():
         raise DatasetError(f"sample {int(np.flatnonzero(outside)[0])} lies outside the file; convert it again")
+    if sizes.max() > most:
+        sample = int(sizes.argmax())
+        raise DatasetError(
+            f"sample {sample} has {sizes[sample]:,} bytes, which no JPEG of that size has; convert it again"
+        )
     return sizes
 
 
@@ -137,4 +247,5 @@ def corrupt(dataset: Dataset, sample: int, why: str) -> CorruptSampleError:
     return CorruptSampleError(
         f"{dataset.path}: sample {sample} does not decode ({why}); convert it again, or pass on_corrupt='replace'",
         sample=sample,
+        why=why,
     )

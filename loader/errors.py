@@ -14,11 +14,11 @@ class DatasetError(LoaderError):
 
 
 class CorruptSampleError(DatasetError):
-    """One sample whose bytes do not decode. `sample` is its index in the dataset file."""
+    """One sample whose bytes do not decode. `sample` is its index in the dataset file, `why` what is wrong with it."""
 
-    def __init__(self, message: str, *, sample: int) -> None:
+    def __init__(self, message: str, *, sample: int, why: str = "") -> None:
         super().__init__(message)
-        self.sample = sample
+        self.sample, self.why = sample, why or message
 
 
 class ResumeError(LoaderError):

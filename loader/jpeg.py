@@ -22,6 +22,7 @@ import numba
 import numpy as np
 
 from loader.errors import DatasetError
+from loader.limits import MAX_SCANS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -309,6 +310,38 @@ def _copy_headers(data, head, out):
             to += length
         at += length
     return to
+
+
+@numba.njit(nogil=True, cache=True)
+def count_scans(data, start):
+    """Start-of-scan markers from `start` on. (In entropy-coded bytes 0xFF is followed by 0 or a restart's number.)"""
+    found = 0
+    for i in range(start, len(data) - 1):
+        if data[i] == 0xFF and data[i + 1] == _SOS:
+            found += 1
+    return found
+
+
+class SizeCheck:
+    """Refuses a JPEG that is not of the size that it should have, before anything is allocated for it."""
+
+    def __init__(self) -> None:
+        self._head = np.zeros(FIELDS, np.int64)
+        self._none = np.empty(0, np.int64)
+
+    def __call__(self, data: np.ndarray, *, height: int, width: int) -> None:
+        """Read a JPEG's headers: uint8 [n].
+
+        Raises:
+            JpegError: it is none, has another size, or goes over its pixels more than `MAX_SCANS` times.
+        """
+        status = parse_into(data, self._head, self._none)
+        if status != _OK:
+            raise JpegError(_PROBLEMS[status])
+        if self._head[HEIGHT_OF] != height or self._head[WIDTH_OF] != width:
+            raise JpegError("its size is not the one in the index")
+        if not self._head[_BASELINE] and count_scans(data, self._head[_START]) >= MAX_SCANS:
+            raise JpegError(f"has more than {MAX_SCANS} scans")
 
 
 class Cropper:

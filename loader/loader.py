@@ -61,6 +61,8 @@ class BudgetLoader:
         sampling: "independent", "cyclic" or "static"; see `loader.order.Order`.
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
+        verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
+            sample that differs counts as one that does not decode.
         with_ids: True yields (images, labels, ids), ids int64 [batch]: the samples' numbers in the
             file, as drawn (of a replaced sample: that of the one it stands in for).
 
@@ -95,6 +97,7 @@ class BudgetLoader:
         world_size: int | None = None,
         sampling: Sampling = "independent",
         on_corrupt: OnCorrupt = "raise",
+        verify: bool = False,
         with_ids: bool = False,
     ) -> None:
         _check_count(batch_size, what="batch_size")
@@ -102,7 +105,7 @@ class BudgetLoader:
         device = engines.check_device(device)
         if on_corrupt not in ("raise", "replace"):
             raise EngineError(f"on_corrupt {on_corrupt!r} is not known; give 'raise' or 'replace'")
-        self.dataset: Any = Dataset(path) if isinstance(path, (str, os.PathLike)) else path
+        self.dataset: Any = _dataset(path, verify=verify)
         crop = _crop(crop, self.dataset, image_size)
         output = Output(image_size, str(dtype), layout, device, interpolation, crop, mean, std)
         self.seed = check_seed(seed)
@@ -233,7 +236,6 @@ class BudgetLoader:
         while position.step < self._planner.steps[epoch]:
             asked = time.perf_counter()
             batch = self._next_batch()
-            position.step += 1
             waited = time.perf_counter() - asked
             stats.trainer_wait_seconds += waited
             if not stats.batches:
@@ -242,7 +244,10 @@ class BudgetLoader:
             stats.samples_emitted += len(batch.labels)
             stats.samples_replaced += batch.replaced
             self._measure(stats, began)
-            yield self._item(batch)
+            item = self._item(batch)
+            # Nothing is called from here to the trainer: no signal's exception falls between counting and handing out.
+            position.step += 1
+            yield item
             if self._iteration is not iteration:
                 raise EngineError("a newer iteration has begun, or set_epoch moved the loader; iterate over it anew")
             self._measure(stats, began)
@@ -258,6 +263,7 @@ class BudgetLoader:
         engine = self._check_open()
         here = (self._position.epoch, self._position.step)
         if self._stream is None or self._stream.next_out != here:
+            self._stream = None  # and stays so if what follows is interrupted
             engine.abort()
             self._stream = _Stream(engine, stream(self._planner, epoch=here[0], step=here[1]), here)
         try:
@@ -322,6 +328,16 @@ class _Stream:
                 return
             self._engine.submit(plan)
             self._under_way.append((plan.epoch, plan.step))
+
+
+def _dataset(path: Any, *, verify: bool) -> Any:
+    if isinstance(path, (str, os.PathLike)):
+        return Dataset(path, verify=verify)
+    if verify and not getattr(path, "verifies", False):
+        raise EngineError(
+            "verify=True: the dataset is open already; give Dataset(path, verify=True), or serve --verify"
+        )
+    return path
 
 
 def _crop(crop: str, dataset: Index, image_size: int) -> Crop:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
+import io
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from loader import pickles
 from loader.errors import DatasetError
+from loader.limits import MAX_PIXELS, check_max_pixels, check_pixels, check_scans, max_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
+# What Pillow may take a file for, whatever its name: it knows formats that start other programs (EPS: Ghostscript).
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+_BYTES_PER_PIXEL = 16  # of the least compressed of these
 
 
 @dataclass(frozen=True)
@@ -42,18 +48,19 @@ class Source:
         return len(self.names)
 
 
-def open_source(path: str | Path, *, split: str = "train") -> Source:
+def open_source(path: str | Path, *, split: str = "train", max_pixels: int = MAX_PIXELS) -> Source:
     """The source that `path` is: a folder of class folders, or one with CIFAR's pickles.
 
     Args:
         path: the folder.
         split: "train" or "test", for CIFAR.
+        max_pixels: of an image; larger ones cannot be read.
     """
     root = Path(path)
     if not root.is_dir():
         raise DatasetError(f"{root} is no folder; give one with a folder of images for each class")
-    pickles = cifar_folder(root)
-    return image_folder(root) if pickles is None else cifar(pickles, split=split)
+    found = cifar_folder(root)
+    return image_folder(root, max_pixels=max_pixels) if found is None else cifar(found, split=split)
 
 
 def cifar_folder(root: str | Path) -> Path | None:
@@ -65,10 +72,17 @@ def cifar_folder(root: str | Path) -> Path | None:
     return None
 
 
-def image_folder(root: str | Path) -> Source:
-    """A folder with a folder for each class, as torchvision's ImageFolder reads it (sorted)."""
+def image_folder(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:
+    """A folder with a folder for each class, as torchvision's ImageFolder reads it (sorted).
+
+    Args:
+        root: the folder.
+        max_pixels: of an image; larger ones cannot be read.
+    """
     from PIL import Image
 
+    if check_max_pixels(max_pixels) > (Image.MAX_IMAGE_PIXELS or max_pixels):
+        Image.MAX_IMAGE_PIXELS = max_pixels  # which is the process's, and would be the lower limit
     root = Path(root)
     try:
         classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
@@ -86,12 +100,22 @@ def image_folder(root: str | Path) -> Source:
         )
 
     def load(i: int) -> Image.Image:
-        image = Image.open(files[i][0])
-        image.load()
-        return image
+        with Image.open(io.BytesIO(read(i)), formats=FORMATS) as image:
+            check_pixels(*image.size, most=max_pixels)  # before it is decoded
+            if image.format in ("JPEG", "MPO"):
+                check_scans(read(i))
+            image.load()
+            return image
+
+    def read(i: int) -> bytes:
+        with open(files[i][0], "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > _BYTES_PER_PIXEL * max_pixels + max_bytes(1):
+                raise DatasetError(f"it has {size:,} bytes, more than any image of {max_pixels:,} pixels")
+            return file.read(size)
 
     names, labels = [str(f.relative_to(root)) for f, _ in files], [label for _, label in files]
-    return Source(names, labels, tuple(classes), load, read=lambda i: files[i][0].read_bytes())
+    return Source(names, labels, tuple(classes), load, read=read)
 
 
 def cifar(root: str | Path, *, split: str = "train") -> Source:
@@ -105,46 +129,17 @@ def cifar(root: str | Path, *, split: str = "train") -> Source:
     files = (
         [f"data_batch_{i}" for i in range(1, 6)] if tens and split == "train" else [f"{split}_batch" if tens else split]
     )
-    meta = _unpickle(root / ("batches.meta" if tens else "meta"))
-    parts = [_unpickle(root / name) for name in files]
+    meta = pickles.load(root / ("batches.meta" if tens else "meta"))
+    parts = [pickles.load(root / name) for name in files]
     key = b"labels" if tens else b"fine_labels"
     try:
         pixels = np.concatenate([part[b"data"] for part in parts]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        labels = [int(label) for part in parts for label in part[key]]
+        labels = [label for part in parts for label in part[key]]
         classes = tuple(name.decode() for name in meta[b"label_names" if tens else b"fine_label_names"])
     except (KeyError, ValueError, TypeError) as error:
         raise DatasetError(f"{root} does not hold CIFAR's pickles as they are distributed ({error})") from None
     names = [f"{split} image {i}" for i in range(len(labels))]
     return Source(names, labels, classes, lambda i: Image.fromarray(np.ascontiguousarray(pixels[i])), lossy=False)
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Reads CIFAR's pickles (dicts of lists and arrays) and refuses to call anything else."""
-
-    _ALLOWED = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }
-    )
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
-
-
-def _unpickle(path: Path) -> dict:
-    try:
-        with open(path, "rb") as file:
-            return _PlainUnpickler(file, encoding="bytes").load()
-    except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
-    except (pickle.UnpicklingError, EOFError, ValueError, ImportError, IndexError) as error:
-        raise DatasetError(f"{path} is no pickle of CIFAR's ({error}); download it again") from None
 
 
 def torchvision_dataset(name: str, root: str | Path, *, split: str | None = None) -> Source:

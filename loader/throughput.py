@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from loader import apart
 from loader.errors import EngineError, LoaderError
 from loader.schedule import Schedule, _check_count
 
@@ -83,7 +84,7 @@ def measure_apart(file: str | Path, *, engine: str, work: Work) -> Rates:
         EngineError: it failed; the message is its last line.
     """
     request = json.dumps({"file": str(file), "engine": engine, "work": asdict(work)})
-    done = subprocess.run([sys.executable, "-m", "loader.throughput", request], capture_output=True, text=True)
+    done = subprocess.run(apart.command("loader.throughput", request), capture_output=True, text=True)
     if done.returncode:
         why = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
         raise EngineError(why[-1].removeprefix("error: "))

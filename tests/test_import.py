@@ -8,12 +8,12 @@ import pytest
 import loader
 
 LAYERS = (  # each imports from its own line or those above it
-    {"errors", "rng", "parallel", "stats"},
+    {"apart", "errors", "limits", "parallel", "pickles", "rng", "stats"},
     {"schedule"},
     {"budget", "position", "shard", "theory"},
     {"beton", "jpeg", "order", "resize", "windows"},
     {"batch", "dataset", "sources"},
-    {"convert", "engines", "generate"},
+    {"convert", "engines", "generate", "verify"},
     {"loader", "sampler"},
     {"service", "noise", "throughput"},
     {"doctor"},

@@ -122,6 +122,7 @@ def lender(shared, monkeypatch):
     start = memory.ctypes.data
     store = Store(start, start + memory.nbytes, 0, (descriptor, 0))
     monkeypatch.setattr(lending, "find_store", lambda array: store if store.where(array) is not None else None)
+    monkeypatch.setattr(lending, "_LEAST_BYTES", 1)
     return Lender(), memory.reshape(8, 4, -1)
 
 

@@ -6,9 +6,11 @@ of epochs' ends: it is not drained, rebuilt or restarted between them.
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -27,6 +29,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 DTYPES = ("float32", "float16", "bfloat16", "uint8")
 LAYOUTS = ("channels_last", "contiguous")
 OnCorrupt = Literal["raise", "replace"]
+_JOIN_SECONDS = 10.0
+_log = logging.getLogger("loader")
 
 
 @dataclass(frozen=True)
@@ -132,19 +136,36 @@ class Engine(Protocol):
         """Begin a batch. At most `capacity` may be under way."""
 
     def get(self) -> Batch:
-        """Wait for the oldest batch under way. Errors of its making are raised here."""
+        """Wait for the oldest batch under way. Errors of its making are raised here.
+
+        After an exception that is not of its making (a signal's, such as KeyboardInterrupt) call `abort`, and submit
+        anew what is still wanted.
+        """
 
     def abort(self) -> None:
         """Forget every batch under way; the next `get` belongs to the next `submit`."""
 
     def close(self) -> None:
-        """Stop and leave no thread behind. May be called twice."""
+        """Stop and leave no thread behind. May be called twice.
+
+        A thread that some device or file system keeps from ending is waited for 10 seconds, and then left to end by
+        itself: a process can always be left.
+        """
 
 
 def check_room(under_way: int, capacity: int) -> None:
     """Refuse one more batch than the capacity."""
     if under_way >= capacity:
         raise EngineError(f"{capacity} batches are under way already; get one first")
+
+
+def join_soon(threads: Sequence[threading.Thread]) -> None:
+    """Wait for threads that were told to end, 10 seconds at most for all of them."""
+    deadline = time.monotonic() + _JOIN_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if stuck := [thread.name for thread in threads if thread.is_alive()]:
+        _log.warning("%s did not end within %.0f s, and is left behind", ", ".join(stuck), _JOIN_SECONDS)
 
 
 class Work:

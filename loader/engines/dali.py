@@ -30,8 +30,8 @@ from loader.engines.base import Job, Work
 from loader.engines.native import Renderer
 from loader.engines.threaded import ThreadedEngine
 from loader.engines.upload import Put, uploader
-from loader.errors import EngineError
-from loader.jpeg import Cropper, JpegError
+from loader.errors import CorruptSampleError, EngineError
+from loader.jpeg import Cropper, JpegError, SizeCheck
 
 dali: Any = nvidia.dali  # most of it is made at run time, and has no types to check
 _DEPTH = 2  # batches in a pipeline: one that is made while the one before it is taken
@@ -81,6 +81,7 @@ class _Maker:
         self._uploader = uploader(job)
         self._renderer = Renderer(job, work, self._uploader.host)
         self._cropper = Cropper() if cropped else None
+        self._check = SizeCheck()
         self._fed: deque[tuple[BatchPlan, Any]] = deque()  # the bytes must live until they are decoded
         self._problem: Exception | None = None
         self._pipeline = self._build()
@@ -116,7 +117,7 @@ class _Maker:
         rows = plan.rows
         anchors, shapes = rows[:, TOP : LEFT + 1].astype(np.int32), rows[:, HEIGHT : HEIGHT + 2].astype(np.int32)
         try:
-            jpegs = [self._job.dataset.jpeg(sample) for sample in rows[:, SAMPLE]]
+            jpegs = [self._read(sample) for sample in rows[:, SAMPLE]]
             if self._cropper is not None:
                 jpegs, places = self._cropped(jpegs, rows)
                 anchors -= places
@@ -128,6 +129,11 @@ class _Maker:
             self._pipeline.schedule_run()
         except Exception as error:
             self._problem = error
+
+    def _read(self, sample: int) -> np.ndarray:
+        data, dataset = self._job.dataset.jpeg(sample), self._job.dataset
+        self._check(data, height=int(dataset.heights[sample]), width=int(dataset.widths[sample]))
+        return data
 
     def _cropped(self, jpegs: list[np.ndarray], rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         """The JPEGs' parts that show the windows, and where those begin: int32 [n, 2]."""
@@ -164,7 +170,7 @@ class _Maker:
             self._problem, self._pipeline = None, self._build()
             for at in range(len(self._fed)):
                 self._feed(at)
-        if not batch.replaced and not isinstance(error, JpegError):
+        if not batch.replaced and not isinstance(error, (JpegError, CorruptSampleError)):
             # Nothing is wrong with the images: it is DALI's own trouble, and would come again.
             raise EngineError(f"DALI failed: {str(error).strip().splitlines()[-1]}") from error
         return batch

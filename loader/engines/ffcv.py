@@ -34,7 +34,8 @@ from loader.engines.native import Renderer
 from loader.engines.threaded import ThreadedEngine
 from loader.engines.upload import Uploader, uploader
 from loader.errors import EngineError
-from loader.jpeg import FIELDS, HEIGHT_OF, NO_TABLE, SEGMENTS, WIDTH_OF, crop_into, parse_into
+from loader.jpeg import FIELDS, HEIGHT_OF, NO_TABLE, SEGMENTS, WIDTH_OF, count_scans, crop_into, parse_into
+from loader.limits import MAX_SCANS
 from loader.resize import resample
 
 _torch_threads = torch.get_num_threads()
@@ -96,6 +97,8 @@ def _decode_row(row, data, most_pixels, antialias, tone, out):
     elif size == NO_TABLE:
         part = data
         place[:] = 0
+        if count_scans(data, 0) > MAX_SCANS:
+            return False
     else:
         return False
     # The decoder writes as many pixels as its arguments say, and they come from the same header.
@@ -245,7 +248,11 @@ class _Endless(EpochIterator):
         """Nothing: `finish` makes the batch."""
 
     def finish(self, plan: BatchPlan) -> Batch:
+        dataset = self._job.dataset
+        dataset.check_unchanged()  # what is compiled reads the map
         buffer, status = self._run_pipeline(plan.rows)
+        if dataset.verifies:
+            status[:, 0] |= [not dataset.intact(sample) for sample in plan.rows[:, SAMPLE].tolist()]
         self._work.add_decoded(plan.epoch, len(plan))
         labels, replaced = plan.labels.copy(), 0
         for row in np.flatnonzero(status).tolist():
@@ -268,6 +275,8 @@ class FFCVEngine(ThreadedEngine):
     def __init__(self, job: Job) -> None:
         if job.output.crop == "pad":
             raise EngineError("engine 'ffcv' does not pad; use engine='resident' or 'native', or crop='resized'")
+        if not job.dataset.mapped:
+            raise EngineError("engine 'ffcv' reads the file's map; use engine='native', or a Dataset with mapped=True")
         work = Work()
         up = uploader(job)
         # FFCV makes things, which are not used here, on whichever GPU is the current one.

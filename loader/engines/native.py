@@ -19,11 +19,11 @@ import simplejpeg
 
 from loader.batch import Batch, BatchPlan
 from loader.dataset import Dataset, corrupt
-from loader.engines.base import Job, Output, Work, check_room
+from loader.engines.base import Job, Output, Work, check_room, join_soon
 from loader.engines.buffers import BufferPool, tone
 from loader.engines.upload import Sent, Uploader, uploader
 from loader.errors import CorruptSampleError, EngineError
-from loader.jpeg import Cropper, JpegError
+from loader.jpeg import Cropper, JpegError, SizeCheck
 from loader.resize import resample
 from loader.windows import PAD
 
@@ -63,10 +63,11 @@ class NativeEngine:
     def get(self) -> Batch:
         if not self._pending:
             raise EngineError("no batch is under way; submit a plan first")
-        pending = self._pending.popleft()
+        pending = self._pending[0]  # forgotten when it is here: Ctrl-C while this waits leaves it under way
         while not pending.done.wait(timeout=1.0):
             if not any(thread.is_alive() for thread in self._threads):
                 raise EngineError("the engine's threads have ended; make a new loader")
+        self._pending.popleft()
         if pending.error is not None:
             raise pending.error
         assert pending.sent is not None, "it was sent before it was done"
@@ -87,8 +88,7 @@ class NativeEngine:
 def _stop(tasks: queue.SimpleQueue, threads: list[threading.Thread]) -> None:
     for _ in threads:
         tasks.put(None)
-    for thread in threads:
-        thread.join()
+    join_soon(threads)
 
 
 def compile_kernels(output: Output) -> None:
@@ -243,7 +243,7 @@ class Decoder:
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
-        self._cropper = Cropper()
+        self._cropper, self._check = Cropper(), SizeCheck()
         self._pixels = np.empty(0, np.uint8)
 
     def decode(self, sample: int, *, top: int, left: int, height: int, width: int) -> tuple[np.ndarray, int, int]:
@@ -252,10 +252,11 @@ class Decoder:
         The pixels are valid until the next call.
         """
         data = self._dataset.jpeg(sample)
-        pixels_bytes = int(self._dataset.heights[sample] * self._dataset.widths[sample]) * 3
-        if self._pixels.size < pixels_bytes:
-            self._pixels = np.empty(pixels_bytes, np.uint8)
+        whole = int(self._dataset.heights[sample]), int(self._dataset.widths[sample])
         try:
+            self._check(data, height=whole[0], width=whole[1])
+            if self._pixels.size < 3 * whole[0] * whole[1]:  # which the dataset limits
+                self._pixels = np.empty(3 * whole[0] * whole[1], np.uint8)
             data, y, x = self._cropper.crop(data, top=top, left=left, height=height, width=width)
             return simplejpeg.decode_jpeg(data, buffer=self._pixels), top - y, left - x
         except (JpegError, ValueError) as error:

@@ -7,10 +7,11 @@ import threading
 import time
 import weakref
 from collections import deque
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from loader.batch import Batch, BatchPlan
-from loader.engines.base import Work, check_room
+from loader.engines.base import Work, check_room, join_soon
 from loader.errors import EngineError
 
 
@@ -33,89 +34,99 @@ class Maker(Protocol):
         """Let go of everything."""
 
 
+@dataclass(eq=False, slots=True)
+class _Pending:
+    """A batch under way, and what became of it once `done` is set."""
+
+    plan: BatchPlan
+    made: Batch | BaseException | None = None
+    cancelled: bool = False
+    done: threading.Event = field(default_factory=threading.Event)
+
+
 class ThreadedEngine:
-    """See `loader.engines.base.Engine`."""
+    """See `loader.engines.base.Engine`.
+
+    A maker that can wait for long has a method `give_up`, called from another thread: `finish` raises soon then.
+    """
 
     def __init__(self, maker: Maker, *, capacity: int, work: Work, name: str) -> None:
         self.capacity, self.work = capacity, work
-        self._pending: deque[BatchPlan] = deque()
-        self._stale = 0  # batches under way that were aborted
-        self._plans: queue.SimpleQueue[BatchPlan | None] = queue.SimpleQueue()
-        self._finished: queue.SimpleQueue[Batch | BaseException] = queue.SimpleQueue()
+        self._pending: deque[_Pending] = deque()
+        self._plans: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         # The thread does not know the engine, so that a forgotten engine can be freed.
-        arguments = (maker, self._plans, self._finished, work)
-        self._thread = threading.Thread(target=_run, args=arguments, name=name, daemon=True)
+        self._thread = threading.Thread(target=_run, args=(maker, self._plans, work), name=name, daemon=True)
         self._thread.start()
-        self._finalizer = weakref.finalize(self, _stop, self._plans, self._thread)
+        self._finalizer = weakref.finalize(self, _stop, maker, self._plans, self._thread)
 
     def submit(self, plan: BatchPlan) -> None:
         if not self._finalizer.alive:
             raise EngineError("the loader is closed; make a new one")
         check_room(len(self._pending), self.capacity)
-        self._pending.append(plan)
-        self._plans.put(plan)
+        pending = _Pending(plan)
+        self._pending.append(pending)
+        self._plans.put(pending)
 
     def get(self) -> Batch:
         if not self._pending:
             raise EngineError("no batch is under way; submit a plan first")
+        # It is forgotten when it is here, and not before: an exception that a signal raises while this waits
+        # (Ctrl-C) leaves the batch under way, and what comes next is its own plan's.
+        pending = self._pending[0]
+        while not pending.done.wait(timeout=1.0):
+            if not self._thread.is_alive():
+                raise EngineError(f"{self._thread.name}'s thread has ended; make a new loader")
         self._pending.popleft()
-        while self._stale:
-            self._next()
-            self._stale -= 1
-        batch = self._next()
-        if isinstance(batch, BaseException):
-            raise batch
-        return batch.arrived()
-
-    def _next(self) -> Batch | BaseException:
-        while True:
-            try:
-                return self._finished.get(timeout=1.0)
-            except queue.Empty:
-                if not self._thread.is_alive():
-                    raise EngineError(f"{self._thread.name}'s thread has ended; make a new loader") from None
+        if isinstance(pending.made, BaseException):
+            raise pending.made
+        assert pending.made is not None
+        return pending.made.arrived()
 
     def abort(self) -> None:
-        self._stale += len(self._pending)
+        for pending in self._pending:  # what has not begun is not made, and what has is dropped by its thread
+            pending.cancelled = True
         self._pending.clear()
-        while True:  # what has not begun need not be made
-            try:
-                self._plans.get_nowait()
-                self._stale -= 1
-            except queue.Empty:
-                return
 
     def close(self) -> None:
-        if self._finalizer.alive:
-            self.abort()
-            self._finalizer()
+        self.abort()
+        self._finalizer()
 
 
-def _stop(plans: queue.SimpleQueue, thread: threading.Thread) -> None:
+def _stop(maker: Maker, plans: queue.SimpleQueue, thread: threading.Thread) -> None:
     plans.put(None)
-    thread.join()
+    give_up = getattr(maker, "give_up", None)
+    if give_up is not None:
+        give_up()
+    join_soon([thread])
 
 
-def _run(maker: Maker, plans: queue.SimpleQueue, finished: queue.SimpleQueue, work: Work) -> None:
-    under_way: deque[BatchPlan] = deque()
+def _run(maker: Maker, plans: queue.SimpleQueue, work: Work) -> None:
+    under_way: deque[_Pending] = deque()
     busy_since = 0.0
     try:
         maker.enter()
         while True:
             if len(under_way) < maker.depth and (not under_way or not plans.empty()):
-                plan = plans.get()
-                if plan is None:
+                pending = plans.get()
+                if pending is None:
                     return
+                if pending.cancelled:
+                    continue
                 if not under_way:
                     busy_since = time.perf_counter()
-                maker.begin(plan)
-                under_way.append(plan)
+                maker.begin(pending.plan)
+                under_way.append(pending)
             else:
-                plan = under_way.popleft()
-                finished.put(_finish(maker, plan))
+                pending = under_way.popleft()
+                made = _finish(maker, pending.plan)
+                if not pending.cancelled:
+                    pending.made = made
+                pending.done.set()
                 now = time.perf_counter()
-                work.add_busy(now - busy_since, samples=len(plan))
+                work.add_busy(now - busy_since, samples=len(pending.plan))
                 busy_since = now
+                del made  # while this thread waits, it must not keep a buffer
+            del pending
     finally:
         maker.close()
 

@@ -10,6 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:  # the coordinator restarts fast as long as it imports neither torch nor numba
     from loader.batch import Crop
+    from loader.dataset import Dataset
     from loader.engines.base import OnCorrupt
     from loader.resize import Interpolation
 
@@ -40,6 +41,25 @@ class Spec:
     @property
     def block_bytes(self) -> int:
         return BLOCK * self.image_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the dataset is opened.
+
+    Args:
+        path: of the file.
+        verify, max_pixels: as in `loader.dataset.Dataset`.
+    """
+
+    path: str
+    verify: bool
+    max_pixels: int
+
+    def open(self) -> Dataset:
+        from loader.dataset import Dataset
+
+        return Dataset(self.path, verify=self.verify, max_pixels=self.max_pixels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,10 @@ class BlockCache:
     def __len__(self) -> int:
         return len(self._blocks)
 
+    def has(self, key: Key, rows: int) -> bool:
+        """Whether so many rows of a block were asked for before."""
+        return key in self._blocks and self._blocks[key][-1].stop >= rows
+
     def take(self, wanted: Sequence[tuple[Key, int]]) -> tuple[list[list[Part]], int]:
         """The first rows of blocks, and how many samples had to be decoded for them.
 

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
 import math
 import mmap
 import os
-import select
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections import deque
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,27 +24,17 @@ from loader.errors import CorruptSampleError, EngineError
 from loader.loader import BudgetLoader
 from loader.service import SHARE, registry
 from loader.service.blocks import BLOCK, Spec, spans
-from loader.service.bridge import MESSAGE_BYTES, gone
+from loader.service.connection import POLL_SECONDS, Bridge, BridgeEnded
 from loader.service.lending import Borrower
+from loader.service.link import gone
 
-_POLL_SECONDS = 0.5
+_LABEL_LETTERS = 200
+_log = logging.getLogger("loader")
+_COPIED = (
+    "service %r: batches are copied, which costs time: the object store's memory is not to be found (another version "
+    "of Ray, or a hidden /proc)"
+)
 _RESTARTS = 5  # of the bridge without a batch in between
-
-
-@dataclass
-class Index:
-    """A served dataset, as far as planning needs it; the images stay with the service."""
-
-    path: str
-    fingerprint: str
-    classes: tuple[str, ...]
-    heights: np.ndarray
-    widths: np.ndarray
-    labels: np.ndarray
-    capacity_bytes: int
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> BudgetLoader:
@@ -70,7 +54,7 @@ def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> B
         EngineError: there is no such service, or it is gone: within 5 seconds, now and later. Start it
             again, connect, and `load_state_dict` to go on.
     """
-    label = str(options.pop("label", f"{socket.gethostname()}:{os.getpid()}"))
+    label = str(options.pop("label", f"{socket.gethostname()}:{os.getpid()}"))[:_LABEL_LETTERS]
     for option in ("engine", "workers"):
         if option in options:
             raise EngineError(f"{option}={options[option]!r}: the service decides that; leave it out")
@@ -81,7 +65,7 @@ def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> B
             f"sampling={options['sampling']!r}: only sampling='independent' can be shared; the others' "
             "order depends on the schedule"
         )
-    bridge = Bridge(registry.read(name), label=label)
+    bridge = Bridge(registry.find(name), label=label)
     schedule, seed = options.get("schedule"), options.get("seed", 0)
 
     def engine(job: Job) -> ThreadedEngine:
@@ -113,128 +97,11 @@ def _check_memory(bridge: Bridge, job: Job) -> None:
 
 def status(name: str) -> dict[str, Any]:
     """What a service is doing: see `loader.service.coordinator.Coordinator.status`."""
-    bridge = Bridge(registry.read(name), label="status")
+    bridge = Bridge(registry.find(name), label="status")
     try:
         return bridge.ask({"op": "status"})[0]
     finally:
         bridge.close()
-
-
-class BridgeEnded(Exception):
-    """The process between here and the service is not there any more."""
-
-
-class Bridge:
-    """The process between here and a service, and the questions to it.
-
-    Args:
-        entry: the service.
-        label: of the trainer.
-    """
-
-    def __init__(self, entry: registry.Entry, *, label: str) -> None:
-        self.entry, self.label = entry, label
-        if not entry.alive:
-            raise gone(entry, f"process {entry.pid} has ended")
-        answer, (descriptor,) = self.start()
-        try:
-            with mmap.mmap(descriptor, 0) as memory:
-                arrays = np.frombuffer(memory, np.int64).reshape(3, -1).copy()
-        finally:
-            os.close(descriptor)
-        self.index = Index(
-            answer["path"],
-            answer["fingerprint"],
-            tuple(answer["classes"]),
-            heights=arrays[0],
-            widths=arrays[1],
-            labels=arrays[2],
-            capacity_bytes=answer["capacity_bytes"],
-        )
-
-    def start(self) -> tuple[dict[str, Any], list[int]]:
-        """Start the process, and have it connect."""
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - of the process, to say why it ended
-        self._wire, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self._wire, other):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        with other:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "loader.service.bridge", str(other.fileno())],
-                pass_fds=[other.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._errors,
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": path},
-            )
-        return self.ask({"op": "hello", "entry": dataclasses.asdict(self.entry), "label": self.label})
-
-    def ask(self, message: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-        """The answer to a message.
-
-        Raises:
-            EngineError: the service is gone, or says so.
-        """
-        try:
-            self.send(message, [])
-            return self.answer()
-        except BridgeEnded:
-            raise gone(self.entry, f"the connection to it broke: {self.last_words()}") from None
-
-    def send(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        try:
-            socket.send_fds(self._wire, [json.dumps(message).encode()], descriptors)
-        except OSError:
-            raise BridgeEnded from None
-
-    def answer(self) -> tuple[dict[str, Any], list[int]]:
-        """The answer to the message that was sent first and not answered yet.
-
-        Raises:
-            BridgeEnded: the process ended; `EngineError` if the service did, too.
-            CorruptSampleError, EngineError: it says so.
-        """
-        while not select.select([self._wire], [], [], _POLL_SECONDS)[0]:
-            if not self.entry.alive:
-                raise gone(self.entry, f"process {self.entry.pid} has ended")
-        try:
-            data, descriptors, _, _ = socket.recv_fds(self._wire, MESSAGE_BYTES, 4)
-        except OSError:
-            data, descriptors = b"", []
-        for descriptor in descriptors:
-            os.set_inheritable(descriptor, False)
-        if not data:
-            raise BridgeEnded
-        message = json.loads(data)
-        if "sample" in message:
-            raise CorruptSampleError(message["error"], sample=message["sample"])
-        if "error" in message:
-            raise EngineError(message["error"])
-        return message, descriptors
-
-    def last_words(self) -> str:
-        """What the process said last, or how it ended."""
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        if lines:
-            return lines[-1]
-        try:
-            return f"its process ended with status {self._process.wait(timeout=1)}"
-        except subprocess.TimeoutExpired:
-            return "its process says nothing"
-
-    def close(self) -> None:
-        self._wire.close()  # which ends the process
-        if not self.entry.alive:
-            self._process.kill()  # it may be waiting for what will never come
-        try:
-            self._process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 class _Maker:
@@ -263,6 +130,7 @@ class _Maker:
         self._borrower: Borrower | None = None
         self._broken: BaseException | None = None
         self._restarts = 0
+        self._said = False  # that batches are copied
         try:
             bridge.send(self._setup, [])
         except BridgeEnded as error:
@@ -286,19 +154,39 @@ class _Maker:
         assert begun is plan, "batches are answered in order"
         if isinstance(answer, BaseException):
             raise answer
+        try:
+            return self._made(plan, buffer, answer)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            raise EngineError(
+                f"the process between here and service {self._bridge.entry.name!r} answers without sense ({error!r}); "
+                "is it of the same version?"
+            ) from None
+
+    def _made(self, plan: BatchPlan, buffer: np.ndarray, answer: dict[str, Any]) -> Batch:
+        """The batch that an answer stands for."""
         self._restarts = 0
         if answer["decoded"]:
             self._work.add_decoded(plan.epoch, answer["decoded"])
             self._work.add_busy(answer["decode_busy_seconds"], stage="decode")
+        if answer["copied"] and not self._said:
+            self._said = True
+            _log.warning(_COPIED, self._bridge.entry.name)
         if "loan" in answer:
-            assert self._borrower is not None, "the first loan came with the descriptors"
+            if self._borrower is None:
+                raise ValueError("a loan without descriptors")
             buffer = self._borrower.array(answer["loan"], offset=answer["offset"], shape=buffer.shape)
         labels = plan.labels.copy()
         for row, label in answer["replaced"]:
+            if not 0 <= row < len(labels) or not -(1 << 63) <= label < 1 << 63:
+                raise ValueError(f"label {label} of row {row}")
             labels[row] = label
         # The memory is shared with the process between, and not pinned: a device gets a copy.
         sent = self._uploader.send(buffer, labels, foreign=True)
         return Batch(sent.images, sent.labels, plan, len(answer["replaced"]), sent.arrival)
+
+    def give_up(self) -> None:
+        """Called by another thread: whatever `finish` waits for is not wanted any more."""
+        self._bridge.given_up = True
 
     def close(self) -> None:
         self._settle()
@@ -315,12 +203,20 @@ class _Maker:
                     self._restart()
                 answer, descriptors = self._bridge.answer()
                 if descriptors:
-                    self._borrower = Borrower(*descriptors)
+                    self._borrow(descriptors)
                 return answer
             except BridgeEnded as error:
                 self._broken = error
             except (EngineError, CorruptSampleError) as error:
                 return error
+
+    def _borrow(self, descriptors: list[int]) -> None:
+        if len(descriptors) != 2:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise EngineError(f"{len(descriptors)} descriptors came with a batch, and not 2")
+        self._settle()
+        self._borrower = Borrower(*descriptors)
 
     def _settle(self) -> None:
         """Owe this process between nothing any more; the next one lends its own."""
@@ -331,7 +227,7 @@ class _Maker:
     def _restart(self) -> None:
         """Start the process between again, and ask again for all that it owed; what it made is the same."""
         entry = self._bridge.entry
-        deadline = time.monotonic() + 2 * _POLL_SECONDS
+        deadline = time.monotonic() + 2 * POLL_SECONDS
         while entry.alive and time.monotonic() < deadline:  # it may have ended a moment before the service did
             time.sleep(0.05)
         self._restarts += 1

@@ -11,26 +11,35 @@ from pathlib import Path
 
 from loader.errors import LoaderError
 from loader.service import LOOPBACK, registry
-from loader.service.server import joined, serve_until_stopped, service
+from loader.service.join import joined
+from loader.service.server import serve_until_stopped, service
+from loader.service.stopping import stopping
 
 
 def serve(options: argparse.Namespace) -> int:
     if options.metrics_port is not None and not 0 < options.metrics_port < 1 << 16:
         raise LoaderError(f"--metrics-port {options.metrics_port} is no port; give 1 … 65535")
-    with service(
-        options.file,
-        name=options.name,
-        memory_bytes=options.memory,
-        workers=options.workers,
-        host=options.host,
-    ) as entry:
+    with (
+        stopping(last=lambda: None) as stop,
+        service(
+            options.file,
+            name=options.name,
+            memory_bytes=options.memory,
+            workers=options.workers,
+            host=options.host,
+            verify=options.verify,
+            max_pixels=options.max_pixels,
+        ) as served,
+    ):
+        stop.started = True
+        entry = served.entry
         print(
             f"serving {options.file} as {entry.name!r}; loader.connect({entry.name!r}, …); Ctrl-C ends it", flush=True
         )
         if entry.node != LOOPBACK:
             print(f"on other machines: python -m loader join {entry.address} --name {entry.name} …", flush=True)
-            print(f"the token is in {registry.folder() / (entry.name + '.json')}; traffic is not encrypted", flush=True)
-        serve_until_stopped(entry, metrics_port=options.metrics_port)
+            print(f"the token is in {registry.path_of(entry.name)}; traffic is not encrypted", flush=True)
+        serve_until_stopped(served, stop=stop, metrics_port=options.metrics_port)
     return 0
 
 
@@ -40,16 +49,21 @@ def join(options: argparse.Namespace) -> int:
         token = json.loads(text)["token"] if text.startswith("{") else text
     except (OSError, ValueError, KeyError) as error:
         raise LoaderError(f"--token-file {options.token_file} cannot be read ({error})") from None
-    with joined(
-        options.address,
-        name=options.name,
-        token=token,
-        host=options.host,
-        workers=options.workers,
-        memory_bytes=options.memory,
-    ) as entry:
-        print(f"joined {options.address}; loader.connect({entry.name!r}, …) works here; Ctrl-C ends it", flush=True)
-        serve_until_stopped(entry, metrics_port=None)
+    with (
+        stopping(last=lambda: None) as stop,
+        joined(
+            options.address,
+            name=options.name,
+            token=token,
+            host=options.host,
+            workers=options.workers,
+            memory_bytes=options.memory,
+        ) as served,
+    ):
+        stop.started = True
+        name = served.entry.name
+        print(f"joined {options.address}; loader.connect({name!r}, …) works here; Ctrl-C ends it", flush=True)
+        serve_until_stopped(served, stop=stop, metrics_port=None)
     return 0
 
 
@@ -58,10 +72,10 @@ def top(options: argparse.Namespace) -> int:
         raise LoaderError(f"--seconds {options.seconds:g} cannot be waited; give a number above 0")
     from rich.live import Live
 
-    from loader.service.client import Bridge
+    from loader.service.connection import Bridge
     from loader.service.top import table
 
-    bridge = Bridge(registry.read(options.name), label="top")
+    bridge = Bridge(registry.find(options.name), label="top")
     try:
         with Live(auto_refresh=False) as live:
             for reading in itertools.count(1):

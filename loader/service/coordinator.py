@@ -8,11 +8,11 @@ from typing import Any
 
 import ray
 
-from loader.dataset import Dataset
 from loader.errors import EngineError
 from loader.service import DECODE, SHARE
-from loader.service.blocks import BLOCK, Key, Part
+from loader.service.blocks import BLOCK, Key, Part, Reading
 from loader.service.cache import BlockCache
+from loader.service.failures import ATTEMPTS
 
 _FORGET_SECONDS = 120.0  # a trainer that asks for nothing for so long is not counted any more
 _RATE_SECONDS = 5.0
@@ -28,6 +28,7 @@ class Trainer:
         epoch, step: of the batch that it took last.
         emitted, decoded: samples it was given, and of those that were decoded because it asked first.
         waited_seconds: by its loader's thread, for blocks.
+        copied: batches that were copied because the way to lend them is lost.
         seen: when it asked last.
     """
 
@@ -38,6 +39,7 @@ class Trainer:
     emitted: int = 0
     decoded: int = 0
     waited_seconds: float = 0.0
+    copied: int = 0
     seen: float = field(default_factory=time.monotonic)
     window: tuple[float, int, float] = (0.0, 0, 0.0)  # time, emitted and waited at the rate's last reading
     rate: float = 0.0
@@ -45,7 +47,7 @@ class Trainer:
 
     def reported(self, report: dict[str, Any]) -> None:
         now = self.seen = time.monotonic()
-        for name in ("epoch", "step", "emitted", "waited_seconds"):
+        for name in ("epoch", "step", "emitted", "waited_seconds", "copied"):
             setattr(self, name, report[name])
         then, emitted, waited = self.window
         if not then:
@@ -56,16 +58,16 @@ class Trainer:
             self.window = (now, self.emitted, self.waited_seconds)
 
 
-def _decode(path: str, key: Key, start: int, stop: int) -> dict[str, Any]:
+def _decode(reading: Reading, key: Key, start: int, stop: int) -> dict[str, Any]:
     from loader.service.worker import decode_block  # the coordinator itself needs none of what that imports
 
-    return decode_block(path, key, start, stop)
+    return decode_block(reading, key, start, stop)
 
 
-def _warm_up(path: str) -> None:
+def _warm_up(reading: Reading) -> None:
     from loader.service.blocks import Spec
 
-    _decode(path, Key(Spec(Dataset(path).fingerprint, 32, "antialias", "resized", 0, "replace"), 0, 0), 0, 1)
+    _decode(reading, Key(Spec(reading.open().fingerprint, 32, "antialias", "resized", 0, "replace"), 0, 0), 0, 1)
 
 
 class Coordinator:
@@ -75,21 +77,24 @@ class Coordinator:
     ask for.
 
     Args:
-        path: of the dataset.
+        reading: the dataset, and how it is opened.
         memory_bytes: of the object store.
         workers: that decode.
     """
 
-    def __init__(self, path: str, memory_bytes: int, workers: int) -> None:
-        self._dataset = Dataset(path)
-        decode = ray.remote(num_cpus=0, resources={DECODE: 1}, max_retries=-1)(_decode)
+    def __init__(self, reading: Reading, memory_bytes: int, workers: int) -> None:
+        self._dataset = reading.open()
+        # A block that ends its worker each time is given up, and told to all who wait for it.
+        decode = ray.remote(num_cpus=0, resources={DECODE: 1}, max_retries=ATTEMPTS - 1)(_decode)
         self._cache = BlockCache(
-            decode=lambda key, start, stop: decode.remote(path, key, start, stop),
+            decode=lambda key, start, stop: decode.remote(reading, key, start, stop),
             capacity_bytes=int(memory_bytes * SHARE),
         )
         # Each worker once, so that the first trainer does not wait for imports and compiled code.
-        self._warm_up = [ray.remote(num_cpus=0, resources={DECODE: 1})(_warm_up).remote(path) for _ in range(workers)]
-        self._path, self._memory_bytes = path, memory_bytes
+        self._warm_up = [
+            ray.remote(num_cpus=0, resources={DECODE: 1})(_warm_up).remote(reading) for _ in range(workers)
+        ]
+        self._path, self._memory_bytes = reading.path, memory_bytes
         self._trainers: dict[str, Trainer] = {}
         self._emitted_before = 0  # to trainers that are gone
         self._index: Any = None
@@ -106,6 +111,7 @@ class Coordinator:
             "path": self._path,
             "fingerprint": data.fingerprint,
             "classes": data.classes,
+            "verifies": data.verifies,
             "capacity_bytes": self._cache.capacity_bytes,
             "workers": int(ray.cluster_resources().get(DECODE, 1)),
             "heights": data.heights.astype("u2"),
@@ -119,9 +125,9 @@ class Coordinator:
         report: dict[str, Any],
         wanted: list[tuple[Key, int]],
         lost: list[tuple[Key, list[Part]]],
-    ) -> tuple[list[list[Part]], int, int]:
-        """Parts of blocks, by reference, as `BlockCache.take`; the samples that are decoded for them; how many
-        trainers share the memory.
+    ) -> tuple[list[list[Part]], list[bool], int, int]:
+        """Parts of blocks, by reference, as `BlockCache.take`; which of the blocks somebody asked for before; the
+        samples that are decoded for them; how many trainers share the memory.
 
         Args:
             trainer: who asks.
@@ -144,12 +150,18 @@ class Coordinator:
                 raise EngineError(f"{rows} rows of block {key.number} are not among the dataset's {samples} samples")
         for key, parts in lost:
             self._cache.drop(key, parts)
+        before = [self._cache.has(key, rows) for key, rows in wanted]
         blocks, decoded = self._cache.take(wanted)
         state = self._trainers.setdefault(trainer, Trainer(report["name"], report["schedule"]))
         state.reported(report)
         state.decoded += decoded
         self._forget()
-        return blocks, decoded, len(self._trainers)
+        return blocks, before, decoded, len(self._trainers)
+
+    def forget(self, failed: list[tuple[Key, list[Part]]]) -> None:
+        """Blocks that could not be made: whoever asks from now on has them tried again."""
+        for key, parts in failed:
+            self._cache.drop(key, parts)
 
     def leave(self, trainer: str, emitted: int) -> None:
         """The trainer is done, and was given so many samples."""
@@ -184,6 +196,7 @@ class Coordinator:
                     "decoded": t.decoded,
                     "images_per_second": t.rate if now - t.seen < 2 * _RATE_SECONDS else 0.0,
                     "starved": t.starved,
+                    "copied": t.copied,
                     "silent_seconds": now - t.seen,
                 }
                 for trainer, t in self._trainers.items()

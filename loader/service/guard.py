@@ -1,39 +1,57 @@
 """A process that outlives a service's server and clears up behind it, also after kill -9.
 
-Run as a script, with the standard library alone: python guard.py DESCRIPTOR FOLDER. When the other end of
-the pipe DESCRIPTOR closes, which is when the server has ended, however that was, it kills what still has
-a file open in FOLDER (every Ray process logs there; some take half a minute to notice), and removes FOLDER.
+Run as a script, with the standard library alone: python guard.py DESCRIPTOR FOLDER ENTRY. When the other end of
+the pipe DESCRIPTOR closes, which is when the server has ended, however that was, it kills the service's processes
+(some of Ray's take half a minute to notice by themselves), and removes FOLDER and what made the service known.
+
+A process is the service's if it was started with FOLDER in its environment, as `MARK`. (Ray's agents write their
+title over it: what calls itself one of Ray's and has a file open in FOLDER is the service's, too.) Whoever merely
+looks at a file in FOLDER is nobody's to kill.
 """
 
 import contextlib
+import fcntl
+import json
 import os
 import shutil
 import signal
 import sys
 import time
 
+MARK = "REDUCED_SAMPLING_SESSION"
 
-def users_of(folder: str, *, spared: set[int]) -> list[int]:
-    """The processes that have a file open below `folder`, but for those to be spared."""
-    found = []
+
+def processes_of(folder: str, *, spared: set[int]) -> list[int]:
+    """The processes of the service whose folder this is, but for those to be spared."""
+    mark, found = f"{MARK}={folder}".encode(), []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            for descriptor in os.scandir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    if os.readlink(descriptor.path).startswith(folder + "/") and int(pid) not in spared:
-                        found.append(int(pid))
-                        break
+            if int(pid) in spared:
+                continue
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                marked = mark in file.read().split(b"\0")
+            if marked or (_is_rays(pid) and _has_open(pid, folder)):
+                found.append(int(pid))
     return found
 
 
-def main() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    descriptor, folder = int(sys.argv[1]), sys.argv[2]
-    spared = {os.getpid(), os.getppid()}  # the server, where it lives on, ends by itself
-    os.read(descriptor, 1)
+def _is_rays(pid: str) -> bool:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read(5) == b"ray::"
+
+
+def _has_open(pid: str, folder: str) -> bool:
+    for descriptor in os.scandir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(descriptor.path).startswith(folder + "/"):
+                return True
+    return False
+
+
+def clear(folder: str, entry: str, *, spared: set[int]) -> None:
+    """Kill a service's processes, and remove its folder, its entry and its lock."""
     for _ in range(50):
-        pids = users_of(folder, spared=spared)
+        pids = processes_of(folder, spared=spared)
         for pid in pids:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
@@ -41,6 +59,23 @@ def main() -> None:
             break
         time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
+    lock = os.path.splitext(entry)[0] + ".lock"
+    with contextlib.suppress(OSError, ValueError), open(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)) as held:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or a server that came since has the name, and the entry
+        if os.path.samestat(os.fstat(held.fileno()), os.stat(lock)):
+            with contextlib.suppress(OSError, ValueError), open(entry) as file:
+                if json.load(file).get("session") == folder:
+                    os.unlink(entry)
+            os.unlink(lock)
+
+
+def main() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    descriptor, folder, entry = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+    spared = {os.getpid(), os.getppid()}  # the server, where it lives on, ends by itself
+    os.read(descriptor, 1)
+    clear(folder, entry, spared=spared)
 
 
 if __name__ == "__main__":

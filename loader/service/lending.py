@@ -18,13 +18,13 @@ import socket
 import stat
 import struct
 import weakref
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-_SEARCHES = 5  # for the store: a small object lies elsewhere, and a search takes as long as an image
+_SEARCHES = 5  # for the store: a search takes as long as an image
+_LEAST_BYTES = 1 << 17  # Ray keeps objects below 100 KiB elsewhere
 _POPULATE_WRITE = 23  # MADV_POPULATE_WRITE, since Linux 5.14; not in mmap
 
 
@@ -119,6 +119,11 @@ class Lender:
         """The size of the store on this machine, once it is known."""
         return self._store.stop - self._store.start if self._store is not None else None
 
+    @property
+    def lost(self) -> bool:
+        """Whether batches are copied because the store cannot be found: another version of Ray, a hidden /proc."""
+        return self._store is None and not self._searches_left
+
     def lend(self, images: np.ndarray, *, of: np.ndarray, most: int) -> tuple[dict[str, int], list[int]] | None:
         """Lend images, if that is possible.
 
@@ -133,7 +138,7 @@ class Lender:
         name = of.ctypes.data
         if name not in self._held and len(self._held) >= most:
             return None
-        if self._store is None and self._searches_left:
+        if self._store is None and self._searches_left and of.nbytes >= _LEAST_BYTES:
             self._searches_left -= 1
             self._store = find_store(images)
         offset = self._store.where(images) if self._store is not None else None
@@ -166,7 +171,7 @@ class Borrower:
 
     def __init__(self, memory: int, connection: int) -> None:
         self._memory = memory
-        self._returned: deque[int] = deque()
+        self._lent: set[int] = set()  # not returned yet
         self._out: weakref.WeakValueDictionary[int, mmap.mmap] = weakref.WeakValueDictionary()
         self._close = weakref.finalize(self, _close, memory, connection)
         self._close.atexit = False
@@ -183,16 +188,18 @@ class Borrower:
                 prot=mmap.PROT_READ | mmap.PROT_WRITE,
                 offset=offset - within,
             )
-        except BaseException:
-            self._return(loan)
-            raise
+        finally:  # also without one: it is returned then
+            self._lent.add(loan)
         self._out[loan] = memory
-        weakref.finalize(memory, self._return, loan).atexit = False
+        weakref.finalize(memory, _keep, self).atexit = False  # this lives as long as the last loan
         return np.frombuffer(memory, np.uint8, size, within).reshape(shape)
 
     def returned(self) -> list[int]:
         """The loans whose arrays are gone, each once."""
-        return [self._returned.popleft() for _ in range(len(self._returned))]
+        # Looked up, and not told by a finalizer: a signal's exception in one would lose the loan.
+        gone = [loan for loan in self._lent if self._out.get(loan) is None]
+        self._lent.difference_update(gone)
+        return gone
 
     def settle(self) -> None:
         """Make what is still out the trainer's own, and let go of the store. Nothing more can be borrowed."""
@@ -203,8 +210,9 @@ class Borrower:
             return
         self._close()
 
-    def _return(self, loan: int) -> None:
-        self._returned.append(loan)
+
+def _keep(_: object) -> None:
+    """Nothing: an argument lives until the finalizer was called."""
 
 
 def _close(*descriptors: int) -> None:

@@ -20,6 +20,7 @@ _OF_TRAINERS = {
     "trainer_samples_emitted": ("emitted", "counter", "Samples that the trainer was given."),
     "trainer_images_per_second": ("images_per_second", "gauge", "Its rate over the last seconds."),
     "trainer_starved_ratio": ("starved", "gauge", "The share of time its loader waited for blocks."),
+    "trainer_batches_copied": ("copied", "counter", "Batches copied because the object store's memory was not found."),
     "trainer_epoch": ("epoch", "gauge", "Its epoch."),
 }
 

@@ -1,21 +1,33 @@
 """Where running services are found: a file for each, readable by their user alone.
 
-It holds what is needed to connect, the token among it: who can read it may use the service.
+It holds what is needed to connect, the token among it: who can read it may use the service. Who could write it
+could send a trainer elsewhere, so that files and folders that others can write to are refused.
+
+A server holds a lock on its name for as long as it lives, so that of two that want it one gets it. The folder may
+be shared by machines (a home on a file server): a server touches its file every few seconds, and a name whose
+file nobody on another machine has touched for long is free.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
 import socket
+import stat
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from loader.errors import EngineError
 
 FOLDER_VARIABLE = "REDUCED_SAMPLING_SERVICES"
+BEAT_SECONDS = 10.0
+_DEAD_SECONDS = 6 * BEAT_SECONDS
+_MOST_BYTES = 1 << 16
 _ADVICE = f"set {FOLDER_VARIABLE} to a folder of yours"
 
 
@@ -27,8 +39,9 @@ class Entry:
         name: what trainers connect to.
         address: Ray's, host:port.
         token: Ray's; every call carries it.
-        host, pid, started: the serving process, and when the kernel started it.
-        session: Ray's folder on this machine.
+        host, boot: of the serving machine: its name, and which of its starts this is.
+        pid, started: the serving process, and when the kernel started it.
+        session: its folder on this machine.
         node: the address of this machine's part of the cluster.
     """
 
@@ -36,6 +49,7 @@ class Entry:
     address: str
     token: str
     host: str
+    boot: str
     pid: int
     started: int | None
     session: str
@@ -43,43 +57,102 @@ class Entry:
 
     @property
     def here(self) -> bool:
-        """Whether it was started on this machine."""
-        return self.host == socket.gethostname()
+        """Whether it was started on this machine, since that was started."""
+        return (self.host, self.boot) == (socket.gethostname(), boot())
 
     @property
     def alive(self) -> bool:
-        """Whether its process is there; True for one on another machine."""
-        return not self.here or start_time(self.pid) == self.started
+        """Whether its process is there; False for one on another machine."""
+        return self.here and start_time(self.pid) == self.started
 
 
 def folder() -> Path:
-    """Where the entries lie, made if need be: $REDUCED_SAMPLING_SERVICES, or in the user's runtime folder."""
+    """Where the entries lie, made if need be: $REDUCED_SAMPLING_SERVICES, or in the user's runtime folder.
+
+    Raises:
+        EngineError: it cannot be made, or others could write to it.
+    """
     given = os.environ.get(FOLDER_VARIABLE)
     base = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     path = Path(given) if given else Path(base) / "reduced-sampling-loader"
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        owner = path.stat().st_uid
+        found = path.stat()
     except OSError as error:
         raise EngineError(f"{path} cannot be made ({error.strerror}); {_ADVICE}") from None
-    if owner != os.getuid():
-        raise EngineError(f"{path} belongs to another user; {_ADVICE}")
+    _check_private(path, found)
     return path
 
 
+def _check_private(path: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        raise EngineError(f"{path} belongs to another user; {_ADVICE}")
+    if found.st_mode & 0o022:
+        raise EngineError(f"{path} can be written by others; chmod go-w {path}, or {_ADVICE}")
+
+
 def check_name(name: str) -> str:
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name):
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,63}", name, re.ASCII):
         raise EngineError(f"service name {name!r}: give letters, digits, '-', '_' and '.', at most 64")
     return name
 
 
+def path_of(name: str) -> Path:
+    """The file of a service of that name."""
+    return folder() / f"{check_name(name)}.json"
+
+
+@contextlib.contextmanager
+def reserved(name: str) -> Iterator[None]:
+    """The name is this process's for as long as the block lasts; of two that want it at once, one gets it.
+
+    Raises:
+        EngineError: another process has it, here or on a machine that shares the folder.
+    """
+    lock = path_of(name).with_suffix(".lock")
+    descriptor = _lock(lock, name)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            entry, age = _read(name)
+            if not entry.here and age < _DEAD_SECONDS:
+                raise EngineError(
+                    f"service {name!r} is running on machine {entry.host}, which shares {lock.parent}; give another "
+                    f"--name, or {_ADVICE}, on this machine alone"
+                )
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(path: Path, name: str) -> int:
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise EngineError(f"{path} cannot be written ({error.strerror}); {_ADVICE}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise EngineError(f"service {name!r} is running already; give another --name, or stop that one") from None
+        except FileNotFoundError:  # whoever had the name let go of it between the two calls
+            pass
+        except OSError as error:
+            os.close(descriptor)
+            raise EngineError(f"{path} cannot be locked ({error.strerror}); {_ADVICE}, on a local disk") from None
+        os.close(descriptor)
+
+
 def write(entry: Entry) -> Path:
-    """Make a service known.
+    """Make a service known; its name is `reserved`.
 
     Raises:
         EngineError: its entry cannot be written.
     """
-    path = folder() / f"{entry.name}.json"
+    path = path_of(entry.name)
     partial = path.with_suffix(".partial")
     try:
         partial.unlink(missing_ok=True)
@@ -91,39 +164,92 @@ def write(entry: Entry) -> Path:
     return path
 
 
+def beat(entry: Entry) -> None:
+    """Say that a service is alive, to machines that share the folder. Every `BEAT_SECONDS`."""
+    with contextlib.suppress(OSError, EngineError):
+        os.utime(path_of(entry.name))
+
+
 def remove(entry: Entry) -> None:
     """Forget a service, unless another one has taken its name."""
     with contextlib.suppress(EngineError):
         if read(entry.name) == entry:
-            (folder() / f"{entry.name}.json").unlink(missing_ok=True)
+            path_of(entry.name).unlink(missing_ok=True)
 
 
 def read(name: str) -> Entry:
-    """The service of that name.
+    """The service of that name, on whatever machine.
 
     Raises:
-        EngineError: there is none.
+        EngineError: there is none, or others could have written what says where it is.
     """
-    path = folder() / f"{check_name(name)}.json"
     try:
-        return Entry(**json.loads(path.read_text()))
+        return _read(name)[0]
     except FileNotFoundError:
         known = ", ".join(sorted(names())) or "none"
         raise EngineError(
             f"there is no service {name!r} (running: {known}); start it: python -m loader serve FILE --name {name}"
         ) from None
-    except (OSError, ValueError, TypeError) as error:
-        raise EngineError(f"{path} cannot be read ({error}); start the service again") from None
+
+
+def find(name: str) -> Entry:
+    """The service of that name on this machine, to connect to.
+
+    Raises:
+        EngineError: there is none here.
+    """
+    entry = read(name)
+    if not entry.here:
+        raise EngineError(
+            f"service {name!r} was started on machine {entry.host} (this one is {socket.gethostname()}), or before "
+            f"this one was started anew; to use it from here, serve it there with --host, and run python -m loader "
+            f"join here, with {FOLDER_VARIABLE} set to a folder of this machine alone"
+        )
+    return entry
 
 
 def names() -> list[str]:
-    """The services whose process is there."""
+    """The services whose process is there, on this machine."""
     found = []
     for path in folder().glob("*.json"):
-        with contextlib.suppress(EngineError):
-            if read(path.stem).alive:
+        with contextlib.suppress(EngineError, FileNotFoundError):
+            if _read(path.stem)[0].alive:
                 found.append(path.stem)
     return found
+
+
+def _read(name: str) -> tuple[Entry, float]:
+    """An entry, and how long ago it was touched, seconds by the clock of the folder's file system."""
+    path = path_of(name)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+                raise EngineError(f"{path} is no entry of a service; remove it")
+            _check_private(path, found)
+            entry = Entry(**json.loads(file.read(_MOST_BYTES)))
+        if entry.name != name or not all(isinstance(value, (str, int, type(None))) for value in asdict(entry).values()):
+            raise ValueError(f"it is of {entry.name!r}")
+        return entry, _now(path.parent) - found.st_mtime
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise EngineError(f"{path} cannot be read ({error}); start the service again") from None
+
+
+def _now(parent: Path) -> float:
+    """The time by the clock of the machine that has the folder, which need not be this one."""
+    with tempfile.TemporaryFile(dir=parent) as file:
+        return os.fstat(file.fileno()).st_mtime
+
+
+def boot() -> str:
+    """Which of this machine's starts this is; the same in all its containers."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def start_time(pid: int) -> int | None:

@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 
 from loader.batch import Planner
-from loader.dataset import Dataset
 from loader.engines.base import Job, Output, Work
 from loader.engines.native import Renderer
 from loader.errors import CorruptSampleError, DatasetError
 from loader.schedule import Schedule
-from loader.service.blocks import BLOCK, Key, Spec
+from loader.service.blocks import BLOCK, Key, Reading, Spec
 
 
-def decode_block(path: str, key: Key, start: int, stop: int) -> dict[str, Any]:
+def decode_block(reading: Reading, key: Key, start: int, stop: int) -> dict[str, Any]:
     """Make a part of a block.
 
     Args:
-        path: of the dataset.
+        reading: the dataset, and how it is opened.
         key: which block.
         start, stop: which of its rows.
 
@@ -32,7 +31,7 @@ def decode_block(path: str, key: Key, start: int, stop: int) -> dict[str, Any]:
     Raises:
         DatasetError: the file is gone, or another one now.
     """
-    planner, renderer, buffer = _tools(path, key.spec)
+    planner, renderer, buffer = _tools(reading, key.spec)
     began = time.perf_counter()
     first = key.number * BLOCK
     plan = planner.at(key.epoch, np.arange(first + start, first + stop, dtype=np.int64))
@@ -50,11 +49,13 @@ def decode_block(path: str, key: Key, start: int, stop: int) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)
-def _tools(path: str, spec: Spec) -> tuple[Planner, Renderer, np.ndarray]:
+def _tools(reading: Reading, spec: Spec) -> tuple[Planner, Renderer, np.ndarray]:
     """What a worker keeps between blocks of the same kind; new memory for each would cost as much as a copy."""
-    dataset = Dataset(path)
+    dataset = reading.open()
     if dataset.fingerprint != spec.fingerprint:
-        raise DatasetError(f"{path} is another dataset now ({dataset.fingerprint}); serve it anew, and connect again")
+        raise DatasetError(
+            f"{reading.path} is another dataset now ({dataset.fingerprint}); serve it anew, and connect again"
+        )
     planner = Planner(dataset, schedule=Schedule.full(epochs=1), batch_size=1, seed=spec.seed, crop=spec.crop)
     output = Output(spec.image_size, "uint8", interpolation=spec.interpolation, crop=spec.crop)
     job = Job(

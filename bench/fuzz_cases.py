@@ -1,0 +1,490 @@
+"""What `bench.fuzz` feeds to what reads it. A case is accepted, and then behaves, or is refused by our errors."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import random
+import struct
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+_NUMBERS = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    8,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    1 << 31,
+    (1 << 32) - 1,
+    1 << 62,
+    (1 << 63) - 1,
+    (1 << 64) - 1,
+)
+_JSON: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 2, 1 << 31, 1 << 63, 1 << 70, -(1 << 70), 1.5, 1e308, float("nan"), float("inf")),
+    *("", "a", "x" * 999, [], {}, [[]], [1, "a"], {"a": {}}),
+)
+
+
+def _json(rng: random.Random) -> Any:
+    return copy.deepcopy(rng.choice(_JSON))
+
+
+class Kind(ABC):
+    """One kind of input.
+
+    Attributes:
+        size: of the corpus that cases are made from.
+    """
+
+    size: int
+
+    @abstractmethod
+    def __init__(self, folder: Path) -> None:
+        """Make the corpus. `folder` may be written to."""
+
+    @abstractmethod
+    def run(self, seed: int, number: int) -> bool:
+        """Run a case: whether it was accepted. Raises what no reader may raise."""
+
+
+def _pictures() -> list[bytes]:
+    """JPEGs of several forms, with segment tables where there can be one."""
+    from PIL import Image
+
+    from loader import jpeg
+
+    found = []
+    rng = np.random.default_rng(0)
+    for width, height in ((64, 48), (17, 90), (130, 33)):
+        image = Image.fromarray(rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)).resize(
+            (width, height)
+        )
+        for subsampling in jpeg.SUBSAMPLINGS:
+            found.append(jpeg.encode(image, quality=80, subsampling=subsampling, interval=2))  # type: ignore[arg-type]
+        for options in ({}, {"progressive": True}, {"restart_marker_blocks": 1}):
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", **options)
+            found.append(buffer.getvalue())
+        buffer = io.BytesIO()
+        image.convert("L").save(buffer, "JPEG", restart_marker_blocks=1)
+        found.append(jpeg.add_table(buffer.getvalue()))
+    return found
+
+
+def _mangle(rng: random.Random, data: bytearray, *, within: int) -> None:
+    """Change some bytes among the first `within`: bits, numbers of any width, slices that are moved."""
+    for _ in range(rng.choice((1, 1, 2, 4, 12))):
+        if not data:
+            return
+        at, how = rng.randrange(max(1, min(within, len(data)))), rng.random()
+        if how < 0.35:
+            data[at] ^= 1 << rng.randrange(8)
+        elif how < 0.75:
+            number, width = rng.choice(_NUMBERS), rng.choice((1, 2, 2, 4, 8))
+            order: Any = rng.choice(("little", "big"))
+            data[at : at + width] = (number & ((1 << 8 * width) - 1)).to_bytes(width, order)[: len(data) - at]
+        elif how < 0.85:
+            length, to = rng.randrange(1, 40), rng.randrange(max(1, min(within, len(data))))
+            data[to : to + length] = data[at : at + length]
+        elif how < 0.95:
+            data[at : at + rng.randrange(1, 30)] = rng.randbytes(rng.randrange(30))
+        else:
+            del data[rng.randrange(len(data) // 2, len(data)) :]
+
+
+class Jpegs(Kind):
+    """JPEG headers with lying segment tables, through every step to pixels."""
+
+    def __init__(self, folder: Path) -> None:
+        self._corpus = _pictures()
+        self.size = len(self._corpus)
+
+    def run(self, seed: int, number: int) -> bool:
+        import simplejpeg
+
+        from loader import jpeg
+        from loader.errors import DatasetError
+
+        rng = random.Random(f"jpeg {seed} {number}")
+        data = bytearray(rng.choice(self._corpus))
+        header = data.rindex(b"\xff\xda") if b"\xff\xda" in data else len(data)
+        _mangle(rng, data, within=rng.choice((header, header, len(data))))
+        array = np.frombuffer(bytes(data), np.uint8)
+        frame = None
+        try:
+            frame = jpeg.read_frame(array)
+            assert 0 <= len(frame.segments) <= len(array)
+        except DatasetError:
+            pass
+        height, width = (frame.height, frame.width) if frame and rng.random() < 0.7 else (rng.randrange(1, 200),) * 2
+        window = [rng.choice((0, 1, rng.randrange(-3, 300))) for _ in range(4)]
+        try:
+            jpeg.SizeCheck()(array, height=height, width=width)
+            top, left = window[0] % height, window[1] % width
+            inside = rng.random() < 0.8
+            part, y, x = jpeg.Cropper().crop(
+                array,
+                top=top if inside else window[0],
+                left=left if inside else window[1],
+                height=1 + window[2] % (height - top) if inside else window[2],
+                width=1 + window[3] % (width - left) if inside else window[3],
+            )
+            assert 0 <= y <= top and 0 <= x <= left and len(part) <= len(array) + 2
+            if height * width <= 1 << 20:  # what a dataset's limit is for
+                simplejpeg.decode_jpeg(part, buffer=np.empty(3 * height * width, np.uint8))
+            return True
+        except (DatasetError, ValueError):
+            return False
+
+
+class Betons(Kind):
+    """`.beton` headers, field descriptors, indexes and allocation tables."""
+
+    def __init__(self, folder: Path) -> None:
+        from loader import beton
+
+        self._corpus: list[tuple[Path, bytes, bytes, int]] = []
+        for index, notes in enumerate(({"classes": ["a", "b", "c"]}, {})):
+            path = folder / f"{index}.beton"
+            with beton.Writer(path, capacity=24, notes=notes) as writer:
+                for i, data in enumerate(_pictures()[:21]):
+                    size = _size_of(data)
+                    writer.add(data, width=size[0], height=size[1], label=i % 3)
+            whole = path.read_bytes()
+            end = int(np.frombuffer(whole, beton.HEADER, 1)["alloc_table_ptr"][0])
+            start = beton.HEADER.itemsize + 2 * beton.FIELD.itemsize + 24 * 32 + 8192
+            self._corpus.append((path, whole[:start], whole[end:], end))
+        self.size = len(self._corpus)
+
+    def run(self, seed: int, number: int) -> bool:
+        from loader.dataset import Dataset
+        from loader.engines.native import Decoder
+        from loader.errors import DatasetError
+
+        rng = random.Random(f"beton {seed} {number}")
+        path, head, tail, end = rng.choice(self._corpus)
+        first, last = bytearray(head), bytearray(tail)
+        where = rng.random()
+        if where < 0.35:
+            _mangle(rng, first, within=24)
+        elif where < 0.8:
+            _mangle(rng, first, within=len(first))
+        else:
+            _mangle(rng, last, within=len(last))
+        with open(path, "r+b") as file:
+            file.write(first[: len(head)])
+            file.truncate(rng.choice((end, end, end, rng.randrange(end))) if rng.random() < 0.1 else end)
+            file.seek(end)
+            file.write(last)
+        try:
+            dataset = Dataset(path, verify=rng.random() < 0.3, mapped=rng.random() < 0.7)
+        except DatasetError:
+            return False
+        decoder = Decoder(dataset)
+        for sample in range(len(dataset)):
+            try:
+                decoder.decode_whole(sample)
+            except DatasetError:
+                continue
+        return True
+
+
+def _size_of(data: bytes) -> tuple[int, int]:
+    from loader.jpeg import read_frame
+
+    frame = read_frame(data)
+    return frame.width, frame.height
+
+
+class Notes(Kind):
+    """The notes of a file, and where they say that its checksums are."""
+
+    _KEYS = ("classes", "checksums", "fingerprint", "writer", "algorithm", "start", "crc32", "quality")
+
+    def __init__(self, folder: Path) -> None:
+        sums = np.arange(20, dtype="<u4").tobytes()
+        where = {"algorithm": "crc32", "start": 4096, "crc32": zlib.crc32(sums)}
+        self._sums = sums
+        self._corpus = [{"classes": ["a", "b"], "checksums": where, "writer": "x"}, {"classes": []}, {}]
+        self.size = len(self._corpus)
+
+    def run(self, seed: int, number: int) -> bool:
+        from loader import beton
+        from loader.errors import DatasetError
+
+        rng = random.Random(f"notes {seed} {number}")
+        notes: Any = json.loads(json.dumps(rng.choice(self._corpus)))
+        for _ in range(rng.randrange(4)):
+            target = notes["checksums"] if rng.random() < 0.4 and isinstance(notes.get("checksums"), dict) else notes
+            target[rng.choice(self._KEYS)] = _json(rng)
+        text = bytearray(json.dumps(notes).encode())
+        if rng.random() < 0.5:
+            _mangle(rng, text, within=len(text))
+        if rng.random() < 0.05:
+            text = bytearray(rng.choice((b"[", b'{"a":', b"9", b'"')) * rng.choice((10, 5000, 100_000)))
+        content = bytes(text).ljust(4096, b" ") + self._sums
+        size = rng.choice((len(text), len(text), rng.choice(_NUMBERS)))
+
+        def read(start: int, stop: int) -> bytes:
+            if not 0 <= start <= stop <= len(content):
+                raise DatasetError("ends before that")
+            return content[start:stop]
+
+        arguments = struct.pack("<8sQQ", b"RRSNOTES", rng.choice((0, 0, 0, *_NUMBERS)), size).ljust(1024, b"\0")
+        try:
+            found = beton.parse_notes(arguments, read)
+            beton.parse_checksums(found, 20, read)
+            assert all(isinstance(name, str) for name in found.get("classes", []))
+            return True
+        except DatasetError:
+            return False
+
+
+class States(Kind):
+    """State dicts that a loader is asked to resume from."""
+
+    def __init__(self, folder: Path) -> None:
+        from loader.position import Position
+
+        self._steps = (5, 3, 1, 5)
+        self._identity = {"seed": 3, "dataset": "abc", "schedule": "R3@4", "batch_size": 8}
+        self._position = Position(self._steps, identity=self._identity)
+        self._corpus = []
+        for epoch, steps in enumerate(self._steps):
+            for step in range(steps):
+                self._corpus.append(self._position.state_dict(at=(epoch, step)))
+        self.size = len(self._corpus)
+
+    def run(self, seed: int, number: int) -> bool:
+        from loader.errors import ResumeError
+
+        rng = random.Random(f"state {seed} {number}")
+        state: Any = dict(rng.choice(self._corpus))
+        for _ in range(rng.randrange(3)):
+            state[rng.choice([*state, "other"])] = _json(rng)
+        if rng.random() < 0.2:
+            state.pop(rng.choice(list(state)))
+        if rng.random() < 0.05:
+            state = _json(rng)
+        try:
+            self._position.load_state_dict(state)
+        except ResumeError:
+            return False
+        assert self._position.epoch < len(self._steps) or (self._position.epoch, self._position.step) == (4, 0)
+        if self._position.epoch < len(self._steps):
+            assert 0 <= self._position.step < self._steps[self._position.epoch]
+        return True
+
+
+class Wires(Kind):
+    """Messages of a trainer to the process between, and its answers, both of them mangled."""
+
+    _SPEC: ClassVar[dict[str, Any]] = {
+        "fingerprint": "f",
+        "image_size": 8,
+        "interpolation": "antialias",
+        "crop": "resized",
+        "seed": 1,
+        "on_corrupt": "raise",
+    }
+
+    def __init__(self, folder: Path) -> None:
+        setup = {"op": "setup", "spec": self._SPEC, "schedule": "R3", "layout": "channels_last", "dtype": "uint8",
+                 "tone": [[], [], []]}  # fmt: skip
+        buffer = {"op": "buffer", "id": 1, "shape": [16, 8, 8, 3]}
+        batch = {"op": "batch", "buffer": 1, "epoch": 0, "step": 0, "spans": [[0, 8]], "ends": [64, 64], "returned": []}
+        self._messages: list[dict[str, Any]] = [setup, buffer, batch, {"op": "status"}, batch, batch]
+        self._answers: list[dict[str, Any]] = [
+            {"replaced": [], "decoded": 3, "decode_busy_seconds": 0.1, "copied": 0},
+            {"replaced": [[1, 2]], "decoded": 0, "decode_busy_seconds": 0.0, "copied": 1},
+            {"replaced": [], "decoded": 0, "decode_busy_seconds": 0.0, "copied": 0, "loan": 0, "offset": 0},
+            {"error": "it is gone"},
+            {"error": "bad", "sample": 3},
+        ]
+        self.size = len(self._messages) + len(self._answers)
+
+    def run(self, seed: int, number: int) -> bool:
+        rng = random.Random(f"wire {seed} {number}")
+        return self._to_bridge(rng) if rng.random() < 0.5 else self._to_trainer(rng)
+
+    def _to_bridge(self, rng: random.Random) -> bool:
+        from loader.service import bridge, wire
+
+        near, far = wire.pair()
+        with near, far:
+            answering = bridge._Bridge(far)
+            answering._link = _Link()  # type: ignore[assignment]
+            answering._index = {"capacity_bytes": 1 << 24, "workers": 1, "samples": 64, "path": "p"}
+            for message in self._messages:
+                changed = _changed(rng, message) if rng.random() < 0.4 else message
+                memory = os.memfd_create("buffer")
+                os.ftruncate(memory, rng.choice((16 * 8 * 8 * 3, 16 * 8 * 8 * 3, 0, 100)))
+                near.setblocking(False)
+                try:
+                    _send(rng, near, changed, [memory] if changed.get("op") == "buffer" else [])
+                except OSError:
+                    break
+                finally:
+                    os.close(memory)
+            near.shutdown(1)  # SHUT_WR
+            try:
+                answering.run()
+                return True
+            except (wire.WireError, *bridge.NONSENSE):
+                return False
+
+    def _to_trainer(self, rng: random.Random) -> bool:
+        from loader.errors import LoaderError
+        from loader.service import connection, wire
+
+        near, far = wire.pair()
+        made = object.__new__(connection.Bridge)
+        made.entry, made.given_up, made._wire = _Entry(), False, near  # type: ignore[assignment]
+        with near, far:
+            answer = rng.choice(self._answers)
+            descriptors = [
+                os.memfd_create("loan") for _ in range(rng.choice((0, 2, 2, 1, 3)) if "loan" in answer else 0)
+            ]
+            for descriptor in descriptors:
+                os.ftruncate(descriptor, rng.choice((1 << 16, 0, 10)))
+            _send(rng, far, _changed(rng, answer) if rng.random() < 0.8 else answer, descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            far.shutdown(1)
+            maker, plan = _maker(made)
+            maker.begin(plan)
+            try:
+                batch = maker.finish(plan)
+                assert tuple(batch.images.shape) == (8, 3, 8, 8) and int(batch.images.sum()) >= 0
+                return True
+            except (LoaderError, connection.BridgeEnded):
+                return False
+            finally:
+                maker._settle()
+                for descriptor, _ in maker._shared.values():
+                    os.close(descriptor)
+
+
+def _changed(rng: random.Random, message: dict[str, Any]) -> dict[str, Any]:
+    """A message with other values in some places, however deep."""
+    changed = json.loads(json.dumps(message))
+    for _ in range(rng.choice((1, 1, 2))):
+        target: Any = changed
+        while True:
+            keys = list(target) if isinstance(target, dict) else list(range(len(target)))
+            if not keys:
+                break
+            key = rng.choice(keys)
+            if isinstance(target[key], (dict, list)) and target[key] and rng.random() < 0.6:
+                target = target[key]
+                continue
+            if isinstance(target, dict) and rng.random() < 0.15:
+                del target[key]
+            else:
+                target[key] = _json(rng)
+            break
+    return changed
+
+
+def _send(rng: random.Random, end: Any, message: dict[str, Any], descriptors: list[int]) -> None:
+    import socket
+
+    from loader.service import wire
+
+    if rng.random() < 0.1:
+        data = bytearray(json.dumps(message).encode())
+        _mangle(rng, data, within=len(data))
+        socket.send_fds(end, [bytes(data) or b"x"], descriptors)
+        return
+    wire.send(end, message, descriptors)
+
+
+class _Entry:
+    name, pid, alive = "fuzzed", 1, True
+
+
+class _Link:
+    """A service that gives every block at once."""
+
+    entry = _Entry()
+
+    class ray:
+        class exceptions:
+            class RayError(Exception):
+                pass
+
+            class RayTaskError(RayError):
+                cause = None
+
+            class WorkerCrashedError(RayError):
+                pass
+
+            class OutOfMemoryError(RayError):
+                pass
+
+            class GetTimeoutError(RayError):
+                pass
+
+        get: ClassVar[Callable] = staticmethod(lambda contents, timeout: contents)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        if method != "take":
+            return {}
+        wanted = arguments[2]
+        return [[_part(rows)] for _, rows in wanted], [False] * len(wanted), 0, 1
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        pass
+
+
+def _part(rows: int) -> Any:
+    from loader.errors import EngineError
+    from loader.service.blocks import BLOCK, Part
+
+    if not 0 < rows <= BLOCK:
+        raise EngineError(f"{rows} rows")  # as the coordinator says
+    return Part(0, rows, {"images": np.zeros((rows, 8, 8, 3), np.uint8), "corrupt": {}, "replaced": {}, "seconds": 0.0})
+
+
+class _Index:
+    heights = widths = np.full(64, 40)
+    labels = np.arange(64)
+    fingerprint, classes, capacity_bytes = "f", (), 1 << 30
+
+    def __len__(self) -> int:
+        return 64
+
+
+def _maker(made: Any) -> Any:
+    from loader.batch import Planner
+    from loader.engines.base import Job, Output, Work
+    from loader.schedule import Schedule
+    from loader.service import client
+
+    schedule = Schedule.full(epochs=1)
+    made.index = _Index()
+    made.send = lambda message, descriptors: None
+    planner = Planner(made.index, schedule=schedule, batch_size=8, seed=0)
+    job = Job(made.index, Output(8, "uint8"), 8, 1, 3, "raise", planner.replacement)
+    budget = schedule.budget(64, batch_size=8)
+    maker = client._Maker(job, Work(), made, budget=budget, seed=0)
+    maker._restarts = 99  # a process that ended is not started again here
+    return maker, planner.plan(0, 0)
+
+
+KINDS: dict[str, type[Kind]] = {"beton": Betons, "jpeg": Jpegs, "notes": Notes, "state": States, "wire": Wires}

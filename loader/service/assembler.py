@@ -1,0 +1,276 @@
+"""Batches out of a service's blocks, in the process between."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+
+from loader.errors import CorruptSampleError, EngineError
+from loader.service import SHARE
+from loader.service.blocks import BLOCK, Key, Part, Spans, Spec, runs
+from loader.service.failures import samples_of, worker_ended
+from loader.service.lending import Lender
+from loader.service.link import GONE_SECONDS, RETRY_SECONDS, Link
+
+_AHEAD = 6  # blocks, at most, that are asked for before a batch needs them; half of them at a time
+_TRAINERS = 8  # that the memory is divided among, until the service says how many there are
+_UNDER_WAY = 3  # blocks that a trainer's batches are being made of
+_LENT = 6  # blocks, at most, of which a trainer has batches: those prefetched, and some more
+
+
+class Assembler:
+    """Puts batches together from blocks.
+
+    Args:
+        link: to the service.
+        label, schedule: the trainer's, for people to see.
+        spec: what the images depend on.
+        layout: of a batch's buffer, "channels_last" or "contiguous".
+        tone: what to write for a pixel; see `loader.resize.resample`.
+        capacity_bytes: of all blocks that the service keeps.
+        workers: that decode for it.
+        samples, path: of the dataset.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        label: str,
+        schedule: str,
+        spec: Spec,
+        layout: str,
+        tone: np.ndarray,
+        capacity_bytes: int,
+        workers: int,
+        samples: int,
+        path: str,
+    ) -> None:
+        self._samples, self._path = samples, path
+        self._link, self._spec, self._layout, self._tone = link, spec, layout, tone
+        self._trainer = uuid.uuid4().hex
+        self._label, self._schedule = label, schedule
+        self._wanted: Counter[Key] = Counter()  # how many batches under way need it
+        self._ends: dict[int, int] = {}  # positions of each epoch's budget
+        self._references: dict[Key, list[Part]] = {}
+        self._values: dict[Key, list[Part]] = {}
+        self._older: set[Key] = set()  # blocks that somebody had asked for before
+        self._tried: set[Key] = set()  # of these, those that failed and were asked for anew
+        self._last: Key | None = None
+        self._ahead: list[Key] = []
+        self._capacity_bytes, self._workers = capacity_bytes, workers
+        plain = layout == "channels_last" and tone.shape[1] == 0  # what a block has is what a batch has
+        self._lender = Lender() if plain else None
+        self._share(_TRAINERS)
+        self._emitted, self._waited, self._decoded = 0, 0.0, 0
+        self._copied = 0  # batches that would have been lent, if the way to do it were not lost
+        self._decode_seconds, self._decode_rows = 0.0, 0  # of all parts that came, whenever they were decoded
+
+    @property
+    def image_size(self) -> int:
+        """Pixels, of a batch's images."""
+        return self._spec.image_size
+
+    def want(self, epoch: int, spans: Spans, ends: Sequence[int]) -> None:
+        """Note what a batch will need, and what those after it, up to `ends` of its epoch's order and the next one's.
+
+        The next question to the service asks for all that is noted.
+        """
+        keys = self._keys(epoch, spans)
+        self._wanted.update(keys)
+        self._ends.update({epoch: ends[0], epoch + 1: ends[1]})
+        rest = (Key(self._spec, epoch, number) for number in range(keys[-1].number + 1, _blocks(ends[0])))
+        following = (Key(self._spec, epoch + 1, number) for number in range(_blocks(ends[1])))
+        ahead = list(islice(chain(rest, following), self._most_ahead))
+        for key in set(self._ahead) - set(ahead):
+            if self._wanted[key] <= 0:
+                self._drop(key)
+        self._ahead = ahead
+
+    def make(self, epoch: int, step: int, spans: Spans, out: np.ndarray) -> tuple[dict[str, Any], list[int]]:
+        """Write a batch that was noted to `out`, or lend it: the answer to it, with its descriptors.
+
+        Raises:
+            CorruptSampleError: one of its samples does not decode.
+            EngineError: the service is gone.
+        """
+        asked = time.perf_counter()
+        keys = self._keys(epoch, spans)
+        missing = [key for key in self._ahead if key not in self._references]
+        if 2 * len(missing) >= self._most_ahead or any(key not in self._references for key in keys):
+            self._ask(epoch, step, [])
+        try:
+            blocks = {key.number: self._block(key, epoch, step) for key in keys}
+        finally:
+            self._release(keys)
+        self._waited += time.perf_counter() - asked
+        pieces = [
+            (part, rows, to)
+            for number, whole, into in runs(spans)
+            for part, rows, to in _overlaps(blocks[number], whole, into)
+        ]
+        replaced, loan = [], None
+        for part, rows, to in pieces:
+            content = part.content
+            for row, (message, sample) in content["corrupt"].items():
+                if rows.start <= row < rows.stop:
+                    raise CorruptSampleError(message, sample=sample)
+            for row, label in content["replaced"].items():
+                if rows.start <= row < rows.stop:
+                    replaced.append([row - rows.start + to.start, label])
+            images = content["images"][rows]
+            if len(pieces) == 1 and self._lender is not None:
+                loan = self._lender.lend(images, of=content["images"], most=self._most_lent)
+                self._copied += self._lender.lost
+            if loan is None:
+                self._copy(images, out[to])
+        self._emitted += pieces[-1][2].stop
+        busy, decoded = self._decode_busy(self._decoded), self._decoded
+        self._decoded = 0
+        lent, descriptors = loan or ({}, [])
+        answer = {"replaced": replaced, "decoded": decoded, "decode_busy_seconds": busy, "copied": self._copied, **lent}
+        return answer, descriptors
+
+    def _decode_busy(self, samples: int) -> float:
+        """How long the service's workers are at work while so many samples are decoded for this trainer.
+
+        The others are taken to have as many decoded as this one: they share what it asked for, or ask for as much.
+        """
+        each = self._decode_seconds / max(self._decode_rows, 1)
+        return samples * each * self._sharing / self._workers
+
+    def take_back(self, loans: list[int]) -> None:
+        """The trainer does not need these any more."""
+        if self._lender is not None:
+            self._lender.take_back(loans)
+
+    def leave(self) -> None:
+        """Say goodbye, and keep nothing but what is lent."""
+        self._references.clear()
+        self._values.clear()
+        self._link.tell("leave", self._trainer, self._emitted)
+
+    def _share(self, trainers: int) -> None:
+        """Divide the memory: what is kept for blocks under way and ahead, and what is not for lent ones."""
+        self._sharing = max(trainers, 1)
+        each = self._sharing * self._spec.block_bytes
+        self._most_ahead = max(1, min(_AHEAD, self._capacity_bytes // each - _UNDER_WAY))
+        memory_bytes = int(self._capacity_bytes / SHARE)
+        if self._lender is not None and self._lender.store_bytes is not None:
+            memory_bytes = min(memory_bytes, self._lender.store_bytes)  # a joined machine may have less
+        self._most_lent = min(_LENT, int(memory_bytes * (1 - SHARE)) // each)
+
+    def _keys(self, epoch: int, spans: Spans) -> list[Key]:
+        return [Key(self._spec, epoch, number) for number in dict.fromkeys(number for number, _, _ in runs(spans))]
+
+    def _block(self, key: Key, epoch: int, step: int) -> list[Part]:
+        """A block's parts, asked for again where they were lost."""
+        ray = self._link.ray
+        while key not in self._values:
+            if key not in self._references:
+                self._ask(epoch, step, [])
+            try:
+                parts = self._references[key]
+                contents = ray.get([part.content for part in parts], timeout=GONE_SECONDS / 2)
+                self._values[key] = [part._replace(content=c) for part, c in zip(parts, contents, strict=True)]
+                self._decode_seconds += sum(content["seconds"] for content in contents)
+                self._decode_rows += sum(len(content["images"]) for content in contents)
+            except ray.exceptions.GetTimeoutError:
+                self._link.call("status")  # it may just be slow; this raises if nobody is there
+            except (
+                ray.exceptions.RayTaskError,
+                ray.exceptions.WorkerCrashedError,
+                ray.exceptions.OutOfMemoryError,
+            ) as error:
+                parts = self._references[key]
+                self._forget(key)
+                if key in self._older:  # it may have failed long ago, for another: it is tried once for this trainer
+                    self._older.remove(key)
+                    self._tried.add(key)
+                    continue
+                raise self._failed(key, parts, error) from None
+            except ray.exceptions.RayError:
+                # Whatever was lost with a worker or the coordinator is asked for once more, with all that is
+                # not here yet.
+                lost = [(k, r) for k, r in self._references.items() if k not in self._values]
+                for k, _ in lost:
+                    del self._references[k]
+                time.sleep(RETRY_SECONDS)
+                self._ask(epoch, step, lost)
+        return self._values[key]
+
+    def _failed(self, key: Key, parts: list[Part], error: Exception) -> EngineError:
+        why = getattr(error, "cause", None)
+        if why is None:
+            ids = samples_of(key, parts[0].start, parts[-1].stop, samples=self._samples)
+            why = worker_ended(key, ids, self._path)
+        return EngineError(f"service {self._link.entry.name!r}: {why}")
+
+    def _forget(self, key: Key) -> None:
+        """Have a block that failed made anew when it is asked for again: what was wrong may be mended by then."""
+        self._link.tell("forget", [(key, self._references.pop(key))])
+
+    def _ask(self, epoch: int, step: int, lost: list[tuple[Key, list[Part]]]) -> None:
+        """Ask for every block that is wanted and not asked for yet."""
+        keys = [key for key in dict.fromkeys((*self._wanted, *self._ahead)) if key not in self._references]
+        report = {
+            "name": self._label,
+            "schedule": self._schedule,
+            "epoch": epoch,
+            "step": step,
+            "emitted": self._emitted,
+            "waited_seconds": self._waited,
+            "copied": self._copied,
+        }
+        wanted = [(key, min(BLOCK, self._ends[key.epoch] - key.number * BLOCK)) for key in keys]
+        references, before, decoded, trainers = self._link.call("take", self._trainer, report, wanted, lost)
+        self._older.update(key for key, older in zip(keys, before, strict=True) if older and key not in self._tried)
+        self._share(trainers)
+        self._references.update(zip(keys, references, strict=True))
+        self._decoded += decoded
+
+    def _release(self, keys: list[Key]) -> None:
+        """Let go of blocks that no batch under way needs, but for the last one: the next may begin in it."""
+        self._wanted.subtract(keys)
+        if self._last is not None and self._last != keys[-1] and self._wanted[self._last] <= 0:
+            self._drop(self._last)
+        self._last = keys[-1]
+        for key in keys[:-1]:
+            if self._wanted[key] <= 0 and key not in self._ahead:
+                self._drop(key)
+
+    def _drop(self, key: Key) -> None:
+        del self._wanted[key]
+        self._references.pop(key, None)
+        self._values.pop(key, None)
+        self._older.discard(key)
+
+    def _copy(self, images: np.ndarray, out: np.ndarray) -> None:
+        if self._tone.shape[1]:
+            from loader.resize import apply_tone  # numba's import costs a trainer half a second
+
+            toned = out if self._layout == "channels_last" else np.empty(images.shape, out.dtype)
+            apply_tone(images, self._tone, toned)
+            images = toned
+        if images is not out:
+            np.copyto(out, images if self._layout == "channels_last" else images.transpose(0, 3, 1, 2))
+
+
+def _overlaps(parts: list[Part], rows: slice, to: slice) -> Iterator[tuple[Part, slice, slice]]:
+    """Some rows of a block as rows of its parts, and where in the batch they go."""
+    for part in parts:
+        start, stop = max(rows.start, part.start), min(rows.stop, part.stop)
+        if start < stop:
+            row = to.start + start - rows.start
+            yield part, slice(start - part.start, stop - part.start), slice(row, row + stop - start)
+
+
+def _blocks(end: int) -> int:
+    """The blocks of the positions up to `end`."""
+    return -(-end // BLOCK)

@@ -1,0 +1,143 @@
+"""A connection to a service's cluster, and to its coordinator."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from typing import Any
+
+from loader.errors import EngineError
+from loader.service import LOOPBACK, NAMESPACE, registry
+
+GONE_SECONDS = 4.0  # without a sign of life; an error follows within 5
+RETRY_SECONDS = 0.1
+_RESTART_SECONDS = 120.0  # that a coordinator may take to be there again, while its cluster is alive
+_ANSWER_SECONDS = 3.0
+
+
+def set_environment(token: str, *, host: str) -> None:
+    """What Ray reads from the environment when it is imported.
+
+    Args:
+        token: of the cluster.
+        host: this machine's address in it.
+    """
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = token
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["AUTOSCALER_METRIC_PORT"] = "-1"  # no port: it would be open to all, without the token
+    # Ray takes a loopback address for a mistake, and listens everywhere, unless it is told that this machine
+    # cannot be part of a cluster (the variable is named after the systems where that is so).
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0" if host == LOOPBACK else "1"
+
+
+def check_token(address: str, *, name: str) -> None:
+    """Ask a cluster whether it knows this process's token: Ray itself would try for half a minute.
+
+    Raises:
+        EngineError: it does not.
+        ConnectionError: nobody answers there.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConnectionError(f"{address} does not answer: {line(error)}") from None
+    level = os.environ.get("RAY_BACKEND_LOG_LEVEL")
+    os.environ["RAY_BACKEND_LOG_LEVEL"] = "error"  # it warns, too, and once is enough
+    try:
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]
+        from ray.exceptions import AuthenticationError
+    except ImportError:  # not where this version of Ray has it: it finds out by itself
+        return
+    finally:
+        os.environ.pop("RAY_BACKEND_LOG_LEVEL")
+        if level is not None:
+            os.environ["RAY_BACKEND_LOG_LEVEL"] = level
+    try:
+        GcsClient(address=address)
+    except AuthenticationError:
+        raise EngineError(
+            f"service {name!r} at {address} does not answer to this token; take the one that its server has"
+        ) from None
+    except Exception:  # whatever else is wrong, Ray says in `init`
+        return
+
+
+class Link:
+    """A connection to a service's cluster and coordinator."""
+
+    def __init__(self, entry: registry.Entry) -> None:
+        self.entry = entry
+        self._check_alive()
+        set_environment(entry.token, host=entry.node)
+        try:
+            import ray
+        except ImportError:
+            raise EngineError("Ray is not installed; pip install 'reduced-sampling-loader[service]'") from None
+        self.ray = ray
+        try:
+            check_token(entry.address, name=entry.name)
+        except ConnectionError as error:  # its server may take a moment longer to end
+            raise gone(entry, error) from None
+        try:
+            ray.init(
+                address=entry.address,
+                _node_ip_address=entry.node,
+                namespace=NAMESPACE,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=False,
+            )
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            message = f"service {entry.name!r} at {entry.address} does not answer ({line(error)}); start it again"
+            raise EngineError(message) from None
+        self._coordinator: Any = None
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Ask the coordinator, and again while it restarts.
+
+        Raises:
+            EngineError: nobody was there for `GONE_SECONDS`, or it refused.
+        """
+        ray = self.ray
+        began = alive = time.monotonic()
+        while True:
+            self._check_alive()
+            try:
+                if self._coordinator is None:
+                    self._coordinator = ray.get_actor(f"coordinator-{self.entry.name}", namespace=NAMESPACE)
+                    alive = time.monotonic()  # the cluster answered
+                return ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=GONE_SECONDS / 2)
+            except ray.exceptions.RayTaskError as error:
+                raise EngineError(f"service {self.entry.name!r}: {error.cause}") from None
+            except (ray.exceptions.RayError, ValueError, ConnectionError) as error:
+                self._coordinator = None
+                now = time.monotonic()
+                if now - alive > GONE_SECONDS or now - began > _RESTART_SECONDS:
+                    raise gone(self.entry, f"no answer for {now - began:.0f} s: {line(error)}") from None
+                time.sleep(RETRY_SECONDS)
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """The same without an answer or an error. It waits a moment: what is sent just before an end is lost."""
+        if self._coordinator is not None and self.entry.alive:
+            with contextlib.suppress(self.ray.exceptions.RayError):
+                self.ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=1)
+
+    def _check_alive(self) -> None:
+        if not self.entry.alive:
+            raise gone(self.entry, f"process {self.entry.pid} has ended")
+
+
+def gone(entry: registry.Entry, why: object) -> EngineError:
+    """The error of a service that is not there any more."""
+    return EngineError(
+        f"service {entry.name!r} is gone ({line(why)}); start it again, connect, and load_state_dict to go on"
+    )
+
+
+def line(text: object) -> str:
+    return str(text).strip().partition("\n")[0]
