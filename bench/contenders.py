@@ -19,8 +19,8 @@ from bench.threaded_peers import plain_threads, spdl_pipeline, spdl_simplejpeg
 from bench.work import MEAN, STD, Epochs, Work, cut
 
 
-def ours(engine: str) -> Callable[[Work, Sequence[Fraction]], Epochs]:
-    """One of our engines: the ratios are its schedule."""
+def ours(engine: Any) -> Callable[[Work, Sequence[Fraction]], Epochs]:
+    """One of our engines, or a function that makes one: the ratios are its schedule."""
 
     def epochs(work: Work, ratios: Sequence[Fraction]) -> Epochs:
         from loader import BudgetLoader, Schedule
@@ -54,7 +54,7 @@ def cropped_decoding(work: Work, ratios: Sequence[Fraction]) -> Epochs:
     dataset = Dataset(work.beton)
     planner = Planner(dataset, schedule=Schedule.of(ratios), batch_size=work.batch_size, seed=0)
     if work.device != "cpu":
-        yield from _nvjpeg(dataset, planner, work.device)
+        yield from _nvimagecodec(dataset, planner, work.device)
         return
     decoders = [Decoder(dataset) for _ in range(work.threads)]
 
@@ -74,14 +74,14 @@ def cropped_decoding(work: Work, ratios: Sequence[Fraction]) -> Epochs:
             yield batches()
 
 
-def _nvjpeg(dataset: Any, planner: Any, device: str) -> Epochs:
-    """nvJPEG's own rate on the cropped bytes, which are cut out before its clock starts."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
+def _nvimagecodec(dataset: Any, planner: Any, device: str) -> Epochs:
+    """nvImageCodec's own rate on the cropped bytes, which are cut out before its clock starts."""
+    import importlib
 
     from loader.jpeg import Cropper
 
-    cropper = Cropper()
+    nvimgcodec: Any = importlib.import_module("nvidia.nvimgcodec")
+    cropper, decoder = Cropper(), nvimgcodec.Decoder(device_id=int(device.partition(":")[2] or 0))
     for epoch, steps in enumerate(planner.steps):
         cut = []
         for step in range(steps):
@@ -90,9 +90,9 @@ def _nvjpeg(dataset: Any, planner: Any, device: str) -> Epochs:
                 cropper.crop(dataset.jpeg(sample), top=top, left=left, height=height, width=width)[0]
                 for sample, top, left, height, width in rows
             )
-            cut.append([torch.from_numpy(part.copy()) for part in parts])
+            cut.append([part.tobytes() for part in parts])
 
-        yield (len(decode_jpeg(parts, mode=ImageReadMode.RGB, device=device)) for parts in cut)
+        yield (len(decoder.decode(parts)) for parts in cut)
 
 
 @lru_cache
@@ -172,18 +172,23 @@ def _dali_iterator(work: Work) -> tuple[Any, int]:
     dali: Any = nvidia.dali
     logging.getLogger().setLevel(logging.ERROR)  # it warns of each reset that it ignores
 
-    cuda = work.device != "cpu"
+    cuda = work.device.startswith("cuda")
+    number = int(work.device.partition(":")[2] or 0) if cuda else None
+    resized: Any = {
+        "size": [work.image_size, work.image_size],
+        "interp_type": dali.types.INTERP_LINEAR,
+        "antialias": work.interpolation == "antialias",
+    }
 
-    @dali.pipeline_def(batch_size=work.batch_size, num_threads=work.threads, device_id=0 if cuda else None, seed=1)
+    @dali.pipeline_def(batch_size=work.batch_size, num_threads=work.threads, device_id=number, seed=1)
     def pipeline() -> Any:
         jpegs, labels = dali.fn.readers.file(file_root=work.folder, random_shuffle=True, name="reader")
-        images = dali.fn.decoders.image_random_crop(jpegs, device="mixed" if cuda else "cpu", random_area=(0.08, 1.0))
-        images = dali.fn.resize(
-            images,
-            size=[work.image_size, work.image_size],
-            interp_type=dali.types.INTERP_LINEAR,
-            antialias=work.interpolation == "antialias",
-        )
+        if cuda:  # whole images: the hardware knows no region, and nvImageCodec 0.9 crashes on one (its issue 55)
+            images = dali.fn.decoders.image(jpegs, device="mixed")
+            images = dali.fn.random_resized_crop(images, random_area=(0.08, 1.0), **resized)
+        else:
+            images = dali.fn.decoders.image_random_crop(jpegs, device="cpu", random_area=(0.08, 1.0))
+            images = dali.fn.resize(images, **resized)
         uint8 = work.dtype == "uint8"
         images = dali.fn.crop_mirror_normalize(
             images,
@@ -204,7 +209,8 @@ def _dali_iterator(work: Work) -> tuple[Any, int]:
 
 
 def plain_dali(work: Work, ratios: Sequence[Fraction]) -> Epochs:
-    """DALI's file reader, image_random_crop, resize, crop_mirror_normalize, through its iterator.
+    """DALI's file reader, image_random_crop (on a GPU a whole image, and random_resized_crop), resize,
+    crop_mirror_normalize, through its iterator.
 
     `reset` does nothing in mid-epoch: who cuts an epoch goes on in the same shuffle. The iterator
     prefetches two batches when it is made or reset, before its epoch is asked for: those come free.

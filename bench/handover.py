@@ -101,7 +101,7 @@ class _Trainer:
         taken, iterator = self._chance.randint(1, 6), iter(batches)
         for _ in range(taken):
             if self._chance.random() < 0.1:
-                self._fake.failures["index"] = torch.OutOfMemoryError("of a device, made up")
+                self._fake.failures["mul_"] = torch.OutOfMemoryError("of a device, made up")
             stream = self._chance.choice(self._streams)
             with _on(stream):
                 batch = next(iterator, None)

@@ -43,7 +43,8 @@ class BudgetLoader:
         image_size: height and width of the images, pixels.
         engine: "auto" (the fastest that is installed; `engine` and `engine_reason` say which and why), one
             of `loader.engines.NAMES`, or a function that makes an engine of one's own.
-        device: a torch device.
+        device: a torch device: a CPU, "cuda" (the current GPU of the thread that makes the loader), "cuda:1" and
+            so on, or "mps".
         seed: 0 … 2⁶⁴ − 1. Together with epoch and step it determines a batch's samples, windows and
             flips, on any engine and with any number of workers or ranks.
         train: True: random resized crop and flip. False: every sample once in file order, centre
@@ -68,7 +69,8 @@ class BudgetLoader:
 
     Yields:
         images [batch, 3, image_size, image_size] and labels int64 [batch]. They stay valid for as
-        long as they are kept.
+        long as they are kept. On a GPU they are ready for work that is queued on the stream that is the
+        current one when they are taken; before another stream uses them, have it wait, and call record_stream.
 
     Raises:
         LoaderError: what cannot be, with what to do about it.

@@ -68,15 +68,18 @@ def data(request, beton, small_beton) -> Dataset:
 ON_A_DEVICE = [p for p in PIXELS if p.values != ("dali",)]  # a real pipeline needs a real GPU
 
 
+OPTIONS = (
+    {"dtype": "float32"},
+    {"dtype": "bfloat16", "layout": "contiguous"},
+    {"dtype": "uint8", "interpolation": "linear"},
+)
+
+
 @pytest.mark.parametrize("name", ON_A_DEVICE)
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_batches_on_a_device_have_the_bits_of_those_on_the_cpu(name, kind, data):
     todo = plans(data, 3)
-    for options in (
-        {"dtype": "float32"},
-        {"dtype": "bfloat16", "layout": "contiguous"},
-        {"dtype": "uint8", "interpolation": "linear"},
-    ):
+    for options in OPTIONS[:1] if name == "ffcv" else OPTIONS:  # whose loader takes seconds to make
         expected = make_all(name, data, todo, options)
         with FakeCUDA(kind=kind) as fake:
             batches = make_all(name, data, todo, {**options, "device": f"{kind}:0"})
@@ -162,7 +165,7 @@ def test_a_gpu_without_a_number_is_refused(dataset):
 def test_running_out_of_memory_is_the_batchs_error_and_no_reason_to_decode_elsewhere(dataset):
     with FakeCUDA() as fake:
         engine = create("native", dataset, device="cuda:0")
-        fake.failures["index"] = torch.OutOfMemoryError("out of memory, made up")
+        fake.failures["mul_"] = torch.OutOfMemoryError("out of memory, made up")
         with pytest.raises(torch.OutOfMemoryError, match="made up"):
             produce(engine, plans(dataset, 1))
         engine.close()
@@ -182,7 +185,7 @@ def test_a_ranks_gpu_is_resolved_once_and_no_other_is_touched(dataset):
         }
         with BudgetLoader(dataset, device="cuda", rank=1, world_size=2, **options) as batches:
             assert batches.engine == "native"
-            assert {(str(i.device), str(t.device), len(t)) for i, t in batches} == {("cuda:1", "cuda:1", 4)}
+            assert {(str(i.device), str(t.device)) for i, t in batches} == {("cuda:1", "cuda:1")}
         assert torch.cuda.current_device() == 1
     assert not fake.order.faults
 

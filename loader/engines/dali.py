@@ -39,7 +39,7 @@ _DEPTH = 2  # batches in a pipeline: one that is made while the one before it is
 
 @dataclass(frozen=True)
 class Tuning:
-    """What makes DALI's decoder on a GPU faster or slower, and changes no pixel by more than a rounding.
+    """What makes DALI's decoder on a GPU faster or slower, and changes pixels by a decoder's rounding alone.
 
     Args:
         hardware_share: of the images, 0 … 1, that the GPU's JPEG hardware decodes where it has some; CUDA

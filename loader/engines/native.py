@@ -2,7 +2,7 @@
 
 Decoding, resizing and normalising all release the GIL. Batches are written to buffers that are
 taken again as soon as the trainer has dropped the last tensor that shows them: a batch that is kept
-stays valid for as long as it is kept.
+stays valid for as long as it is kept. For a GPU they hold bytes, and are taken again once it has copied them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Normalisation on a device, by table: the same bits as an engine that normalises as it resizes."""
+"""Normalisation on a device: the same bits as an engine that normalises as it resizes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ class Normalize:
     """
 
     def __init__(self, output: Output) -> None:
-        device = torch.device(output.device)
-        self._pixels = output.dtype == "uint8"  # which are what they are
-        self._table = output.table().flatten().to(device)
-        self._offsets = 256 * torch.arange(3, device=device).view(1, 3, 1, 1)
+        affine = torch.from_numpy(output.affine()).to(output.device)
+        self._slope, self._offset = (affine[:, i].view(1, 3, 1, 1) for i in range(2))
+        self._dtype = output.torch_dtype
         self._memory = torch.channels_last if output.layout == "channels_last" else torch.contiguous_format
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -27,8 +26,8 @@ class Normalize:
         Args:
             pixels: 0 … 255 in any dtype (fractions are cut off), on any device, in any layout.
         """
-        pixels = pixels.to(self._table.device)
-        if self._pixels:
-            return pixels.to(torch.uint8).contiguous(memory_format=self._memory)
-        index = pixels.int() + self._offsets
-        return self._table[index].contiguous(memory_format=self._memory)
+        values = pixels.to(self._slope.device).to(torch.uint8)
+        if self._dtype != torch.uint8:
+            # Two operations, each rounded: one that fuses them would round once, and give other bits.
+            values = values.to(torch.float32).mul_(self._slope).add_(self._offset).to(self._dtype)
+        return values.contiguous(memory_format=self._memory)
