@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from bench import runs
 from bench.analysis import TARGET_POINTS, compare
 from bench.busy import busy
 from bench.console import INTERRUPTED, bars
@@ -46,12 +47,19 @@ def run(
         The record: environment, options, one row per setting, every epoch; and whether the run was
         interrupted.
     """
+    out = Path(options.out)
+    with runs.held(out):
+        claim(out, options, how=how)
+        return _run(options, console, out, recipe, cells_of, builtin)
+
+
+def _run(
+    options: Options, console: Console, out: Path, recipe: Any, cells_of: Callable[[Data], list[Cell]], builtin: str
+) -> tuple[dict[str, Any], bool]:
     import torch
 
     from bench.data import prepare
 
-    out = Path(options.out)
-    claim(out, options, how=how)
     recipe = dataclasses.replace(recipe, learning_rate=options.learning_rate)
     with bars(console) as progress:
         data = prepare(
@@ -99,11 +107,11 @@ def _seeds(
     return _record(options, data, done, boundary=boundary, finished=not interrupted), interrupted
 
 
-def _compared(options: Options, data: Data, runs: Sequence[SeedRun]) -> dict[str, dict[str, Any]]:
+def _compared(options: Options, data: Data, done: Sequence[SeedRun]) -> dict[str, dict[str, Any]]:
     """Each setting's times over all seeds: those that are finished, or the only one."""
     found = {}
-    for number, setting in enumerate(runs[0].settings):
-        seeds = [run.measured(run.settings[number]) for run in runs]
+    for number, setting in enumerate(done[0].settings):
+        seeds = [run.measured(run.settings[number]) for run in done]
         rounds = max(rounds for _, rounds in seeds)
         seeds = [seed for seed in seeds if seed[1] == rounds]
         if rounds and seeds[0][0].records:
@@ -117,14 +125,14 @@ def _compared(options: Options, data: Data, runs: Sequence[SeedRun]) -> dict[str
     return found
 
 
-def _unclear(options: Options, data: Data, runs: Sequence[SeedRun]) -> list[str]:
+def _unclear(options: Options, data: Data, done: Sequence[SeedRun]) -> list[str]:
     """The settings whose intervals are wider than what a bench is to measure to."""
-    rows = _compared(options, data, runs)
+    rows = _compared(options, data, done)
     return [name for name, row in rows.items() if row["half_width_points"] > TARGET_POINTS]
 
 
 def _record(
-    options: Options, data: Data, runs: Sequence[SeedRun], *, boundary: list[dict[str, Any]], finished: bool
+    options: Options, data: Data, done: Sequence[SeedRun], *, boundary: list[dict[str, Any]], finished: bool
 ) -> dict[str, Any]:
     from bench.data import recognise
     from bench.record import environment
@@ -133,10 +141,10 @@ def _record(
     for name in ("val", "out", "extra"):
         asked.pop(name)
     rows = []
-    for name, times in _compared(options, data, runs).items():
-        settings = [next(s for s in run.settings if s.name == name) for run in runs]
+    for name, times in _compared(options, data, done).items():
+        settings = [next(s for s in run.settings if s.name == name) for run in done]
         cell = settings[0].cell
-        seeds = [run.row(setting) for run, setting in zip(runs, settings, strict=True)]
+        seeds = [run.row(setting) for run, setting in zip(done, settings, strict=True)]
         rows.append(
             {
                 "setting": name,
@@ -155,7 +163,7 @@ def _record(
         "environment": environment(),
         "options": asked,
         "data_set": recognise(data.train),
-        "engine": runs[0].engine if runs else None,
+        "engine": done[0].engine if done else None,
         "samples": len(data.train),
         "classes": data.classes,
         "finished": finished,

@@ -123,13 +123,14 @@ def options_of(given: dict[str, Any], *, presets: Mapping[str, Mapping[str, Any]
 
 
 def claim(out: Path, options: Options, *, how: str) -> None:
-    """Make `out` this run's, or go on with what it holds if that was asked the same."""
+    """Make `out`, which is held, this run's, or go on with what it holds if that was asked the same."""
+    from bench import runs
     from bench.record import write_json
 
     config = out / "config.json"
     if how == "fresh":
-        for old in (*out.glob("state/**/*.pt"), *out.glob("state/**/timed.json"), *out.glob("data/*.beton"), config):
-            old.unlink(missing_ok=True)
+        runs.clear(out)
+    runs.note(out, config, *(out / "data" / f"{part}.beton" for part in ("train", "val")))
     if config.exists():
         try:
             held = json.loads(config.read_text())

@@ -12,6 +12,7 @@ from typing import Any
 
 from rich.progress import Progress
 
+from bench import runs
 from bench.analysis import TARGET_POINTS, Measured
 from bench.boundary import measure as measure_boundary
 from bench.data import Data
@@ -45,6 +46,7 @@ class SeedRun:
         shape = self._shape
         if self.data.evaluation is not None:
             self.evaluation = BudgetLoader(self.data.evaluation, train=False, **shape)
+        runs.note(self.out, self._timed, *(self._state(cell.name) for cell in cells))
         # The first network of a process can run a little slower than the same network made later, for good:
         # that must not be full training's share. Its trainer is kept, so that its memory is not used again.
         self._first = self._trainer(cells[0])
@@ -52,8 +54,8 @@ class SeedRun:
             batches = BudgetLoader(self.data.train, schedule=cell.schedule, sampling=cell.sampling, **shape)
             setting = Setting(cell, self._trainer(cell), batches)
             self.settings.append(setting)
-            if self._state(setting).exists():
-                setting.load(self._state(setting))
+            if self._state(cell.name).exists():
+                setting.load(self._state(cell.name))
         self._load_timed()
 
     @property
@@ -90,10 +92,14 @@ class SeedRun:
     def _folder(self) -> Path:
         return self.out / "state" / f"seed_{self.seed}"
 
-    def _state(self, setting: Any) -> Path:
-        name = re.sub(r"[^\w.]+", "_", setting.name)
-        if name != setting.name:
-            name += f"_{zlib.crc32(setting.name.encode()):08x}"
+    @property
+    def _timed(self) -> Path:
+        return self._folder / "timed.json"
+
+    def _state(self, setting: str) -> Path:
+        name = re.sub(r"[^\w.]+", "_", setting)
+        if name != setting:
+            name += f"_{zlib.crc32(setting.encode()):08x}"
         return self._folder / f"{name}.pt"
 
     def train(self, progress: Progress) -> bool:
@@ -126,7 +132,7 @@ class SeedRun:
         try:
             interleave.run(
                 self.settings,
-                state_of=self._state,
+                state_of=lambda setting: self._state(setting.name),
                 seed=self.seed,
                 evaluation=self.evaluation,
                 eval_every=options.eval_every,
@@ -157,7 +163,7 @@ class SeedRun:
             if not setting.finished:
                 self.warm_up_seconds[setting.name] = interleave.warm_up(setting.trainer, **shape)
                 if setting.records:
-                    setting.load(self._state(setting))
+                    setting.load(self._state(setting.name))
 
     def time_more(self, unclear: Callable[[], list[str]], progress: Progress) -> None:
         """Run rounds of timing alone, until every interval is narrow enough or there were `extra_rounds`.
@@ -237,11 +243,12 @@ class SeedRun:
         from bench.record import write_json
 
         slices = {setting.name: [list(pair) for pair in setting.timed] for setting in self.settings}
-        write_json(self._folder / "timed.json", {"rounds": self._timing_rounds, "slices": slices})
+        write_json(self._timed, {"rounds": self._timing_rounds, "slices": slices})
 
     def _load_timed(self) -> None:
-        path = self._folder / "timed.json"
-        held: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"rounds": 0, "slices": {}}
+        held: dict[str, Any] = {"rounds": 0, "slices": {}}
+        if self._timed.exists():
+            held = json.loads(self._timed.read_text())
         self._timing_rounds = held["rounds"]
         for setting in self.settings:
             setting.timed = [(mine, full) for mine, full in held["slices"].get(setting.name, [])]

@@ -30,6 +30,7 @@ from rich.progress import Progress
 from torch import distributed
 
 import models
+from bench import runs
 from bench.console import INTERRUPTED, SHOW_SECONDS, Every, bars, guarded
 from bench.data import Data, prepare, served
 from loader import connect, engines
@@ -131,6 +132,8 @@ def _train(
     own: dict[str, Any] = {**shape, "engine": options.engine, "workers": options.workers}
     training: dict[str, Any] = {"schedule": schedule, "sampling": options.sampling}
     with ExitStack() as loaders:
+        if rank == 0:
+            loaders.enter_context(runs.held(out))
         # One progress for making data ready, one for training, which nothing redraws while a clock runs.
         progress = loaders.enter_context(_progress(console, rank=rank))
         if options.data.startswith(_SERVICE):

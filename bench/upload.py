@@ -111,9 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=15, help="counted measurements of each")
     parser.add_argument("--out", default="runs/upload")
     options = parser.parse_args(arguments)
-    from bench import job
+    from bench.console import guarded
 
-    return job.guarded(functools.partial(_main, options), interrupted="nothing was recorded")
+    return guarded(functools.partial(_main, options), interrupted="nothing was recorded")
 
 
 def _main(options: argparse.Namespace, console: Console) -> int:
