@@ -51,7 +51,7 @@ _DEFAULTS: dict[str, tuple[Any, Any]] = {  # on a GPU, on a CPU
     "cifar_depth": (56, 20),
     "compile": (["off", "on"], ["off"]),
     "hardware_shares": ([0.0, 0.25, 0.5, 0.8, 1.0], [0.5]),
-    "minutes": (8.0, 5.0),
+    "minutes": (7.5, 4.5),
 }
 _LEAST_SECONDS = 10  # that are left for a measurement to begin
 
@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--cifar-depth", type=int, help="layers of ResNet (56; on a CPU 20)")
     add("--compile", nargs="+", choices=("on", "off"), help="of the trainer part (both; on a CPU off)")
     add("--hardware-shares", type=float, nargs="+", help="of the images, 0 … 1, for the JPEG hardware; dali has 0.65")
-    add("--minutes", type=float, help="for all of it (8; on a CPU 5)")
+    add("--minutes", type=float, help="for all measurements (7.5; on a CPU 4.5)")
     add("--out", default="runs/gpu")
     options = parser.parse_args(arguments)
     for name, values in _DEFAULTS.items():

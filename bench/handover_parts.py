@@ -145,7 +145,7 @@ class _Bridge:
         descriptor, shape = self._buffers[message["buffer"]]
         count = sum(stop - start for start, stop in message["spans"])
         os.pwrite(descriptor, bytes([message["step"] % 256]) * (count * int(np.prod(shape[1:]))), 0)
-        return {"decoded": count, "decode_busy_seconds": 0.0, "replaced": []}, []
+        return {"decoded": count, "decode_busy_seconds": 0.0, "replaced": [], "copied": False}, []
 
     def close(self) -> None:
         for descriptor, _ in self._buffers.values():
