@@ -348,8 +348,12 @@ class Wires(Kind):
             try:
                 answering.run()
                 return True
-            except (wire.WireError, *bridge.NONSENSE):
+            except (wire.WireError, *bridge.NONSENSE):  # the process ends
                 return False
+            finally:
+                for _, descriptors in answering._queue:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
 
     def _to_trainer(self, rng: random.Random) -> bool:
         from loader.errors import LoaderError
