@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import json
 import os
@@ -320,6 +321,8 @@ class Wires(Kind):
 
     def run(self, seed: int, number: int) -> bool:
         rng = random.Random(f"wire {seed} {number}")
+        if number % 100 == 0:
+            gc.collect()  # maps hold descriptors, and some are in cycles
         return self._to_bridge(rng) if rng.random() < 0.5 else self._to_trainer(rng)
 
     def _to_bridge(self, rng: random.Random) -> bool:
@@ -345,8 +348,12 @@ class Wires(Kind):
             try:
                 answering.run()
                 return True
-            except (wire.WireError, *bridge.NONSENSE):
+            except (wire.WireError, *bridge.NONSENSE):  # the process ends
                 return False
+            finally:
+                for _, descriptors in answering._queue:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
 
     def _to_trainer(self, rng: random.Random) -> bool:
         from loader.errors import LoaderError

@@ -153,12 +153,14 @@ class _Served:
     def start(self) -> int:
         if self._process is None or self._process.poll() is not None:
             command = ["loader", "serve", str(self._data), "--name", "kills", "--memory", "120MB"]
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-            )
-            assert self._process.stdout is not None
-            if not self._process.stdout.readline().startswith("serving"):
-                raise SystemExit("error: the service does not start")
+            with open(self._known.parent / "server.log", "w+") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=log, text=True
+                )
+                assert self._process.stdout is not None
+                if not self._process.stdout.readline().startswith("serving"):
+                    log.seek(0)
+                    raise SystemExit(f"error: the service does not start: {log.read()[-500:]}")
             self._session = json.loads((self._known / "kills.json").read_text())["session"]
         self.note()
         return self._process.pid

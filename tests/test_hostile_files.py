@@ -274,7 +274,7 @@ def test_a_sparse_file_that_says_it_is_large_is_refused(tmp_path):
     header["num_samples"] = 1 << 34  # and an index of nothing
     with open(path, "r+b") as file:
         file.write(header.tobytes())
-    with pytest.raises(DatasetError, match="no pixels"):
+    with pytest.raises(DatasetError, match=r"sample \d+ is"):  # read no further than to the first that is none
         Dataset(path)
 
 

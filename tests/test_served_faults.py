@@ -74,7 +74,7 @@ def served(named, environment, tmp_path_factory):
     found.end()
 
 
-def gone(pids, seconds=30):
+def gone(pids, seconds=90):
     """Whether processes end within some time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in pids):

@@ -52,6 +52,13 @@ def test_an_entry_is_found_while_its_process_lives(folder):
         registry.find("mine")
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_cannot_be_written_to_can_be_read(folder):
+    registry.write(entry())
+    folder.chmod(0o500)
+    assert registry.find("mine") == entry()
+
+
 @pytest.mark.parametrize("which", ["folder", "entry"])
 def test_what_others_can_write_is_refused(folder, which):
     path = registry.write(entry())

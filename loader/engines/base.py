@@ -6,6 +6,7 @@ of epochs' ends: it is not drained, rebuilt or restarted between them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -157,6 +158,31 @@ def check_room(under_way: int, capacity: int) -> None:
     """Refuse one more batch than the capacity."""
     if under_way >= capacity:
         raise EngineError(f"{capacity} batches are under way already; get one first")
+
+
+class Latch:
+    """Set once, and waited for by one thread.
+
+    Unlike `threading.Event`, it stays whole when a signal's exception falls into the wait: an event's lock may then
+    be released by the wrong thread, and whoever sets it fails.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+        self._set = False
+
+    def set(self) -> None:
+        """May be called twice, from any thread."""
+        self._set = True
+        with contextlib.suppress(RuntimeError):  # released already
+            self._lock.release()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is set, at the latest after some time."""
+        if not self._set:
+            self._lock.acquire(timeout=seconds)
+        return self._set
 
 
 def join_soon(threads: Sequence[threading.Thread]) -> None:

@@ -19,7 +19,7 @@ import simplejpeg
 
 from loader.batch import Batch, BatchPlan
 from loader.dataset import Dataset, corrupt
-from loader.engines.base import Job, Output, Work, check_room, join_soon
+from loader.engines.base import Job, Latch, Output, Work, check_room, join_soon
 from loader.engines.buffers import BufferPool, tone
 from loader.engines.upload import Sent, Uploader, uploader
 from loader.errors import CorruptSampleError, EngineError
@@ -64,7 +64,7 @@ class NativeEngine:
         if not self._pending:
             raise EngineError("no batch is under way; submit a plan first")
         pending = self._pending[0]  # forgotten when it is here: Ctrl-C while this waits leaves it under way
-        while not pending.done.wait(timeout=1.0):
+        while not pending.done.wait(1.0):
             if not any(thread.is_alive() for thread in self._threads):
                 raise EngineError("the engine's threads have ended; make a new loader")
         self._pending.popleft()
@@ -110,7 +110,7 @@ class _Pending:
     cancelled: bool = False
     error: BaseException | None = None
     sent: Sent | None = None
-    done: threading.Event = field(default_factory=threading.Event)
+    done: Latch = field(default_factory=Latch)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def finish_task(self, *, replaced: int, error: BaseException | None) -> bool:

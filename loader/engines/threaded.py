@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from loader.batch import Batch, BatchPlan
-from loader.engines.base import Work, check_room, join_soon
+from loader.engines.base import Latch, Work, check_room, join_soon
 from loader.errors import EngineError
 
 
@@ -41,7 +41,7 @@ class _Pending:
     plan: BatchPlan
     made: Batch | BaseException | None = None
     cancelled: bool = False
-    done: threading.Event = field(default_factory=threading.Event)
+    done: Latch = field(default_factory=Latch)
 
 
 class ThreadedEngine:
@@ -73,7 +73,7 @@ class ThreadedEngine:
         # It is forgotten when it is here, and not before: an exception that a signal raises while this waits
         # (Ctrl-C) leaves the batch under way, and what comes next is its own plan's.
         pending = self._pending[0]
-        while not pending.done.wait(timeout=1.0):
+        while not pending.done.wait(1.0):
             if not self._thread.is_alive():
                 raise EngineError(f"{self._thread.name}'s thread has ended; make a new loader")
         self._pending.popleft()

@@ -98,6 +98,10 @@ class _Bridge:
             return False
         message, descriptors = came
         operation = message.get("op")
+        if operation != "buffer" or len(descriptors) != 1:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            descriptors = []
         if operation == "setup":  # at once: batches that came with it are noted next
             self._setup(message)
             return True
@@ -161,8 +165,10 @@ class _Bridge:
 
     def _buffer(self, message: dict[str, Any], descriptors: list[int]) -> tuple[None, list[int]]:
         (descriptor,) = descriptors
-        memory = mmap.mmap(descriptor, 0)
-        os.close(descriptor)
+        try:
+            memory = mmap.mmap(descriptor, 0)
+        finally:
+            os.close(descriptor)
         self._buffers[message["id"]] = np.frombuffer(memory, self._dtype).reshape(message["shape"])
         return None, []
 

@@ -129,6 +129,9 @@ class Bridge:
         if came is None:
             raise BridgeEnded
         message, descriptors = came
+        if "sample" in message or "error" in message:
+            for descriptor in descriptors:
+                os.close(descriptor)
         if "sample" in message:
             raise CorruptSampleError(str(message.get("error")), sample=message["sample"])
         if "error" in message:

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from loader.errors import EngineError
@@ -46,25 +47,33 @@ def check_token(address: str, *, name: str) -> None:
         socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
         raise ConnectionError(f"{address} does not answer: {line(error)}") from None
-    level = os.environ.get("RAY_BACKEND_LOG_LEVEL")
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "error"  # it warns, too, and once is enough
     try:
         from ray._raylet import GcsClient  # type: ignore[attr-defined]
         from ray.exceptions import AuthenticationError
     except ImportError:  # not where this version of Ray has it: it finds out by itself
         return
-    finally:
-        os.environ.pop("RAY_BACKEND_LOG_LEVEL")
-        if level is not None:
-            os.environ["RAY_BACKEND_LOG_LEVEL"] = level
     try:
-        GcsClient(address=address)
+        with _quiet():
+            GcsClient(address=address)
     except AuthenticationError:
         raise EngineError(
             f"service {name!r} at {address} does not answer to this token; take the one that its server has"
         ) from None
     except Exception:  # whatever else is wrong, Ray says in `init`
         return
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Ray's C++ warns of a wrong token, too, straight to the descriptor, and to be told once is enough."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
 
 
 class Link:

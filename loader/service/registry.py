@@ -113,8 +113,8 @@ def reserved(name: str) -> Iterator[None]:
     descriptor = _lock(lock, name)
     try:
         with contextlib.suppress(FileNotFoundError):
-            entry, age = _read(name)
-            if not entry.here and age < _DEAD_SECONDS:
+            entry, touched = _read(name)
+            if not entry.here and _now(lock.parent) - touched < _DEAD_SECONDS:
                 raise EngineError(
                     f"service {name!r} is running on machine {entry.host}, which shares {lock.parent}; give another "
                     f"--name, or {_ADVICE}, on this machine alone"
@@ -219,7 +219,7 @@ def names() -> list[str]:
 
 
 def _read(name: str) -> tuple[Entry, float]:
-    """An entry, and how long ago it was touched, seconds by the clock of the folder's file system."""
+    """An entry, and when it was touched, by the clock of the folder's file system."""
     path = path_of(name)
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -231,7 +231,7 @@ def _read(name: str) -> tuple[Entry, float]:
             entry = Entry(**json.loads(file.read(_MOST_BYTES)))
         if entry.name != name or not all(isinstance(value, (str, int, type(None))) for value in asdict(entry).values()):
             raise ValueError(f"it is of {entry.name!r}")
-        return entry, _now(path.parent) - found.st_mtime
+        return entry, found.st_mtime
     except FileNotFoundError:
         raise
     except (OSError, ValueError, TypeError, RecursionError) as error:

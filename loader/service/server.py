@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -108,9 +109,10 @@ def _said_in_one_line(made: Session) -> Iterator[None]:
 
 def _shut_down() -> None:
     """Ray's own end, which can wait for processes that are gone: whatever it has not ended then is killed."""
-    import ray
-
-    thread = threading.Thread(target=ray.shutdown, name="ray-shutdown", daemon=True)
+    shutdown = getattr(sys.modules.get("ray"), "shutdown", None)
+    if shutdown is None:  # the start was broken off before Ray was imported
+        return
+    thread = threading.Thread(target=shutdown, name="ray-shutdown", daemon=True)
     thread.start()
     thread.join(_GOODBYE_SECONDS)
 

@@ -78,10 +78,11 @@ def stopping(*, last: Callable[[], None]) -> Iterator[Stopping]:
     threading.Thread(target=watch, name="stopping", daemon=True).start()
     try:
         yield state
-    except (KeyboardInterrupt, SystemExit):  # ours, or that of Ray's own handler
-        if not state.asked:
+    except BaseException as error:
+        stop = isinstance(error, (KeyboardInterrupt, SystemExit))  # ours, or that of Ray's own handler
+        if not state.asked or (state.started and not stop):
             raise
-        if not state.started:
+        if not state.started:  # whatever was under way broke off in its own way
             print(_EARLY, file=sys.stderr, flush=True)
         raise SystemExit(state.status) from None
     finally:
