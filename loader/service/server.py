@@ -252,8 +252,8 @@ def _coordinator(reading: Reading, name: str, memory_bytes: int, workers: int) -
 def serve_until_stopped(served: Served, *, stop: Stopping, metrics_port: int | None) -> None:
     """Wait for Ctrl-C or SIGTERM; serve Prometheus metrics at the loopback meanwhile, if asked.
 
-    Raises:
-        EngineError: a process that the service cannot be without has ended.
+    When a process that the service cannot be without has ended, this one ends at once: trainers are told by that, and
+    Ray's own end would wait for what is gone. The guard clears up.
     """
     rearm(stop)
     if metrics_port is not None:
@@ -262,7 +262,11 @@ def serve_until_stopped(served: Served, *, stop: Stopping, metrics_port: int | N
         start(served.entry.name, port=metrics_port, host=LOOPBACK)
     next_beat = 0.0
     while not stop.wait(0.2):
-        served.session.check()
+        try:
+            served.session.check()
+        except EngineError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
         if time.monotonic() > next_beat:
             registry.beat(served.entry)
             next_beat = time.monotonic() + registry.BEAT_SECONDS
