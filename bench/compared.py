@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench import plot
+from bench.contenders import OURS
 from bench.grid import Grid
 
 
@@ -75,7 +76,7 @@ def _cut(results: Mapping[str, Any]) -> Grid:
     ratios = list(results["cut"][0]["time_ratio"])
     rows = [
         (
-            row["contender"] + ("" if row["ours"] else " (break)"),
+            row["contender"] + ("" if row["contender"] in OURS else " (break)"),
             *(f"{row['time_ratio'][ratio]:.3f} ({row['spread'][ratio]:.3f})" for ratio in ratios),
         )
         for row in results["cut"]

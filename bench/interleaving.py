@@ -22,6 +22,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+from loader.engines.base import Latch
+
 
 class Deadlock(Exception):
     """No thread can go on."""
@@ -62,7 +64,7 @@ class Interleaving:
 
     def _with_ours(self, kind: Any) -> Callable[..., None]:
         """A dataclass's constructor, with this run's events and locks in the fields that get new ones."""
-        make = {threading.Event: _Event, threading.Lock: _Lock}
+        make = {threading.Event: _Event, Latch: _Event, threading.Lock: _Lock}
         fields = [(f.name, make[f.default_factory]) for f in dataclasses.fields(kind) if f.default_factory in make]
         constructor = kind.__init__
 
@@ -152,7 +154,7 @@ class _Thread:
 
 
 class _Event:
-    """threading.Event."""
+    """threading.Event, and `loader.engines.base.Latch`."""
 
     def __init__(self, run: Interleaving) -> None:
         self._run, self._set = run, False

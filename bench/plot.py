@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.contenders import OURS
 from bench.dissertation import Printed, change, time_reduction
 from loader.schedule import Schedule
 from loader.theory import corollary
@@ -110,15 +111,16 @@ def cut_curves(rows: Sequence[Mapping[str, Any]]) -> Any:
     """T(α)/T(1) of each contender: ours by schedule, the others' epochs cut by `break`.
 
     Args:
-        rows: of `bench.throughput`'s part "cut".
+        rows: of `bench.throughput`'s part "cut"; records of version 0.1 have no spread.
     """
     figure, axes = _axes("an epoch's time at ratio α, as a share of a full one's", "α", "T(α) / T(1)")
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
     for row in rows:
         points = [(float(ratio), median) for ratio, median in row["time_ratio"].items()]
-        label = f"{row['contender']} ({'ours' if row['ours'] else 'cut by break'})"
-        spread = [row["spread"][ratio] / 2 for ratio in row["time_ratio"]]
-        line = "o-" if row["ours"] else "^--"
+        ours = row["contender"] in OURS
+        label = f"{row['contender']} ({'ours' if ours else 'cut by break'})"
+        spread = [row["spread"][ratio] / 2 for ratio in row["time_ratio"]] if "spread" in row else None
+        line = "o-" if ours else "^--"
         axes.errorbar(*zip(*points, strict=True), yerr=spread, fmt=line, label=label, alpha=0.8, capsize=2)
     axes.legend(fontsize=7)
     return figure

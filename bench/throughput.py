@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.child import Child
-from bench.contenders import CONTENDERS, FILTERS, NEEDS, OURS, quiet_threads
+from bench.contenders import CONTENDERS, FILTERS, NEEDS, quiet_threads
 from bench.estimate import interquartile_range, mean
 from bench.work import Work
 
@@ -195,7 +195,6 @@ def cut(works: dict[str, Work], *, turns: int, say: Callable[[str], object]) -> 
         rows.append(
             {
                 "contender": name,
-                "ours": name in OURS,
                 "time_ratio": {ratio: statistics.median(values) for ratio, values in shares.items()},
                 "spread": {ratio: interquartile_range(values) for ratio, values in shares.items()},
                 "turns": shares,
