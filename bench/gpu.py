@@ -47,6 +47,7 @@ _DEFAULTS: dict[str, tuple[Any, Any]] = {  # on a GPU, on a CPU
     "width": (1.0, 0.25),
     "turns": (3, 1),
     "epochs": (6, 3),
+    "extra_rounds": (10, 1),
     "cifar_epochs": (40, 3),
     "cifar_depth": (56, 20),
     "compile": (["off", "on"], ["off"]),
@@ -214,7 +215,7 @@ def imagenet(bench: Bench) -> list[dict[str, Any]]:
         *("bench.imagenet_mnv2", "--settings", "full", "R1_0.8", "R1_0.618", "R2_2"),
         *("--data", bench.beton, "--epochs", options.epochs, "--batch-size", options.batch_size),
         *("--image-size", options.image_size, "--width", options.width, "--device", options.device),
-        *("--boundary", "off", "--out", bench.out / "imagenet", "--fresh"),
+        *("--boundary", "off", "--extra-rounds", options.extra_rounds, "--out", bench.out / "imagenet", "--fresh"),
     )
     if "error" in rows[0]:
         return rows
@@ -244,7 +245,7 @@ def cifar(bench: Bench) -> list[dict[str, Any]]:
         *("--depth", options.cifar_depth, "--image-size", 32, "--engine", "resident", "--epochs", options.cifar_epochs),
         # Batches of 24 keep a GPU waiting for its next kernel to be launched, unless they are compiled.
         *("--seeds", 1, "--device", options.device, "--compile", "off" if options.device == "cpu" else "on"),
-        *("--boundary", "off", "--out", bench.out / "cifar", "--fresh"),
+        *("--boundary", "off", "--extra-rounds", options.extra_rounds, "--out", bench.out / "cifar", "--fresh"),
     )
     for row in rows:
         row.pop("epoch_records", None)
@@ -272,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--epochs", type=int, help="of MobileNetV2, for each setting (6; on a CPU 3)")
     add("--cifar-epochs", type=int, help="of ResNet, for each setting (40; on a CPU 3)")
     add("--cifar-depth", type=int, help="layers of ResNet (56; on a CPU 20)")
+    add("--extra-rounds", type=int, help="of timing alone, for both, where an interval is too wide (10; on a CPU 1)")
     add("--compile", nargs="+", choices=("on", "off"), help="of the trainer part (both; on a CPU off)")
     add("--hardware-shares", type=float, nargs="+", help="of the images, 0 … 1, for the JPEG hardware; dali has 0.65")
     add("--minutes", type=float, help="for all measurements (7.5; on a CPU 4.5)")
