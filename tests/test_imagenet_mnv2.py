@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from bench import runs
 from bench.imagenet_mnv2 import PRESETS, SETTINGS, main, parse
 from bench.settings import cells
 from loader import Schedule
@@ -133,6 +134,20 @@ def test_bad_input_is_one_line(options, why, tmp_path, beton, capsys):
     assert main(arguments) == 1
     errors = capsys.readouterr().err.strip().splitlines()
     assert len(errors) == 1 and errors[0].startswith("error: ") and why in errors[0]
+
+
+def test_two_runs_do_not_share_a_folder_and_fresh_removes_what_runs_wrote_alone(folder, tmp_path, capsys):
+    out, options = tmp_path / "out", ["--settings", "0.5", "--epochs", "1", "--boundary", "off", "--extra-rounds", "0"]
+    assert run(out, folder, *options) == 0
+    others = [out / "data" / "mine.beton", out / "state" / "mine.pt"]
+    for other in others:
+        other.write_bytes(b"somebody else's")
+    with runs.held(out):
+        assert run(out, folder, *options) == 1 and "another run is writing to" in capsys.readouterr().err
+    before = json.loads((out / "results.json").read_text())["settings"][0]["train_seconds"]
+    assert run(out, folder, *options, "--fresh") == 0
+    assert json.loads((out / "results.json").read_text())["settings"][0]["train_seconds"] != before
+    assert [other.read_bytes() for other in others] == [b"somebody else's"] * 2
 
 
 def test_the_imagenet_preset_is_the_dissertations():
