@@ -13,6 +13,7 @@ devices against the host and against each other. `bench.interleaving` makes the 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -64,6 +65,9 @@ class FakeCUDA:
         self._streams = 0
 
     def __enter__(self) -> FakeCUDA:
+        # FFCV asks for a GPU once, as it is imported: it must not be told of one that goes away again.
+        with contextlib.suppress(ImportError):
+            import loader.engines.ffcv  # noqa: F401
         self._stack = ExitStack()
         patch = self._stack.enter_context
         if self.kind == "cuda":
