@@ -6,10 +6,13 @@ import html
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.grid import Grid
-from bench.record import write_text
+from bench.record import write_json, write_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -55,6 +58,31 @@ def write(
         f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(title)}</h1>\n<p>{html.escape(claim)}</p>\n"
         f"<p><code>{html.escape(command)}</code></p>\n<dl>{listed}</dl>\n{body}\n</body></html>\n",
     )
+
+
+def publish(
+    results: Mapping[str, Any], out: Path, console: Console, *, title: str, claim: str, parts: Sequence[Grid | Any]
+) -> None:
+    """Write a bench's record and its page, and show its tables.
+
+    Args:
+        results: the record, with its `environment` and `command`.
+        out: the folder; it gets results.json and report.html.
+        title, claim, parts: see `write`.
+    """
+    write_json(out / "results.json", results)
+    for part in parts:
+        if isinstance(part, Grid):
+            console.print(part.rich())
+    write(
+        out / "report.html",
+        title=title,
+        claim=claim,
+        command=results["command"],
+        environment=results["environment"],
+        parts=parts,
+    )
+    console.print(f"report.html and results.json: {out}", soft_wrap=True)
 
 
 def _figure(figure: Any) -> str:

@@ -269,7 +269,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
     from bench import page
     from bench.data import prepare
     from bench.estimate import interquartile_range, mean
-    from bench.record import command, environment, write_json
+    from bench.record import command, environment
 
     out = Path(options.out)
     os.environ.setdefault("REDUCED_SAMPLING_SERVICES", str((out / "services").resolve()))
@@ -309,18 +309,14 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         "options": {**vars(options), "out": None},
         "rows": rows,
     }
-    write_json(out / "results.json", results)
-    grid = _grid(rows, turns=options.turns)
-    console.print(grid.rich())
-    page.write(
-        out / "report.html",
+    page.publish(
+        results,
+        out,
+        console,
         title="Trainers with private loaders and over a service",
         claim="Trainers over the service decode what one does, and together get more images from the same cores.",
-        command=results["command"],
-        environment=results["environment"],
-        parts=[grid],
+        parts=[_grid(rows, turns=options.turns)],
     )
-    console.print(f"report.html and results.json: {out}", soft_wrap=True)
     return 0
 
 

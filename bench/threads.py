@@ -1,6 +1,6 @@
 """How a trainer's threads stand other work on the machine: an epoch's time, quiet and beside a busy process.
 
-Claim: on small networks torch's OpenMP threads meet at a barrier thousands of times per batch, and wait there
+Claim: on small networks torch's OpenMP threads meet at a barrier at the end of every operation, and wait there
 for whichever of them has lost its core; with one thread, a process that keeps a core busy costs its share.
 
     python -m bench.threads
@@ -126,7 +126,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
 
     from bench import page
     from bench.data import prepare
-    from bench.record import command, environment, write_json
+    from bench.record import command, environment
 
     out = Path(options.out)
     with Progress(console=console) as progress:
@@ -138,18 +138,14 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         "options": {"images": options.images, "turns": options.turns},
         "rows": rows,
     }
-    write_json(out / "results.json", results)
-    table = grid(results)
-    console.print(table.rich())
-    page.write(
-        out / "report.html",
+    page.publish(
+        results,
+        out,
+        console,
         title="A trainer's threads beside other work",
         claim="With one thread, a process that keeps a core busy costs its share, and no more.",
-        command=results["command"],
-        environment=results["environment"],
-        parts=[table],
+        parts=[grid(results)],
     )
-    console.print(f"report.html and results.json: {out}", soft_wrap=True)
     return 0
 
 

@@ -141,7 +141,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
 
     from bench import page
     from bench.data import prepare
-    from bench.record import command, environment, write_json
+    from bench.record import command, environment
     from loader import engines
 
     out = Path(options.out)
@@ -161,18 +161,14 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         "options": {"engines": options.engines, "turns": options.turns, "images": options.images},
         "rows": rows,
     }
-    write_json(out / "results.json", results)
-    table = grid(results)
-    console.print(table.rich())
-    page.write(
-        out / "report.html",
+    page.publish(
+        results,
+        out,
+        console,
         title="Is the loader's verdict right?",
         claim="The verdict says within 15 % how many times a trainer's demand its engine could deliver.",
-        command=results["command"],
-        environment=results["environment"],
-        parts=[table],
+        parts=[grid(results)],
     )
-    console.print(f"report.html and results.json: {out}", soft_wrap=True)
     return 0
 
 
