@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint bench pictures clean
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m bench.imagenet_mnv2 --out runs/demo
+	$(BIN)/python -m budgetloader.bench.imagenet_mnv2 --out runs/demo
 
 test: $(VENV)/.ready lint
 	bash tools/test.sh $(BIN)/python
@@ -29,7 +29,7 @@ $(VENV)/.ready: pyproject.toml tools/setup.sh
 	touch $(VENV)/.demo $@
 
 pictures: $(VENV)/.ready
-	$(BIN)/python -m bench.pictures
+	$(BIN)/python -m budgetloader.bench.pictures
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from bench.estimate import trimmed_mean, weighted
-from loader import theory
-from loader.schedule import Schedule
-from models.train import EpochRecord
+from budgetloader import theory
+from budgetloader.bench.estimate import trimmed_mean, weighted
+from budgetloader.models.train import EpochRecord
+from budgetloader.schedule import Schedule
 
 TARGET_POINTS = 0.5  # the half-width at which a bench stops measuring, if its limit of rounds allows
 CONCLUSIVE_POINTS = 1.0  # the widest half-width, in percent of full training's time, that counts as a result
@@ -53,7 +53,7 @@ def compare(
     of a batch's time that it takes), ρ the time of one of the setting's batches in units of one of full
     training's that ran at nearly the same time, and β the wait for an epoch's first batch in the same unit. ρ
     and β are trimmed means over the rounds of all seeds, and ρ also over the slices of timing alone, where there
-    are some; the 95 % interval comes from theirs (`bench.estimate`).
+    are some; the 95 % interval comes from theirs (`budgetloader.bench.estimate`).
 
     measured − corollary is split, exactly, into these shares of full training's time (c is the corollary):
 

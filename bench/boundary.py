@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from bench.estimate import Estimate, trimmed_mean
-from bench.settings import Cell
-from loader.loader import BudgetLoader
-from loader.schedule import Schedule
-from models.train import EpochUnderWay, Trainer
+from budgetloader.bench.estimate import Estimate, trimmed_mean
+from budgetloader.bench.settings import Cell
+from budgetloader.loader import BudgetLoader
+from budgetloader.models.train import EpochUnderWay, Trainer
+from budgetloader.schedule import Schedule
 
 EPOCHS = {"training": 6, "taking only": 16}  # of each setting; the first fills the pipeline, and is not counted
 MOST_BATCHES = 100  # of an epoch; a boundary does not know how long the epoch was

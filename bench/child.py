@@ -40,7 +40,7 @@ class Child:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
-        command = [sys.executable, "-m", "bench.child", make, json.dumps(dict(arguments or {}))]
+        command = [sys.executable, "-m", "budgetloader.bench.child", make, json.dumps(dict(arguments or {}))]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

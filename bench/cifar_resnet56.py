@@ -4,9 +4,9 @@ Claim: the schedules of Tables 4-9 and 4-11 take the share of full training's ti
 give. Their accuracies are shown with intervals, and beside each the baselines that spend exactly as many
 samples (bench/settings.py): "short:", "short-linear:", "static:" and "cyclic:".
 
-    python -m bench.cifar_resnet56 --data path/to/cifar-10-batches-py --device cuda    # 120 epochs
-    python -m bench.cifar_resnet56 --data path/to/cifar-100-python --device cuda
-    python -m bench.cifar_resnet56 --quick     # scikit-learn's digits, small, 3 seeds, 2 cores, minutes
+    python -m budgetloader.bench.cifar_resnet56 --data path/to/cifar-10-batches-py --device cuda    # 120 epochs
+    python -m budgetloader.bench.cifar_resnet56 --data path/to/cifar-100-python --device cuda
+    python -m budgetloader.bench.cifar_resnet56 --quick     # scikit-learn's digits, small, 3 seeds, 2 cores, minutes
 
 CIFAR cannot be fetched by this command: download its "python version" and unpack it. How time is
 measured: as in bench/imagenet_mnv2.py.
@@ -22,12 +22,12 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import job
-from bench.console import guarded
-from bench.data import Data
-from bench.options import Options, options_of, parser
-from bench.settings import Cell, cells
-from loader.errors import ScheduleError
+from budgetloader.bench import job
+from budgetloader.bench.console import guarded
+from budgetloader.bench.data import Data
+from budgetloader.bench.options import Options, options_of, parser
+from budgetloader.bench.settings import Cell, cells
+from budgetloader.errors import ScheduleError
 
 SETTINGS = (
     *("full", "R1_0.8", "R1_0.618", "R2", "R2_1", "R3"),
@@ -64,7 +64,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str]:
     """The options of a command line, and "fresh" or "resume"."""
-    asked = parser("bench.cifar_resnet56", __doc__ or "", presets=PRESETS, preset="cifar", settings=SETTINGS)
+    asked = parser(
+        "budgetloader.bench.cifar_resnet56", __doc__ or "", presets=PRESETS, preset="cifar", settings=SETTINGS
+    )
     asked.add_argument("--depth", type=int, help="of the ResNet, 6n + 2 (preset)")
     asked.add_argument("--quick", action="store_const", const="quick", dest="preset", help="--preset quick")
     options, how = options_of(vars(asked.parse_args(arguments)), presets=PRESETS)
@@ -75,7 +77,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str]:
 
 def cells_of(options: Options, data: Data) -> list[Cell]:
     """The settings, each with the ResNet."""
-    from models import resnet
+    from budgetloader.models import resnet
 
     def network(classes: int) -> Any:
         return resnet(options.extra["depth"], classes=classes)
@@ -91,10 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str], console: Console) -> int:
     options, how = parse(arguments)
-    from bench import dissertation
-    from bench.record import command
-    from bench.report import report
-    from models import CIFAR
+    from budgetloader.bench import dissertation
+    from budgetloader.bench.record import command
+    from budgetloader.bench.report import report
+    from budgetloader.models import CIFAR
 
     record, interrupted = job.run(
         options, console, how=how, recipe=CIFAR, cells_of=functools.partial(cells_of, options), builtin="digits"
@@ -105,7 +107,7 @@ def _main(arguments: Sequence[str], console: Console) -> int:
         Path(options.out),
         console,
         network=f"ResNet{options.extra['depth']}",
-        command=command("bench.cifar_resnet56", arguments),
+        command=command("budgetloader.bench.cifar_resnet56", arguments),
         printed={"CIFAR-10": dissertation.CIFAR10, "CIFAR-100": dissertation.CIFAR100},
         figures={"top1": "4.3", "top5": "4.4"} if hundred else {"top1": "4.1", "top5": "4.2"},
     )

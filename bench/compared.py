@@ -1,13 +1,13 @@
-"""The tables and figures of `bench.throughput`'s record."""
+"""The tables and figures of `budgetloader.bench.throughput`'s record."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from bench import plot
-from bench.contenders import OURS
-from bench.grid import Grid
+from budgetloader.bench import plot
+from budgetloader.bench.contenders import OURS
+from budgetloader.bench.grid import Grid
 
 
 def grids(results: Mapping[str, Any]) -> list[Grid]:

@@ -10,7 +10,7 @@ from subprocess import SubprocessError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from loader.errors import LoaderError
+from budgetloader.errors import LoaderError
 
 SHOW_SECONDS = 0.5  # between updates of a progress while something is timed
 INTERRUPTED = 130  # exit status, as a shell gives it for Ctrl-C
@@ -30,7 +30,7 @@ def guarded(bench: Callable[[Console], int], *, interrupted: str = "nothing is l
         bench: takes the console, and returns the status.
         interrupted: what to say where it was.
     """
-    from models import CheckpointError, TrainingError
+    from budgetloader.models import CheckpointError, TrainingError
 
     try:
         return bench(wide_console())

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from bench.threaded_peers import plain_threads, spdl_pipeline, spdl_simplejpeg
-from bench.work import MEAN, STD, Epochs, Work, cut
+from budgetloader.bench.threaded_peers import plain_threads, spdl_pipeline, spdl_simplejpeg
+from budgetloader.bench.work import MEAN, STD, Epochs, Work, cut
 
 
 def ours(engine: Any) -> Callable[[Work, Sequence[Fraction]], Epochs]:
     """One of our engines, or a function that makes one: the ratios are its schedule."""
 
     def epochs(work: Work, ratios: Sequence[Fraction]) -> Epochs:
-        from loader import BudgetLoader, Schedule
+        from budgetloader import BudgetLoader, Schedule
 
         options: Any = {"interpolation": work.interpolation, "dtype": work.dtype, "engine": engine}
         with BudgetLoader(
@@ -47,9 +47,9 @@ def ours(engine: Any) -> Callable[[Work, Sequence[Fraction]], Epochs]:
 
 def cropped_decoding(work: Work, ratios: Sequence[Fraction]) -> Epochs:
     """The ceiling: only cutting out and decoding the windows' bytes."""
-    from loader import Dataset, Schedule
-    from loader.batch import Planner
-    from loader.engines.native import Decoder
+    from budgetloader import Dataset, Schedule
+    from budgetloader.batch import Planner
+    from budgetloader.engines.native import Decoder
 
     dataset = Dataset(work.beton)
     planner = Planner(dataset, schedule=Schedule.of(ratios), batch_size=work.batch_size, seed=0)
@@ -78,7 +78,7 @@ def _nvimagecodec(dataset: Any, planner: Any, device: str) -> Epochs:
     """nvImageCodec's own rate on the cropped bytes, which are cut out before its clock starts."""
     import importlib
 
-    from loader.jpeg import Cropper
+    from budgetloader.jpeg import Cropper
 
     nvimgcodec: Any = importlib.import_module("nvidia.nvimgcodec")
     cropper, decoder = Cropper(), nvimgcodec.Decoder(device_id=int(device.partition(":")[2] or 0))

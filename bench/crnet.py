@@ -1,12 +1,12 @@
 """CRnet-CB and CRnet-CIB under every compression strategy: size, cost and accuracy (Tables 4-1 to 4-8).
 
-Claim: `models.crnet_cb` and `models.crnet_cib` have the tables' parameters and FLOPs to every printed
-digit; and for the same size the CR module's strategy keeps more accuracy than the others.
+Claim: `models.crnet_cb` and `models.crnet_cib` have the tables' parameters and FLOPs to every printed digit;
+and for the same size the CR module's strategy keeps more accuracy than the others.
 
-    python -m bench.crnet --counts                                   # beside the tables'; 1 on a mismatch
-    python -m bench.crnet --data path/to/cifar-10-batches-py --device cuda     # 160 epochs, all 24 networks
-    python -m bench.crnet --data … --networks cb --shapes 4,2,0.5 --batch-size 64 --settings R1_0.618 short:R1_0.618
-    python -m bench.crnet --quick                # scikit-learn's digits, four strategies, 2 cores, minutes
+    python -m budgetloader.bench.crnet --counts              # beside the tables'; 1 on a mismatch
+    python -m budgetloader.bench.crnet --data path/to/cifar-10-batches-py --device cuda  # 160 epochs, all 24 networks
+    python -m budgetloader.bench.crnet --data … --networks cb --shapes 4,2,0.5 --settings R1_0.618 short:R1_0.618
+    python -m budgetloader.bench.crnet --quick               # scikit-learn's digits, four strategies, 2 cores, minutes
 
 The networks train interleaved, epoch by epoch. With more settings than "full", each network also trains
 with those schedules and baselines, and their time is compared with its own full training.
@@ -24,14 +24,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench import job
-from bench.console import guarded
-from bench.dissertation import COMPRESSED, Compressed
-from bench.grid import Grid
-from bench.options import Options, options_of, parser
-from bench.settings import Cell
-from bench.settings import cells as cells_of
-from loader.errors import ScheduleError
+from budgetloader.bench import job
+from budgetloader.bench.console import guarded
+from budgetloader.bench.dissertation import COMPRESSED, Compressed
+from budgetloader.bench.grid import Grid
+from budgetloader.bench.options import Options, options_of, parser
+from budgetloader.bench.settings import Cell
+from budgetloader.bench.settings import cells as cells_of
+from budgetloader.errors import ScheduleError
 
 NETWORKS = {"cb": "CRnet-CB", "cib": "CRnet-CIB"}
 IMAGE = (3, 32, 32)
@@ -67,7 +67,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str, str]:
     """The options of a command line, "fresh" or "resume", and "train" or "count"."""
-    asked = parser("bench.crnet", __doc__ or "", presets=PRESETS, preset="cifar", settings=("full",))
+    asked = parser("budgetloader.bench.crnet", __doc__ or "", presets=PRESETS, preset="cifar", settings=("full",))
     add = asked.add_argument
     add("--networks", nargs="+", choices=sorted(NETWORKS), help="(preset)")
     add("--shapes", nargs="+", metavar="E,G,A", help="expansion, groups, alpha of the tables' blocks (preset)")
@@ -110,7 +110,7 @@ def chosen(options: Options, *, classes: int) -> list[Compressed]:
 
 def build(row: Compressed, classes: int) -> Any:
     """A table's network."""
-    from models import crnet_cb, crnet_cib
+    from budgetloader.models import crnet_cb, crnet_cib
 
     make = crnet_cb if row.network == "CRnet-CB" else crnet_cib
     return make(classes=classes, expansion=row.expansion, groups=row.groups, alpha=row.alpha, strategy=row.strategy)
@@ -118,7 +118,7 @@ def build(row: Compressed, classes: int) -> Any:
 
 def counts(console: Console) -> int:
     """Print parameters and FLOPs beside the tables'; the exit status is 1 if one differs."""
-    from models import count
+    from budgetloader.models import count
 
     view = Table(title="parameters and FLOPs, millions: ours and the tables'")
     for name in (
@@ -183,9 +183,9 @@ def _main(arguments: Sequence[str], console: Console) -> int:
     options, how, what = parse(arguments)
     if what == "count":
         return counts(console)
-    from bench import page
-    from bench.record import command, write_csv, write_json
-    from models import CRNET
+    from budgetloader.bench import page
+    from budgetloader.bench.record import command, write_csv, write_json
+    from budgetloader.models import CRNET
 
     chosen(options, classes=10)  # a wrong choice is said before data are made ready
     record, interrupted = job.run(
@@ -198,7 +198,7 @@ def _main(arguments: Sequence[str], console: Console) -> int:
     )
     out = Path(options.out)
     if record["settings"]:
-        record["command"] = command("bench.crnet", arguments)
+        record["command"] = command("budgetloader.bench.crnet", arguments)
         write_json(out / "results.json", record)
         write_csv(out / "results.csv", record["settings"])
         grid = _accuracies(record, chosen(options, classes=record["classes"]), options)
@@ -216,8 +216,8 @@ def _main(arguments: Sequence[str], console: Console) -> int:
 
 
 def _accuracies(record: dict[str, Any], rows: Sequence[Compressed], options: Options) -> Grid:
-    from bench.report import SUBSTITUTE, percent, ratio
-    from models import count
+    from budgetloader.bench.report import SUBSTITUTE, percent, ratio
+    from budgetloader.models import count
 
     data, printed = record["options"]["data"], record["data_set"] == f"CIFAR-{rows[0].classes}"
     cells = []

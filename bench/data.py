@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
-from loader.batch import Index
-from loader.convert import convert
-from loader.dataset import Dataset
-from loader.errors import DatasetError
-from loader.generate import generate
-from loader.sources import Source, cifar_folder, open_source
+from budgetloader.batch import Index
+from budgetloader.convert import convert
+from budgetloader.dataset import Dataset
+from budgetloader.errors import DatasetError
+from budgetloader.generate import generate
+from budgetloader.sources import Source, cifar_folder, open_source
 
 _HOLD_OUT = 8  # without a validation folder, every eighth image of each class is kept for it
 

@@ -5,10 +5,10 @@
     assert not fake.order.faults
 
 Every operation on device or pinned memory is logged with the stream it was queued on, what it reads and
-what it writes; `bench.ordering` says what is wrong with that. torch's functions are caught twice: where they
+what it writes; `bench/ordering.py` says what is wrong with that. torch's functions are caught twice: where they
 are called (what names a device gets the CPU instead), and where they are executed (what they read and write
 is known there). The host's threads are taken as ordered in the way in which they ran: what is checked is the
-devices against the host and against each other. `bench.interleaving` makes the threads run in many ways.
+devices against the host and against each other. `budgetloader.bench.interleaving` makes the threads run in many ways.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.ordering import PINNED, Block, Clock, Memory, Order
+from budgetloader.bench.ordering import PINNED, Block, Clock, Memory, Order
 
 
 class FakeCUDA:
@@ -35,7 +35,7 @@ class FakeCUDA:
         devices: how many there seem to be.
         kind: "cuda", or "mps": one device without streams.
         home: numbers of the devices that may be touched; default: all.
-        seed: of what is left to chance, see `bench.ordering`.
+        seed: of what is left to chance, see `budgetloader.bench.ordering`.
         capability, name: of the devices.
         on_operation: called before each operation, for a scheduler.
 
@@ -67,7 +67,7 @@ class FakeCUDA:
     def __enter__(self) -> FakeCUDA:
         # FFCV asks for a GPU once, as it is imported: it must not be told of one that goes away again.
         with contextlib.suppress(ImportError):
-            import loader.engines.ffcv  # noqa: F401
+            import budgetloader.engines.ffcv  # noqa: F401
         self._stack = ExitStack()
         patch = self._stack.enter_context
         if self.kind == "cuda":

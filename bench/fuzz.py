@@ -1,7 +1,7 @@
 """Feeds what a stranger could have made to everything that reads it: no crash, no hang, no large allocation.
 
-    python -m bench.fuzz --seconds 600 --out runs/fuzz              # each kind, one after the other
-    python -m bench.fuzz jpeg wire --seconds 60
+    python -m budgetloader.bench.fuzz --seconds 600 --out runs/fuzz              # each kind, one after the other
+    python -m budgetloader.bench.fuzz jpeg wire --seconds 60
 
 Each kind runs in a process of its own, whose memory is limited and whose compiled code checks its array bounds. A
 case is a pure function of (kind, seed, number): `--only NUMBER` runs it again.
@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.fuzz_cases import KINDS, Kind
-from bench.record import environment, write_json
+from budgetloader.bench.fuzz_cases import KINDS, Kind
+from budgetloader.bench.record import environment, write_json
 
 _ROOM_BYTES = 2 << 30  # that a kind may allocate beyond what its process has at the start
 _SLOW_SECONDS = 5.0  # of processor time that a case may take
@@ -30,7 +30,9 @@ _COMPILE_SECONDS = 240.0  # more of it before the first
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.fuzz", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m budgetloader.bench.fuzz", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("kinds", nargs="*", default=list(KINDS), help=f"some of {', '.join(KINDS)}")
     parser.add_argument("--seconds", type=float, default=600.0, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
@@ -60,7 +62,7 @@ def _run(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, open(Path(folder) / "errors", "w+") as errors:
         progress = Path(folder) / "progress"
         job = {"kind": kind, "seconds": options.seconds, "seed": options.seed, "folder": folder, "only": options.only}
-        command = [sys.executable, "-m", "bench.fuzz", "--child", json.dumps(job)]
+        command = [sys.executable, "-m", "budgetloader.bench.fuzz", "--child", json.dumps(job)]
         variables = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(Path(folder) / "numba")}
         process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=errors)
         seen, since, failure = "", _COMPILE_SECONDS, ""

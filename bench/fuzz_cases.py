@@ -1,4 +1,4 @@
-"""What `bench.fuzz` feeds to what reads it. A case is accepted, and then behaves, or is refused by our errors."""
+"""What the fuzzer feeds to what reads it. A case is accepted, and then behaves, or is refused by our errors."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _pictures() -> list[bytes]:
     """JPEGs of several forms, with segment tables where there can be one."""
     from PIL import Image
 
-    from loader import jpeg
+    from budgetloader import jpeg
 
     found = []
     rng = np.random.default_rng(0)
@@ -118,8 +118,8 @@ class Jpegs(Kind):
     def run(self, seed: int, number: int) -> bool:
         import simplejpeg
 
-        from loader import jpeg
-        from loader.errors import DatasetError
+        from budgetloader import jpeg
+        from budgetloader.errors import DatasetError
 
         rng = random.Random(f"jpeg {seed} {number}")
         data = bytearray(rng.choice(self._corpus))
@@ -157,7 +157,7 @@ class Betons(Kind):
     """`.beton` headers, field descriptors, indexes and allocation tables."""
 
     def __init__(self, folder: Path) -> None:
-        from loader import beton
+        from budgetloader import beton
 
         self._corpus: list[tuple[Path, bytes, bytes, int]] = []
         for index, notes in enumerate(({"classes": ["a", "b", "c"]}, {})):
@@ -173,9 +173,9 @@ class Betons(Kind):
         self.size = len(self._corpus)
 
     def run(self, seed: int, number: int) -> bool:
-        from loader.dataset import Dataset
-        from loader.engines.native import Decoder
-        from loader.errors import DatasetError
+        from budgetloader.dataset import Dataset
+        from budgetloader.engines.native import Decoder
+        from budgetloader.errors import DatasetError
 
         rng = random.Random(f"beton {seed} {number}")
         path, head, tail, end = rng.choice(self._corpus)
@@ -206,7 +206,7 @@ class Betons(Kind):
 
 
 def _size_of(data: bytes) -> tuple[int, int]:
-    from loader.jpeg import read_frame
+    from budgetloader.jpeg import read_frame
 
     frame = read_frame(data)
     return frame.width, frame.height
@@ -225,8 +225,8 @@ class Notes(Kind):
         self.size = len(self._corpus)
 
     def run(self, seed: int, number: int) -> bool:
-        from loader import beton
-        from loader.errors import DatasetError
+        from budgetloader import beton
+        from budgetloader.errors import DatasetError
 
         rng = random.Random(f"notes {seed} {number}")
         notes: Any = json.loads(json.dumps(rng.choice(self._corpus)))
@@ -260,7 +260,7 @@ class States(Kind):
     """State dicts that a loader is asked to resume from."""
 
     def __init__(self, folder: Path) -> None:
-        from loader.position import Position
+        from budgetloader.position import Position
 
         self._steps = (5, 3, 1, 5)
         self._identity = {"seed": 3, "dataset": "abc", "schedule": "R3@4", "batch_size": 8}
@@ -272,7 +272,7 @@ class States(Kind):
         self.size = len(self._corpus)
 
     def run(self, seed: int, number: int) -> bool:
-        from loader.errors import ResumeError
+        from budgetloader.errors import ResumeError
 
         rng = random.Random(f"state {seed} {number}")
         state: Any = dict(rng.choice(self._corpus))
@@ -326,7 +326,7 @@ class Wires(Kind):
         return self._to_bridge(rng) if rng.random() < 0.5 else self._to_trainer(rng)
 
     def _to_bridge(self, rng: random.Random) -> bool:
-        from loader.service import bridge, wire
+        from budgetloader.service import bridge, wire
 
         near, far = wire.pair()
         with near, far:
@@ -356,8 +356,8 @@ class Wires(Kind):
                         os.close(descriptor)
 
     def _to_trainer(self, rng: random.Random) -> bool:
-        from loader.errors import LoaderError
-        from loader.service import connection, wire
+        from budgetloader.errors import LoaderError
+        from budgetloader.service import connection, wire
 
         near, far = wire.pair()
         made = object.__new__(connection.Bridge)
@@ -411,7 +411,7 @@ def _changed(rng: random.Random, message: dict[str, Any]) -> dict[str, Any]:
 def _send(rng: random.Random, end: Any, message: dict[str, Any], descriptors: list[int]) -> None:
     import socket
 
-    from loader.service import wire
+    from budgetloader.service import wire
 
     if rng.random() < 0.1:
         data = bytearray(json.dumps(message).encode())
@@ -460,8 +460,8 @@ class _Link:
 
 
 def _part(rows: int) -> Any:
-    from loader.errors import EngineError
-    from loader.service.blocks import BLOCK, Part
+    from budgetloader.errors import EngineError
+    from budgetloader.service.blocks import BLOCK, Part
 
     if not 0 < rows <= BLOCK:
         raise EngineError(f"{rows} rows")  # as the coordinator says
@@ -478,10 +478,10 @@ class _Index:
 
 
 def _maker(made: Any) -> Any:
-    from loader.batch import Planner
-    from loader.engines.base import Job, Output, Work
-    from loader.schedule import Schedule
-    from loader.service import client
+    from budgetloader.batch import Planner
+    from budgetloader.engines.base import Job, Output, Work
+    from budgetloader.schedule import Schedule
+    from budgetloader.service import client
 
     schedule = Schedule.full(epochs=1)
     made.index = _Index()

@@ -4,10 +4,10 @@ Claims: every engine gives on a GPU, under load, the batches that native gives o
 loading faster, or halve what goes over the bus; with a loader that keeps up, a trainer runs as fast as on
 batches from memory, and training time follows the corollaries to half a percentage point.
 
-    python -m bench.gpu                               # everything, on an NVIDIA GPU, in 8 minutes
-    python -m bench.gpu --parts contract loader       # some of it
-    python -m bench.gpu --engines dali mypackage.mymodule:MyEngine
-    python -m bench.gpu --device cpu                  # without one: as far as it goes, and small
+    python -m budgetloader.bench.gpu                               # everything, on an NVIDIA GPU, in 8 minutes
+    python -m budgetloader.bench.gpu --parts contract loader       # some of it
+    python -m budgetloader.bench.gpu --engines dali mypackage.mymodule:MyEngine
+    python -m budgetloader.bench.gpu --device cpu                  # without one: as far as it goes, and small
 
 Each measurement has a process of its own: one that fails, crashes or hangs is a row that says so, and the
 others go on; the command's status is 1 then. Parts for which no time is left are left out, and said. How
@@ -72,10 +72,10 @@ class Bench:
         return int(self._deadline - time.monotonic())
 
     def start(self, part: str, name: str, **arguments: Any) -> Any:
-        """A process for a part of `bench.gpu_parts`."""
-        from bench.child import Child
+        """A process for a part of `budgetloader.bench.gpu_parts`."""
+        from budgetloader.bench.child import Child
 
-        return Child(f"bench.gpu_parts:{part}_part", name=name, arguments=arguments)
+        return Child(f"budgetloader.bench.gpu_parts:{part}_part", name=name, arguments=arguments)
 
     def ask(self, child: Any, *, most_seconds: int = 240) -> dict[str, Any]:
         """A process's answer, or {"error": why there is none}."""
@@ -127,7 +127,7 @@ def contracts(bench: Bench) -> list[dict[str, Any]]:
 
 def _there(engines_: Sequence[str], say: Any) -> list[str]:
     """The engines that are installed, and those of somebody's own."""
-    from loader import engines
+    from budgetloader import engines
 
     kept = []
     for engine in engines_:
@@ -139,7 +139,7 @@ def _there(engines_: Sequence[str], say: Any) -> list[str]:
 
 
 def hardware(bench: Bench) -> list[dict[str, Any]]:
-    from bench.gpu_parts import JPEGS
+    from budgetloader.bench.gpu_parts import JPEGS
 
     if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.nvimgcodec") is None:
         bench.say("nvImageCodec is not installed (it comes with DALI); the hardware is not asked")
@@ -149,9 +149,9 @@ def hardware(bench: Bench) -> list[dict[str, Any]]:
 
 
 def loaders(bench: Bench) -> dict[str, Any]:
-    from bench.gpu_parts import bytes_per_image
-    from bench.throughput import there
-    from loader.parallel import cores
+    from budgetloader.bench.gpu_parts import bytes_per_image
+    from budgetloader.bench.throughput import there
+    from budgetloader.parallel import cores
 
     options = bench.options
     names = [engine for engine in _there(options.engines, bench.say) if engine != "resident"]
@@ -212,7 +212,7 @@ def imagenet(bench: Bench) -> list[dict[str, Any]]:
     """MobileNetV2's settings, interleaved, on the generated JPEGs."""
     options = bench.options
     rows = bench.bench(
-        *("bench.imagenet_mnv2", "--settings", "full", "R1_0.8", "R1_0.618", "R2_2"),
+        *("budgetloader.bench.imagenet_mnv2", "--settings", "full", "R1_0.8", "R1_0.618", "R2_2"),
         *("--data", bench.beton, "--epochs", options.epochs, "--batch-size", options.batch_size),
         *("--image-size", options.image_size, "--width", options.width, "--device", options.device),
         *("--boundary", "off", "--extra-rounds", options.extra_rounds, "--out", bench.out / "imagenet", "--fresh"),
@@ -230,7 +230,7 @@ def imagenet(bench: Bench) -> list[dict[str, Any]]:
 
 def hours(row: dict[str, Any], *, batch_size: int) -> float:
     """What ImageNet's 150 epochs would take by a setting, extrapolated from a full batch's time T_0."""
-    from loader import Schedule
+    from budgetloader import Schedule
 
     form = row["schedule"].partition("@")[0]
     schedule = Schedule.parse(form, epochs=IMAGENET_EPOCHS)
@@ -241,7 +241,17 @@ def cifar(bench: Bench) -> list[dict[str, Any]]:
     """ResNet's settings, interleaved, with the resident engine: 60 batches of 24."""
     options = bench.options
     rows = bench.bench(
-        *("bench.cifar_resnet56", "--quick", "--settings", "full", "R1_0.8", "R1_0.618", "R2", "R2_1", "R3"),
+        *(
+            "budgetloader.bench.cifar_resnet56",
+            "--quick",
+            "--settings",
+            "full",
+            "R1_0.8",
+            "R1_0.618",
+            "R2",
+            "R2_1",
+            "R3",
+        ),
         *("--depth", options.cifar_depth, "--image-size", 32, "--engine", "resident", "--epochs", options.cifar_epochs),
         # Batches of 24 keep a GPU waiting for its next kernel to be launched, unless they are compiled.
         *("--seeds", 1, "--device", options.device, "--compile", "off" if options.device == "cpu" else "on"),
@@ -255,7 +265,7 @@ def cifar(bench: Bench) -> list[dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
-        prog="python -m bench.gpu",
+        prog="python -m budgetloader.bench.gpu",
         description=(__doc__ or "").split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -282,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, values in _DEFAULTS.items():
         if getattr(options, name) is None:
             setattr(options, name, values[options.device == "cpu"])
-    from bench.console import guarded
+    from budgetloader.bench.console import guarded
 
     return guarded(
         functools.partial(_main, options, arguments),
@@ -291,14 +301,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
-    from bench import page
-    from bench.console import bars
-    from bench.data import prepare
-    from bench.gpu_report import errors, grids
-    from bench.record import command, environment, write_json
-    from loader import engines
-    from loader.doctor import version
-    from loader.errors import EngineError
+    from budgetloader import engines
+    from budgetloader.bench import page
+    from budgetloader.bench.console import bars
+    from budgetloader.bench.data import prepare
+    from budgetloader.bench.gpu_report import errors, grids
+    from budgetloader.bench.record import command, environment, write_json
+    from budgetloader.doctor import version
+    from budgetloader.errors import EngineError
 
     for engine in options.engines:
         if engine not in ENGINES and ":" not in engine:
@@ -314,7 +324,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         prepare(None, folder=bench.out / "data", images=options.images, **made)
         prepare(None, folder=bench.out / "small", images=1440, builtin="digits", image_size=32, **made)
     results: dict[str, Any] = {"environment": environment(), "options": {**vars(options), "out": None}}
-    results["command"] = command("bench.gpu", arguments)
+    results["command"] = command("budgetloader.bench.gpu", arguments)
     results["environment"] |= {"cuda": _driver(), "nvimagecodec": version("nvidia-nvimgcodec-cu13")}
     parts = {"contract": contracts, "hardware": hardware, "loader": loaders}
     parts |= {"trainer": trainers, "imagenet": imagenet, "cifar": cifar}  # type: ignore[dict-item]

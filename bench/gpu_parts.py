@@ -1,4 +1,4 @@
-"""What bench/gpu.py measures, each in a process of its own: called by `bench.child`.
+"""What bench/gpu.py measures, each in a process of its own: called by `budgetloader.bench.child`.
 
 Each function named `…_part` is called once in a process and gives the function that answers requests. An
 exception is an answer, {"error": …}; a request that takes too long ends the process.
@@ -55,7 +55,7 @@ def trainer_part(**shape: Any) -> Answer:
 
 
 def loader_part(contender: str, work: dict[str, Any], tuning: dict[str, Any] | None = None) -> Answer:
-    from bench.contenders import Work
+    from budgetloader.bench.contenders import Work
 
     return answering(lambda: rate(contender, Work(**work), tuning=tuning))
 
@@ -113,7 +113,7 @@ def contract(engine: str, *, beton: str, device: str, load: tuple[int, int] = LO
 
 
 def _contract_options(engine: str, dtype: str, beton: str) -> dict[str, Any]:
-    from loader import Dataset
+    from budgetloader import Dataset
 
     batch_size = min(16, len(Dataset(beton)) // 4)  # a quarter of the batches is one at least
     size = SIZE.get(engine, 128)
@@ -121,7 +121,7 @@ def _contract_options(engine: str, dtype: str, beton: str) -> dict[str, Any]:
 
 
 def _loader(beton: str, **options: Any) -> Any:
-    from loader import BudgetLoader, Schedule
+    from budgetloader import BudgetLoader, Schedule
 
     return BudgetLoader(beton, schedule=Schedule.of([1, 0.5, 0.25, 1]), **options)
 
@@ -196,8 +196,8 @@ def jpeg_of(kind: str, *, beton: str) -> bytes:
     """One of `JPEGS`, of a file's first image."""
     from PIL import Image
 
-    from loader import Dataset
-    from loader.jpeg import Cropper
+    from budgetloader import Dataset
+    from budgetloader.jpeg import Cropper
 
     dataset = Dataset(beton)
     stored = dataset.jpeg(0)
@@ -217,18 +217,18 @@ def rate(name: str, work: Any, *, tuning: dict[str, Any] | None = None) -> dict[
     """Images per second of a contender's second epoch; the first one fills what it prefetches.
 
     Args:
-        name: of `bench.contenders.CONTENDERS`, or MODULE:FUNCTION that makes an engine.
-        work: a `bench.contenders.Work`.
-        tuning: engine dali with this `loader.engines.dali.Tuning`, whatever the name.
+        name: of `budgetloader.bench.contenders.CONTENDERS`, or MODULE:FUNCTION that makes an engine.
+        work: a `budgetloader.bench.contenders.Work`.
+        tuning: engine dali with this `budgetloader.engines.dali.Tuning`, whatever the name.
     """
     import functools
 
-    from bench.contenders import CONTENDERS, ours, quiet_threads
+    from budgetloader.bench.contenders import CONTENDERS, ours, quiet_threads
 
     quiet_threads(work.threads)
     epochs = CONTENDERS.get(name)
     if tuning is not None:
-        from loader.engines.dali import DALIEngine, Tuning
+        from budgetloader.engines.dali import DALIEngine, Tuning
 
         epochs = ours(functools.partial(DALIEngine, tuning=Tuning(**tuning)))
     elif epochs is None:
@@ -252,8 +252,8 @@ def trainer(*, beton: str, device: str, batch_size: int, image_size: int, width:
 
     import torch
 
-    from loader import BudgetLoader, Schedule
-    from models import IMAGENET, Trainer, mobilenet_v2
+    from budgetloader import BudgetLoader, Schedule
+    from budgetloader.models import IMAGENET, Trainer, mobilenet_v2
 
     rounds = 4
     rates: dict[str, list[float]] = {"auto": [], "synthetic": []}
@@ -296,9 +296,9 @@ def trainer(*, beton: str, device: str, batch_size: int, image_size: int, width:
 
 def bytes_per_image(beton: str, *, image_size: int, images: int = 2048) -> dict[str, float]:
     """What goes over the bus for an image: its whole JPEG, the window's cut out of it, or the window's pixels."""
-    from loader import Dataset, Schedule
-    from loader.batch import Planner
-    from loader.jpeg import Cropper
+    from budgetloader import Dataset, Schedule
+    from budgetloader.batch import Planner
+    from budgetloader.jpeg import Cropper
 
     dataset, cropper = Dataset(beton), Cropper()
     count = min(images, len(dataset))

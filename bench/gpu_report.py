@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.grid import Grid
+from budgetloader.bench.grid import Grid
 
 
 def grids(results: dict[str, Any]) -> list[Grid]:
@@ -69,7 +69,7 @@ def _trainer(rows: list[dict[str, Any]]) -> Grid:
 
 
 def _settings(rows: list[dict[str, Any]], network: str) -> Grid | None:
-    from bench.report import ratio
+    from budgetloader.bench.report import ratio
 
     rows = [row for row in rows if "error" not in row]
     if not rows:

@@ -1,14 +1,14 @@
 """The hand-over of batches to a GPU, checked without one: engines, trainers and faults, interleaved at random.
 
-    python -m bench.handover                          # 1,000 interleavings over all engines, and the planted faults
-    python -m bench.handover --seeds 412 --engines ffcv
+    python -m budgetloader.bench.handover                # 1,000 interleavings over all engines, and the planted faults
+    python -m budgetloader.bench.handover --seeds 412 --engines ffcv
 
 Claims: whatever order the threads run in, and wherever a trainer breaks off, moves, or an error strikes,
 every access to device and pinned memory is ordered, on the right device, and no call waits for a trainer's
-stream; and the check is one that finds faults: each of `bench.planted` is found.
+stream; and the check is one that finds faults: each of `budgetloader.bench.planted` is found.
 
-Each seed is a run of one engine, as it is, on `bench.fake_cuda`, its threads scheduled by
-`bench.interleaving`, under a trainer that does what trainers do. Decoding is real; DALI's pipeline and the
+Each seed is a run of one engine, as it is, on `budgetloader.bench.fake_cuda`, its threads scheduled by
+`budgetloader.bench.interleaving`, under a trainer that does what trainers do. Decoding is real; DALI's pipeline and the
 service's other processes are stood in for.
 """
 
@@ -28,11 +28,11 @@ from unittest import mock
 import numpy as np
 import torch
 
-from bench import handover_parts as parts
-from bench.fake_cuda import FakeCUDA
-from bench.interleaving import Interleaving
-from loader import BudgetLoader, Dataset, LoaderError, Schedule
-from loader.engines import native, threaded, upload
+from budgetloader import BudgetLoader, Dataset, LoaderError, Schedule
+from budgetloader.bench import handover_parts as parts
+from budgetloader.bench.fake_cuda import FakeCUDA
+from budgetloader.bench.interleaving import Interleaving
+from budgetloader.engines import native, threaded, upload
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -174,7 +174,7 @@ def faults(engines: Sequence[str], seeds: Sequence[int], *, dataset: Dataset, do
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.handover",
+        prog="python -m budgetloader.bench.handover",
         description=(__doc__ or "").split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", help="these alone, of each engine; no planted faults")
     parser.add_argument("--out", default="runs/handover")
     options = parser.parse_args(arguments)
-    from bench.console import guarded
+    from budgetloader.bench.console import guarded
 
     return guarded(functools.partial(_main, options), interrupted="nothing was recorded")
 
@@ -191,8 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, console: Console) -> int:
     from rich.progress import Progress
 
-    from bench.planted import PLANTED, seeds_until_found
-    from bench.record import environment, write_json
+    from budgetloader.bench.planted import PLANTED, seeds_until_found
+    from budgetloader.bench.record import environment, write_json
 
     each = -(-options.runs // len(options.engines))
     seeds = options.seeds or range(each)

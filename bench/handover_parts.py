@@ -15,10 +15,10 @@ from unittest import mock
 import numpy as np
 import torch
 
-from bench.fake_cuda import FakeCUDA
-from loader import Dataset, engines
-from loader.engines.base import Engine, Job, Work
-from loader.engines.threaded import ThreadedEngine
+from budgetloader import Dataset, engines
+from budgetloader.bench.fake_cuda import FakeCUDA
+from budgetloader.engines.base import Engine, Job, Work
+from budgetloader.engines.threaded import ThreadedEngine
 
 SIZE = 16  # of the images
 PAD = ("native", "resident", "service")  # engines that pad
@@ -30,8 +30,8 @@ def images(folder: Path) -> Dataset:
     """A small file of small images."""
     from PIL import Image
 
-    from loader.convert import convert
-    from loader.sources import Source
+    from budgetloader.convert import convert
+    from budgetloader.sources import Source
 
     def load(i: int) -> Image.Image:
         return Image.fromarray(np.random.default_rng(i).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
@@ -54,7 +54,7 @@ def _ours(name: str) -> Iterator[Make]:
 def _ffcv(fake: FakeCUDA) -> Iterator[Make]:
     import ffcv.loader.epoch_iterator as epoch_iterator
 
-    from loader.engines import ffcv as ours
+    from budgetloader.engines import ffcv as ours
 
     run_pipeline = ours._Endless._run_pipeline
 
@@ -71,7 +71,7 @@ def _ffcv(fake: FakeCUDA) -> Iterator[Make]:
 
 @contextmanager
 def _dali(fake: FakeCUDA) -> Iterator[Make]:
-    from loader.engines import dali as ours
+    from budgetloader.engines import dali as ours
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(ours, "_build", lambda job, **_: _Pipeline(fake, job)))
@@ -111,7 +111,7 @@ class _Pipeline:
 
 @contextmanager
 def _service(dataset: Dataset, options: dict[str, Any], fake: FakeCUDA) -> Iterator[Make]:
-    from loader.service import client
+    from budgetloader.service import client
 
     bridge = _Bridge(dataset, fake)
 

@@ -3,8 +3,8 @@
 Claim: training on ⌊α_e·M⌋ of the M batches in epoch e takes the share of full training's time that
 Corollary 1 (flat) and Corollary 2 (three-stage) of the dissertation give, from α alone.
 
-    python -m bench.imagenet_mnv2                                # generated JPEGs, 2 cores, minutes
-    python -m bench.imagenet_mnv2 --preset imagenet --data /imagenet --device cuda
+    python -m budgetloader.bench.imagenet_mnv2                                # generated JPEGs, 2 cores, minutes
+    python -m budgetloader.bench.imagenet_mnv2 --preset imagenet --data /imagenet --device cuda
 
 How time is measured: an epoch's training time goes from asking for its first batch to the end of
 its last optimiser step (synchronised on a GPU); evaluation, saving and warm-up are not in it and
@@ -27,12 +27,12 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import job
-from bench.console import guarded
-from bench.data import Data
-from bench.options import Options, options_of, parser
-from bench.settings import Cell, cells
-from loader.errors import ScheduleError
+from budgetloader.bench import job
+from budgetloader.bench.console import guarded
+from budgetloader.bench.data import Data
+from budgetloader.bench.options import Options, options_of, parser
+from budgetloader.bench.settings import Cell, cells
+from budgetloader.errors import ScheduleError
 
 SETTINGS = ("full", "R1_0.8", "R1_0.618", "R2_2", "short:R1_0.618")
 # quick: 955 images are 60 batches of 16, of which ⌊0.618·60⌋ = 37 (0.6167), the last one short. Epochs are
@@ -68,7 +68,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str]:
     """The options of a command line, and "fresh" or "resume"."""
-    asked = parser("bench.imagenet_mnv2", __doc__ or "", presets=PRESETS, preset="quick", settings=SETTINGS)
+    asked = parser(
+        "budgetloader.bench.imagenet_mnv2", __doc__ or "", presets=PRESETS, preset="quick", settings=SETTINGS
+    )
     asked.add_argument("--width", type=float, help="MobileNetV2's width multiplier (preset)")
     options, how = options_of(vars(asked.parse_args(arguments)), presets=PRESETS)
     if options.preset == "imagenet" and not options.data:
@@ -78,7 +80,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str]:
 
 def cells_of(options: Options, data: Data) -> list[Cell]:
     """The settings, each with MobileNetV2."""
-    from models import mobilenet_v2
+    from budgetloader.models import mobilenet_v2
 
     def network(classes: int) -> Any:
         return mobilenet_v2(classes=classes, width=options.extra["width"])
@@ -94,10 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str], console: Console) -> int:
     options, how = parse(arguments)
-    from bench import dissertation
-    from bench.record import command
-    from bench.report import report
-    from models import IMAGENET
+    from budgetloader.bench import dissertation
+    from budgetloader.bench.record import command
+    from budgetloader.bench.report import report
+    from budgetloader.models import IMAGENET
 
     record, interrupted = job.run(
         options,
@@ -112,7 +114,7 @@ def _main(arguments: Sequence[str], console: Console) -> int:
         Path(options.out),
         console,
         network="MobileNetV2",
-        command=command("bench.imagenet_mnv2", arguments),
+        command=command("budgetloader.bench.imagenet_mnv2", arguments),
         printed={"ImageNet": dissertation.IMAGENET},
         figures={"top1": "4.5", "top5": "4.6"},
     )

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from bench.console import SHOW_SECONDS, Every
-from bench.settings import Cell
-from loader.loader import BudgetLoader
-from loader.schedule import Schedule
-from models import checkpoint
-from models.checkpoint import CheckpointError
-from models.fit import History
-from models.train import EpochRecord, EpochUnderWay, Trainer
+from budgetloader.bench.console import SHOW_SECONDS, Every
+from budgetloader.bench.settings import Cell
+from budgetloader.loader import BudgetLoader
+from budgetloader.models import checkpoint
+from budgetloader.models.checkpoint import CheckpointError
+from budgetloader.models.fit import History
+from budgetloader.models.train import EpochRecord, EpochUnderWay, Trainer
+from budgetloader.schedule import Schedule
 
 SLICE_BATCHES = 6  # short enough that a machine's speed hardly changes between the slices of a round
 

@@ -15,15 +15,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from bench import runs
-from bench.analysis import TARGET_POINTS, compare
-from bench.busy import busy
-from bench.console import INTERRUPTED, bars
-from bench.data import Data
-from bench.estimate import Estimate, mean, share
-from bench.options import Options, claim
-from bench.seedrun import SeedRun
-from bench.settings import Cell
+from budgetloader.bench import runs
+from budgetloader.bench.analysis import TARGET_POINTS, compare
+from budgetloader.bench.busy import busy
+from budgetloader.bench.console import INTERRUPTED, bars
+from budgetloader.bench.data import Data
+from budgetloader.bench.estimate import Estimate, mean, share
+from budgetloader.bench.options import Options, claim
+from budgetloader.bench.seedrun import SeedRun
+from budgetloader.bench.settings import Cell
 
 
 def run(
@@ -38,10 +38,10 @@ def run(
     """Train all cells with all seeds.
 
     Args:
-        options, how: as `bench.options.options_of` gives them.
-        recipe: `models.Recipe`; its learning rate is the options'.
+        options, how: as `budgetloader.bench.options.options_of` gives them.
+        recipe: `budgetloader.models.Recipe`; its learning rate is the options'.
         cells_of: the data → the cells.
-        builtin: what to train on without --data; see `bench.data.prepare`.
+        builtin: what to train on without --data; see `budgetloader.bench.data.prepare`.
 
     Returns:
         The record: environment, options, one row per setting, every epoch; and whether the run was
@@ -58,7 +58,7 @@ def _run(
 ) -> tuple[dict[str, Any], bool]:
     import torch
 
-    from bench.data import prepare
+    from budgetloader.bench.data import prepare
 
     recipe = dataclasses.replace(recipe, learning_rate=options.learning_rate)
     with bars(console) as progress:
@@ -134,8 +134,8 @@ def _unclear(options: Options, data: Data, done: Sequence[SeedRun]) -> list[str]
 def _record(
     options: Options, data: Data, done: Sequence[SeedRun], *, boundary: list[dict[str, Any]], finished: bool
 ) -> dict[str, Any]:
-    from bench.data import recognise
-    from bench.record import environment
+    from budgetloader.bench.data import recognise
+    from budgetloader.bench.record import environment
 
     asked = {**dataclasses.asdict(options), **options.extra, "data": data.name}
     for name in ("val", "out", "extra"):

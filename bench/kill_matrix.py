@@ -1,6 +1,6 @@
 """Kills each process of a service at random moments of a training, and says what became of the trainer.
 
-    python -m bench.kill_matrix --trials 20 --out runs/kill_matrix
+    python -m budgetloader.bench.kill_matrix --trials 20 --out runs/kill_matrix
 
 After each kill the trainer's stream is the private loader's hash for hash, or it has one error within 5 seconds;
 and nothing is left behind: no process, no folder, no entry, no shared memory.
@@ -24,14 +24,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.record import environment, write_json
-from bench.soak import below
+from budgetloader.bench.record import environment, write_json
+from budgetloader.bench.soak import below
 
 # What a process is known by, in its command line; those that take the service with them are served anew each time.
 VICTIMS = {
     "worker": ("ray::_decode", "ray::IDLE", "ray::_warm_up"),
     "coordinator": ("ray::Coordinator",),
-    "bridge": ("loader.service.bridge",),
+    "bridge": ("budgetloader.service.bridge",),
     "guard": ("guard.py",),
     "trainer": (),
     "agent": ("ray::RuntimeEnvAgent", "ray::DashboardAgent"),
@@ -53,7 +53,9 @@ _LOOK: dict[str, Any] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.kill_matrix", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m budgetloader.bench.kill_matrix", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--trials", type=int, default=20, help="of each victim")
     parser.add_argument("--victims", nargs="+", choices=list(VICTIMS), default=list(VICTIMS))
     parser.add_argument("--out", type=Path, default=Path("runs/kill_matrix"))
@@ -84,7 +86,7 @@ def _hashes(batches: Any) -> Iterator[list]:
 
 def _train(name: str, seed: int) -> int:
     """A trainer: a line for each batch, and one for its end."""
-    from loader import EngineError, Schedule, connect
+    from budgetloader import EngineError, Schedule, connect
 
     schedule = Schedule.parse(_SCHEDULE)
     each = _TRAINING_SECONDS / schedule.budget(1440, batch_size=48).total
@@ -104,8 +106,8 @@ def _train(name: str, seed: int) -> int:
 def _run(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     from rich.progress import Progress
 
-    from bench.data import prepare
-    from loader import BudgetLoader, Schedule
+    from budgetloader import BudgetLoader, Schedule
+    from budgetloader.bench.data import prepare
 
     with Progress(disable=True) as progress:
         prepare(
@@ -121,7 +123,7 @@ def _run(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     data = folder / "train.beton"
     known = folder / "known"
     known.mkdir(mode=0o700)
-    os.environ["REDUCED_SAMPLING_SERVICES"] = str(known)
+    os.environ["BUDGETLOADER_SERVICES"] = str(known)
     rng = random.Random(options.seed)
     for victim in options.victims:
         served = _Served(data, known)
@@ -152,7 +154,7 @@ class _Served:
 
     def start(self) -> int:
         if self._process is None or self._process.poll() is not None:
-            command = ["loader", "serve", str(self._data), "--name", "kills", "--memory", "120MB"]
+            command = ["budgetloader", "serve", str(self._data), "--name", "kills", "--memory", "120MB"]
             with open(self._known.parent / "server.log", "w+") as log:
                 self._process = subprocess.Popen(
                     [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=log, text=True
@@ -167,14 +169,14 @@ class _Served:
 
     def note(self) -> None:
         """Take note of the processes that must be gone in the end."""
-        from loader.service.registry import start_time
+        from budgetloader.service.registry import start_time
 
         if self._process is not None:
             self._seen.update({pid: start_time(pid) for pid in (self._process.pid, *below(self._process.pid))})
 
     def end(self, seconds: float = 30.0) -> list[str]:
         """End it if it has not ended; what it left behind."""
-        from loader.service.registry import start_time
+        from budgetloader.service.registry import start_time
 
         if self._process is None:
             return []
@@ -198,7 +200,7 @@ class _Served:
 
 def _command(seed: int) -> list[str]:
     job = json.dumps({"name": "kills", "seed": seed})
-    return [sys.executable, "-m", "bench.kill_matrix", "--child", job]
+    return [sys.executable, "-m", "budgetloader.bench.kill_matrix", "--child", job]
 
 
 def _try(served: _Served, victim: str, expected: list, rng: random.Random, command: list[str]) -> dict[str, Any]:

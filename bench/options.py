@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.settings import BASELINES
-from loader import engines
-from loader.errors import ScheduleError
+from budgetloader import engines
+from budgetloader.bench.settings import BASELINES
+from budgetloader.errors import ScheduleError
 
 _NOT_IDENTITY = (
     "out",
@@ -124,8 +124,8 @@ def options_of(given: dict[str, Any], *, presets: Mapping[str, Mapping[str, Any]
 
 def claim(out: Path, options: Options, *, how: str) -> None:
     """Make `out`, which is held, this run's, or go on with what it holds if that was asked the same."""
-    from bench import runs
-    from bench.record import write_json
+    from budgetloader.bench import runs
+    from budgetloader.bench.record import write_json
 
     config = out / "config.json"
     if how == "fresh":

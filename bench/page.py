@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.grid import Grid
-from bench.record import write_json, write_text
+from budgetloader.bench.grid import Grid
+from budgetloader.bench.record import write_json, write_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +40,7 @@ def write(
         path: the file.
         title, claim: what was measured, and what it is to show.
         command: what measures it again.
-        environment: see `bench.record.environment`.
+        environment: see `budgetloader.bench.record.environment`.
         parts: grids, and figures of matplotlib, in order. The figures are closed.
     """
     body = "\n".join(part.html() if isinstance(part, Grid) else _figure(part) for part in parts)
@@ -87,7 +87,7 @@ def publish(
 
 def _figure(figure: Any) -> str:
     """A figure of matplotlib as SVG; its title is its text for those who cannot see it."""
-    from bench.plot import close
+    from budgetloader.bench.plot import close
 
     buffer = io.StringIO()
     title = figure.axes[0].get_title()

@@ -1,4 +1,4 @@
-"""The README's pictures that no single bench draws: python -m bench.pictures (or: make pictures)."""
+"""The README's pictures that no single bench draws: python -m budgetloader.bench.pictures (or: make pictures)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.plot import close, cut_curves, save, schedules
-from loader.schedule import PAPER_SETTINGS, Schedule
+from budgetloader.bench.plot import close, cut_curves, save, schedules
+from budgetloader.schedule import PAPER_SETTINGS, Schedule
 
 _ROOT = Path(__file__).resolve().parent.parent
 _EPOCHS = 120  # the dissertation's, of Table 4-9

@@ -1,4 +1,4 @@
-"""Faults of the hand-over that were there once, or that could be made: `bench.handover` must find each of them.
+"""Faults of the hand-over that were there once, or that could be made: bench/handover.py must find each.
 
 Each entry puts one back for as long as its context lasts, and names the engine that shows it.
 """
@@ -15,10 +15,10 @@ from unittest import mock
 import numpy as np
 import torch
 
-from loader import Dataset, engines
-from loader.batch import Batch
-from loader.engines import upload
-from loader.engines.upload import Put, Sent, _Beside, _Handover
+from budgetloader import Dataset, engines
+from budgetloader.batch import Batch
+from budgetloader.engines import upload
+from budgetloader.engines.upload import Put, Sent, _Beside, _Handover
 
 _MOST_RUNS = 60
 
@@ -165,7 +165,7 @@ def _labels_that_wait(self: _Beside, work: Any, labels: np.ndarray, *, keep: Seq
 @contextmanager
 def _anothers_memory() -> Iterator[None]:
     """DALI's own memory is given to the trainer."""
-    from loader.engines import dali
+    from budgetloader.engines import dali
 
     def take(self: Any, plan: Any) -> Batch:
         (made,) = self._pipeline.share_outputs()
@@ -213,8 +213,8 @@ PLANTED = {
 
 
 def seeds_until_found(name: str, *, dataset: Dataset) -> int | None:
-    """The first seed of `bench.handover.check` that finds a planted fault; None: none of 60 did."""
-    from bench.handover import check
+    """The first seed of `budgetloader.bench.handover.check` that finds a planted fault; None: none of 60 did."""
+    from budgetloader.bench.handover import check
 
     planted = PLANTED[name]
     with planted.put_back():

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.contenders import OURS
-from bench.dissertation import Printed, change, time_reduction
-from loader.schedule import Schedule
-from loader.theory import corollary
+from budgetloader.bench.contenders import OURS
+from budgetloader.bench.dissertation import Printed, change, time_reduction
+from budgetloader.schedule import Schedule
+from budgetloader.theory import corollary
 
 _OURS, _PRINTED, _BASELINE = "#1f77b4", "#d62728", "#7f7f7f"
 
@@ -111,7 +111,7 @@ def cut_curves(rows: Sequence[Mapping[str, Any]]) -> Any:
     """T(α)/T(1) of each contender: ours by schedule, the others' epochs cut by `break`.
 
     Args:
-        rows: of `bench.throughput`'s part "cut"; records of version 0.1 have no spread.
+        rows: of `budgetloader.bench.throughput`'s part "cut"; records of version 0.1 have no spread.
     """
     figure, axes = _axes("an epoch's time at ratio α, as a share of a full one's", "α", "T(α) / T(1)")
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)

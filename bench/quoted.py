@@ -1,7 +1,7 @@
 """README's and docs' tables of figures, made from the records that they quote.
 
-    python -m bench.quoted            # write them again
-    python -m bench.quoted --check    # exit status 1 if a page does not say what its record says
+    python -m budgetloader.bench.quoted            # write them again
+    python -m budgetloader.bench.quoted --check    # exit status 1 if a page does not say what its record says
 
 A page quotes a table between <!-- quote:NAME --> and <!-- /quote -->.
 """
@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import compared, report
-from bench.grid import Grid
+from budgetloader.bench import compared, report
+from budgetloader.bench.grid import Grid
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md",)
@@ -32,13 +32,13 @@ def _of(part: str) -> Callable[[dict[str, Any]], Grid]:
 
 
 def _threads(record: dict[str, Any]) -> Grid:
-    from bench.threads import grid
+    from budgetloader.bench.threads import grid
 
     return grid(record)
 
 
 def _verdict(record: dict[str, Any]) -> Grid:
-    from bench.verdict import grid
+    from budgetloader.bench.verdict import grid
 
     return grid(record)
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loader.doctor import version
+from budgetloader.doctor import version
 
 _PACKAGES = (
     *("torch", "torchvision", "numpy", "numba", "simplejpeg", "opencv-python-headless", "pillow"),

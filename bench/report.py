@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.console import Console
 
-from bench import page, plot
-from bench.analysis import CONCLUSIVE_POINTS
-from bench.dissertation import Printed, change, time_reduction
-from bench.grid import Grid
-from bench.record import write_csv, write_json
+from budgetloader.bench import page, plot
+from budgetloader.bench.analysis import CONCLUSIVE_POINTS
+from budgetloader.bench.dissertation import Printed, change, time_reduction
+from budgetloader.bench.grid import Grid
+from budgetloader.bench.record import write_csv, write_json
 
 _COLUMNS = (
     *("setting", "samples", "seconds", "measured (95 %)", "of sums", "corollary", "difference", "Theorem 4"),

@@ -12,13 +12,13 @@ from typing import Any
 
 from rich.progress import Progress
 
-from bench import runs
-from bench.analysis import TARGET_POINTS, Measured
-from bench.boundary import measure as measure_boundary
-from bench.data import Data
-from bench.options import Options
-from bench.settings import Cell
-from loader import engines
+from budgetloader import engines
+from budgetloader.bench import runs
+from budgetloader.bench.analysis import TARGET_POINTS, Measured
+from budgetloader.bench.boundary import measure as measure_boundary
+from budgetloader.bench.data import Data
+from budgetloader.bench.options import Options
+from budgetloader.bench.settings import Cell
 
 
 class SeedRun:
@@ -39,8 +39,8 @@ class SeedRun:
         self.engine = self.settings[0].batches.engine
 
     def _make(self, cells: list[Cell]) -> None:
-        from bench.interleave import Setting
-        from loader.loader import BudgetLoader
+        from budgetloader.bench.interleave import Setting
+        from budgetloader.loader import BudgetLoader
 
         engines.check_device(self.options.device)
         shape = self._shape
@@ -74,7 +74,7 @@ class SeedRun:
     def _trainer(self, cell: Cell) -> Any:
         import torch
 
-        from models import Trainer
+        from budgetloader.models import Trainer
 
         torch.manual_seed(self.seed)  # every setting starts from the same weights
         recipe = self.recipe if cell.decay is None else dataclasses.replace(self.recipe, decay=cell.decay)
@@ -104,7 +104,7 @@ class SeedRun:
 
     def train(self, progress: Progress) -> bool:
         """Train to the end; whether it was interrupted."""
-        from bench import interleave
+        from budgetloader.bench import interleave
 
         options = self.options
         samples = len(self.data.train)
@@ -144,9 +144,9 @@ class SeedRun:
         return False
 
     def _warm_up(self) -> None:
-        from bench import interleave
-        from loader.loader import BudgetLoader
-        from loader.schedule import Schedule
+        from budgetloader.bench import interleave
+        from budgetloader.loader import BudgetLoader
+        from budgetloader.schedule import Schedule
 
         options = self.options
         shape = {
@@ -171,7 +171,7 @@ class SeedRun:
         Args:
             unclear: says which settings' intervals are too wide.
         """
-        from bench import interleave
+        from budgetloader.bench import interleave
 
         most = self.options.extra_rounds
         task = None
@@ -194,7 +194,7 @@ class SeedRun:
             self._save_timed()
 
     def boundary(self, progress: Progress) -> list[dict[str, Any]]:
-        """What epochs' boundaries cost where no pause hides them; see `bench.boundary`."""
+        """What epochs' boundaries cost where no pause hides them; see `budgetloader.bench.boundary`."""
         cells = [setting.cell for setting in self.settings if setting.cell.group == self.settings[0].cell.group]
         progress.console.print("measuring boundaries: each setting's epochs one after the other, without a pause")
         return measure_boundary(
@@ -240,7 +240,7 @@ class SeedRun:
             self.evaluation.close()
 
     def _save_timed(self) -> None:
-        from bench.record import write_json
+        from budgetloader.bench.record import write_json
 
         slices = {setting.name: [list(pair) for pair in setting.timed] for setting in self.settings}
         write_json(self._timed, {"rounds": self._timing_rounds, "slices": slices})

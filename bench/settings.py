@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable
 from fractions import Fraction
 from typing import Any, Literal
 
-from loader.errors import ScheduleError
-from loader.order import Sampling
-from loader.schedule import Schedule
+from budgetloader.errors import ScheduleError
+from budgetloader.order import Sampling
+from budgetloader.schedule import Schedule
 
 Decay = Literal["step", "cosine", "linear"]
 _SAMPLINGS: dict[str, Sampling] = {"static": "static", "cyclic": "cyclic"}
@@ -25,11 +25,11 @@ class Cell:
         name: as the tables show it.
         schedule: its sampling ratios.
         network: classes → a network.
-        sampling: see `loader.Order`.
+        sampling: see `budgetloader.Order`.
         baseline_of: the setting whose number of samples it spends; "": it is no baseline.
         group: its time is compared with that of the first cell of the same group.
         decay: of the learning rate; None: the recipe's.
-        epoch_shares: see `models.Trainer`; None: all epochs alike.
+        epoch_shares: see `budgetloader.models.Trainer`; None: all epochs alike.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """A long run of one private loader, and of a service with four trainers that come and go: does anything grow?
 
-    python -m bench.soak --minutes 120 --out runs/soak
+    python -m budgetloader.bench.soak --minutes 120 --out runs/soak
 
 Resident memory, descriptors, threads and /dev/shm are read every 10 seconds. They are flat if, after the first tenth
 of the time, the last quarter's median is at most 5 % above the first quarter's. Trainers are slow on purpose: a few
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.record import environment, write_json
+from budgetloader.bench.record import environment, write_json
 
 _TRAINERS = 4
 _SERIES = ("rss_bytes", "descriptors", "threads")
@@ -33,7 +33,9 @@ _FEW = {"rss_bytes": 16 << 20, "descriptors": 8, "threads": 4, "shm_used_bytes":
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.soak", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m budgetloader.bench.soak", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--minutes", type=float, default=120.0)
     parser.add_argument("--every", type=float, default=10.0, help="seconds between two readings")
     parser.add_argument("--batch-seconds", type=float, default=0.5, help="that a trainer takes for a batch")
@@ -55,7 +57,7 @@ def main() -> int:
 
 def _train(path: str | None, name: str | None, seconds: float, schedule: str, seed: int) -> int:
     """One trainer: goes through its schedule, again and again until it is ended where `path` is given."""
-    from loader import BudgetLoader, Schedule, connect
+    from budgetloader import BudgetLoader, Schedule, connect
 
     options: dict[str, Any] = {"batch_size": 32, "image_size": 64, "dtype": "uint8", "seed": seed}
     while True:
@@ -76,18 +78,18 @@ def _train(path: str | None, name: str | None, seconds: float, schedule: str, se
 def _soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from rich.progress import Progress
 
-    from bench.data import prepare
+    from budgetloader.bench.data import prepare
 
     source: dict[str, Any] = {"evaluation": None, "folder": folder, "images": 1440, "seed": 0}
     prepare(None, **source, progress=Progress(disable=True), builtin="digits", image_size=32)
     data = folder / "train.beton"
     known = folder / "known"
     known.mkdir(mode=0o700)
-    os.environ["REDUCED_SAMPLING_SERVICES"] = str(known)
+    os.environ["BUDGETLOADER_SERVICES"] = str(known)
     rng = random.Random(options.seed)
     readings: list[dict[str, Any]] = []
     kills = {"ended": 0, "killed": 0}
-    with _process("loader", "serve", str(data), "--name", "soak", "--memory", "200MB") as server:
+    with _process("budgetloader", "serve", str(data), "--name", "soak", "--memory", "200MB") as server:
         _wait_for(known / "soak.json")
         private_job = {
             "path": str(data),
@@ -96,7 +98,7 @@ def _soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "seconds": options.batch_seconds,
             "seed": 1,
         }
-        with _process("bench.soak", "--child", json.dumps(private_job)) as private:
+        with _process("budgetloader.bench.soak", "--child", json.dumps(private_job)) as private:
             trainers: list[tuple[subprocess.Popen, float, bool]] = []
             began = next_reading = time.monotonic()
             while (now := time.monotonic()) < began + 60 * options.minutes:
@@ -138,7 +140,7 @@ def _come_and_go(
     if len(left) < _TRAINERS and rng.random() < 0.2:
         schedule = rng.choice(["full@2", "0.618@3", "0.35@4", "R3@6"])
         job = {"path": None, "name": "soak", "schedule": schedule, "seconds": seconds, "seed": rng.randrange(3)}
-        command = [sys.executable, "-m", "bench.soak", "--child", json.dumps(job)]
+        command = [sys.executable, "-m", "budgetloader.bench.soak", "--child", json.dumps(job)]
         left.append((subprocess.Popen(command), time.monotonic() + rng.uniform(5, 90), rng.random() < 0.4))
     return left
 

@@ -3,8 +3,8 @@
 Claim: four trainers over the service decode what one does, so that together they get three times the
 images that private loaders give them on the same cores.
 
-    python -m bench.sweep                          # 4 trainers that only take batches; that copy them; one
-    python -m bench.sweep --parts train            # 4 trainers of different learning rates and ratios
+    python -m budgetloader.bench.sweep                          # 4 trainers that only take batches; that copy them; one
+    python -m budgetloader.bench.sweep --parts train            # 4 trainers of different learning rates and ratios
 
 How it is measured: every trainer is a process of its own; all of a kind begin at the same moment, and
 the rate is all their images over the time from then until the last has finished. The kinds take turns,
@@ -44,7 +44,7 @@ class Child:
     """One trainer in a process of its own."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        command = [sys.executable, "-m", "bench.sweep", "--child", json.dumps(job)]
+        command = [sys.executable, "-m", "budgetloader.bench.sweep", "--child", json.dumps(job)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._wait_for("ready")
 
@@ -76,7 +76,7 @@ def child(job: dict[str, Any]) -> None:
     """Take batches, or train on them, from the moment that "go" comes."""
     import torch
 
-    from loader import Schedule
+    from budgetloader import Schedule
 
     torch.set_num_threads(1)
     schedule = Schedule.parse(job["schedule"], epochs=job["epochs"])
@@ -123,7 +123,7 @@ def _batches(job: dict[str, Any], schedule: Any) -> Iterator[Any]:
 
         yield TensorConsumer(batch_size=job["batch_size"])
         return
-    from loader import BudgetLoader, connect
+    from budgetloader import BudgetLoader, connect
 
     options = {
         "schedule": schedule,
@@ -142,7 +142,7 @@ def _trainer(job: dict[str, Any], schedule: Any) -> Any:
 
     import torch
 
-    from models import IMAGENET, Trainer, mobilenet_v2
+    from budgetloader.models import IMAGENET, Trainer, mobilenet_v2
 
     torch.manual_seed(0)
     recipe = dataclasses.replace(IMAGENET, learning_rate=job["learning_rate"])
@@ -153,7 +153,7 @@ def produce(job: dict[str, Any]) -> None:
     """tensorsocket's side of the loader: one native loader, sent to all."""
     from tensorsocket import TensorProducer
 
-    from loader import BudgetLoader, Schedule
+    from budgetloader import BudgetLoader, Schedule
 
     options = {"batch_size": job["batch_size"], "image_size": job["image_size"], "seed": job["seed"]}
     schedule = Schedule.parse(job["schedule"], epochs=1000)  # it ends when it is terminated
@@ -171,9 +171,9 @@ def _running(kind: str, job: dict[str, Any], memory: str) -> Iterator[None]:
         yield
         return
     if kind == "service":
-        command = ["-m", "loader", "serve", job["beton"], "--name", NAME, "--memory", memory]
+        command = ["-m", "budgetloader", "serve", job["beton"], "--name", NAME, "--memory", memory]
     else:
-        command = ["-m", "bench.sweep", "--produce", json.dumps(job)]
+        command = ["-m", "budgetloader.bench.sweep", "--produce", json.dumps(job)]
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
     try:
         if kind == "service":
@@ -211,7 +211,7 @@ def _kill(children: list[Child]) -> None:
 
 
 def _decoded() -> int:
-    from loader.service.client import status
+    from budgetloader.service.client import status
 
     return status(NAME)["decoded"]
 
@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         (child if arguments[0] == "--child" else produce)(json.loads(arguments[1]))
         return 0
     parser = argparse.ArgumentParser(
-        prog="python -m bench.sweep",
+        prog="python -m budgetloader.bench.sweep",
         description=(__doc__ or "").split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -256,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--turns", type=int, default=3, help="counted measurements of each")
     add("--out", default="runs/sweep")
     options = parser.parse_args(arguments)
-    from bench.console import guarded
+    from budgetloader.bench.console import guarded
 
     return guarded(functools.partial(_main, options, arguments), interrupted="nothing was recorded")
 
@@ -266,13 +266,13 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
 
     from rich.progress import Progress
 
-    from bench import page
-    from bench.data import prepare
-    from bench.estimate import interquartile_range, mean
-    from bench.record import command, environment
+    from budgetloader.bench import page
+    from budgetloader.bench.data import prepare
+    from budgetloader.bench.estimate import interquartile_range, mean
+    from budgetloader.bench.record import command, environment
 
     out = Path(options.out)
-    os.environ.setdefault("REDUCED_SAMPLING_SERVICES", str((out / "services").resolve()))
+    os.environ.setdefault("BUDGETLOADER_SERVICES", str((out / "services").resolve()))
     with Progress(console=console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
     rows = []
@@ -305,7 +305,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
             )
     results: dict[str, Any] = {
         "environment": environment(),
-        "command": command("bench.sweep", arguments),
+        "command": command("budgetloader.bench.sweep", arguments),
         "options": {**vars(options), "out": None},
         "rows": rows,
     }
@@ -321,7 +321,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
 
 
 def _grid(rows: list[dict[str, Any]], *, turns: int) -> Any:
-    from bench.grid import Grid
+    from budgetloader.bench.grid import Grid
 
     cells = []
     for row in rows:

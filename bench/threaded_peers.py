@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.work import MEAN, STD, Epochs, Work, cut
+from budgetloader.bench.work import MEAN, STD, Epochs, Work, cut
 
 
 def _window(width: int, height: int) -> tuple[int, int, int, int]:

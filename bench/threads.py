@@ -3,9 +3,9 @@
 Claim: on small networks torch's OpenMP threads meet at a barrier at the end of every operation, and wait there
 for whichever of them has lost its core; with one thread, a process that keeps a core busy costs its share.
 
-    python -m bench.threads
+    python -m budgetloader.bench.threads
 
-How it is measured: the trainer of `bench.imagenet_mnv2` (MobileNetV2 at half width, 64 pixels, batches of 16) in
+How it is measured: the trainer of bench/imagenet_mnv2.py (MobileNetV2 at half width, 64 pixels, batches of 16) in
 a process for each way of setting threads, epochs in turn, first on the machine as it is, then beside one process
 that keeps a core busy. The first epoch of each is warm-up. Medians over the turns, and the slowest.
 """
@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.busy import busy
-from bench.child import Child
-from bench.grid import Grid
+from budgetloader.bench.busy import busy
+from budgetloader.bench.child import Child
+from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:  # the processes that measure need it not
     from rich.console import Console
@@ -43,8 +43,8 @@ def trainer(*, beton: str, threads: int, workers: int) -> Callable[..., dict[str
 
     import torch
 
-    from loader import BudgetLoader, Dataset, Schedule
-    from models import IMAGENET, Trainer, mobilenet_v2
+    from budgetloader import BudgetLoader, Dataset, Schedule
+    from budgetloader.models import IMAGENET, Trainer, mobilenet_v2
 
     if threads:
         torch.set_num_threads(threads)
@@ -66,7 +66,7 @@ def measure(beton: str, *, turns: int, say: Callable[[str], object]) -> list[dic
     """One row per way of setting threads."""
     children = {
         name: Child(
-            "bench.threads:trainer",
+            "budgetloader.bench.threads:trainer",
             name=name,
             arguments={"beton": beton, "threads": threads, "workers": workers},
             environment=environment,
@@ -108,7 +108,7 @@ def measure(beton: str, *, turns: int, say: Callable[[str], object]) -> list[dic
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
-        prog="python -m bench.threads",
+        prog="python -m budgetloader.bench.threads",
         description=(__doc__ or "").split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=7, help="epochs of each, quiet and busy")
     parser.add_argument("--out", default="runs/threads")
     options = parser.parse_args(arguments)
-    from bench.console import guarded
+    from budgetloader.bench.console import guarded
 
     return guarded(functools.partial(_main, options, arguments), interrupted="nothing was recorded")
 
@@ -124,9 +124,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from rich.progress import Progress
 
-    from bench import page
-    from bench.data import prepare
-    from bench.record import command, environment
+    from budgetloader.bench import page
+    from budgetloader.bench.data import prepare
+    from budgetloader.bench.record import command, environment
 
     out = Path(options.out)
     with Progress(console=console) as progress:
@@ -134,7 +134,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
     rows = measure(str(out / "data" / "train.beton"), turns=options.turns, say=console.print)
     results: dict[str, Any] = {
         "environment": environment(),
-        "command": command("bench.threads", arguments),
+        "command": command("budgetloader.bench.threads", arguments),
         "options": {"images": options.images, "turns": options.turns},
         "rows": rows,
     }

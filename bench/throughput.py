@@ -1,7 +1,7 @@
 """Images per second of our engines and of their peers, doing the same work.
 
-    python -m bench.throughput            # rates, and the boundary's and the cut's cost
-    python -m bench.throughput --parts rates --dtypes uint8
+    python -m budgetloader.bench.throughput            # rates, and the boundary's and the cut's cost
+    python -m budgetloader.bench.throughput --parts rates --dtypes uint8
 
 How it is measured: every contender has a process of its own (importing FFCV changes torch's number of
 threads), and they take turns, one measurement each, so that the machine's drift hits all alike. The
@@ -27,10 +27,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.child import Child
-from bench.contenders import CONTENDERS, FILTERS, NEEDS, quiet_threads
-from bench.estimate import interquartile_range, mean
-from bench.work import Work
+from budgetloader.bench.child import Child
+from budgetloader.bench.contenders import CONTENDERS, FILTERS, NEEDS, quiet_threads
+from budgetloader.bench.estimate import interquartile_range, mean
+from budgetloader.bench.work import Work
 
 if TYPE_CHECKING:  # the processes that measure need it not
     from rich.console import Console
@@ -81,7 +81,11 @@ def _epochs(name: str, work: Work, ratios: list[Fraction], *, step_seconds: floa
 def running(works: Sequence[tuple[str, Work]]) -> Iterator[list[Child]]:
     """A process for each contender and its work."""
     children = [
-        Child("bench.throughput:contender", name=name, arguments={"name": name, "work": dataclasses.asdict(work)})
+        Child(
+            "budgetloader.bench.throughput:contender",
+            name=name,
+            arguments={"name": name, "work": dataclasses.asdict(work)},
+        )
         for name, work in works
     ]
     try:
@@ -204,7 +208,7 @@ def cut(works: dict[str, Work], *, turns: int, say: Callable[[str], object]) -> 
 
 
 def _samples(work: Work) -> int:
-    from loader import Dataset
+    from budgetloader import Dataset
 
     return len(Dataset(work.beton))
 
@@ -219,7 +223,7 @@ def there(name: str) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
-        prog="python -m bench.throughput",
+        prog="python -m budgetloader.bench.throughput",
         description=(__doc__ or "").split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -233,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", default="runs/throughput")
     options = parser.parse_args(arguments)
-    from bench.console import guarded
+    from budgetloader.bench.console import guarded
 
     return guarded(functools.partial(_main, options, arguments), interrupted="nothing was recorded")
 
@@ -241,10 +245,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from rich.progress import Progress
 
-    from bench import compared, page
-    from bench.data import prepare
-    from bench.record import command, environment, write_json
-    from loader.parallel import cores
+    from budgetloader.bench import compared, page
+    from budgetloader.bench.data import prepare
+    from budgetloader.bench.record import command, environment, write_json
+    from budgetloader.parallel import cores
 
     say = console.print
     out = Path(options.out)
@@ -260,7 +264,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         return Work(str(beton), str(folder), batch_size, options.image_size, threads, dtype, interpolation)
 
     results: dict[str, Any] = {"environment": environment(), "options": {**vars(options), "out": None}}
-    results["command"] = command("bench.throughput", arguments)
+    results["command"] = command("budgetloader.bench.throughput", arguments)
     if "rates" in options.parts:
         results["rates"] = []
         for dtype in options.dtypes:

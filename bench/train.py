@@ -1,9 +1,9 @@
 """One training run: any network, any schedule; resumes exactly where it was killed; torchrun for several ranks.
 
-    python -m bench.train --data train.beton --network mobilenet_v2 --recipe imagenet --schedule R1_0.618
-    python -m bench.train --data cifar-10-batches-py --network mypackage.mymodule:build --schedule R3
-    python -m bench.train --data service:imagenet --val val.beton …      # python -m loader serve runs beside it
-    torchrun --nproc_per_node 4 -m bench.train --data train.beton --device cuda …
+    python -m budgetloader.bench.train --data train.beton --network mobilenet_v2 --recipe imagenet --schedule R1_0.618
+    python -m budgetloader.bench.train --data cifar-10-batches-py --network mypackage.mymodule:build --schedule R3
+    python -m budgetloader.bench.train --data service:imagenet --val val.beton …     # budgetloader serve runs beside it
+    torchrun --nproc_per_node 4 -m budgetloader.bench.train --data train.beton --device cuda …
 
 A network of your own is a function of the number of classes, named MODULE:FUNCTION. The same command
 goes on from --out's checkpoint; Ctrl-C writes one first. log.jsonl has a line for each epoch.
@@ -29,15 +29,14 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import distributed
 
-import models
-from bench import runs
-from bench.console import INTERRUPTED, SHOW_SECONDS, Every, bars, guarded
-from bench.data import Data, prepare, served
-from loader import connect, engines
-from loader.errors import ScheduleError
-from loader.loader import BudgetLoader
-from loader.schedule import Schedule
-from models import RECIPES, EpochUnderWay, History, Recipe, Trainer, fit
+from budgetloader import connect, engines, models
+from budgetloader.bench import runs
+from budgetloader.bench.console import INTERRUPTED, SHOW_SECONDS, Every, bars, guarded
+from budgetloader.bench.data import Data, prepare, served
+from budgetloader.errors import ScheduleError
+from budgetloader.loader import BudgetLoader
+from budgetloader.models import RECIPES, EpochUnderWay, History, Recipe, Trainer, fit
+from budgetloader.schedule import Schedule
 
 _DIGITS = 1440  # of 1,797 to train on
 _SERVICE = "service:"
@@ -46,7 +45,7 @@ NETWORKS = ("resnet20", "resnet32", "resnet56", "mobilenet_v2", "crnet_cb", "crn
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.train",
+        prog="python -m budgetloader.bench.train",
         description=(__doc__ or "").split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

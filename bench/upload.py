@@ -1,6 +1,6 @@
 """What the uploader costs the host: native's images per second with it, and without.
 
-    python -m bench.upload
+    python -m budgetloader.bench.upload
 
 Claim: at most 3 %. The device is one that takes no time: torch's "meta" tensors, and streams and events
 that do nothing, so that what is left is what the host's threads do for a batch. Both loaders write bytes to
@@ -61,7 +61,7 @@ def idle_device(spent: list[float]) -> Iterator[str]:
     Args:
         spent: gets the processor time of each `send`, seconds.
     """
-    from loader.engines import native, upload
+    from budgetloader.engines import native, upload
 
     class Nowhere(upload._Beside):
         def _pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -92,8 +92,8 @@ def idle_device(spent: list[float]) -> Iterator[str]:
 
 
 def measure_part(*, uploaded: bool, beton: str, **shape: Any) -> Callable[[], dict[str, float]]:
-    """Gives a function that measures an epoch: images per second, and per second of a core. See `bench.child`."""
-    from loader import BudgetLoader, Schedule
+    """Gives a function that measures an epoch: images per second, and per second of a core. See bench/child.py."""
+    from budgetloader import BudgetLoader, Schedule
 
     stack = ExitStack()
     spent: list[float] = []
@@ -117,7 +117,7 @@ def measure_part(*, uploaded: bool, beton: str, **shape: Any) -> Callable[[], di
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.upload",
+        prog="python -m budgetloader.bench.upload",
         description=(__doc__ or "").split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=15, help="counted measurements of each")
     parser.add_argument("--out", default="runs/upload")
     options = parser.parse_args(arguments)
-    from bench.console import guarded
+    from budgetloader.bench.console import guarded
 
     return guarded(functools.partial(_main, options), interrupted="nothing was recorded")
 
@@ -135,9 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, console: Console) -> int:
     from rich.progress import Progress
 
-    from bench.child import Child
-    from bench.data import prepare
-    from bench.record import environment, write_json
+    from budgetloader.bench.child import Child
+    from budgetloader.bench.data import prepare
+    from budgetloader.bench.record import environment, write_json
 
     out = Path(options.out)
     with Progress(console=console) as progress:
@@ -146,7 +146,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     shape["beton"] = str(out / "data" / "train.beton")
     turns: dict[str, list[dict[str, float]]] = {"native": [], "native, uploaded": []}
     children = [
-        Child("bench.upload:measure_part", name=name, arguments={"uploaded": name != "native", **shape})
+        Child("budgetloader.bench.upload:measure_part", name=name, arguments={"uploaded": name != "native", **shape})
         for name in turns
     ]
     try:

@@ -2,7 +2,7 @@
 
 Claim: `BudgetLoader.verdict()` says within 15 % how many times a trainer's demand its engine could deliver.
 
-    python -m bench.verdict
+    python -m budgetloader.bench.verdict
 
 How it is measured: every engine has a process of its own. In each turn it first says how many images per
 second it gives to a trainer that only takes them; then come trainers that sleep for each batch, so long
@@ -27,8 +27,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.child import Child
-from bench.grid import Grid
+from budgetloader.bench.child import Child
+from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:  # the processes that measure need it not
     from rich.console import Console
@@ -45,7 +45,7 @@ EPOCHS, EPOCH_BATCHES = 4, 12
 
 def engine(*, name: str, data: str, small: str) -> Callable[..., dict[str, float]]:
     """A function that runs a trainer of known speed on an engine."""
-    from loader import BudgetLoader, Dataset, Schedule, connect
+    from budgetloader import BudgetLoader, Dataset, Schedule, connect
 
     path, size = (small, 32) if name in DIRECT else (data, IMAGE)
     ratio = EPOCH_BATCHES / -(-len(Dataset(path)) // BATCH)
@@ -77,7 +77,10 @@ def expected(name: str, ratio: float) -> float:
 def measure(data: str, small: str, *, engines: Sequence[str], turns: int, say: Callable[[str], object]) -> list[Any]:
     """One row per engine and trainer."""
     files = {"data": data, "small": small}
-    children = {name: Child("bench.verdict:engine", name=name, arguments={"name": name, **files}) for name in engines}
+    children = {
+        name: Child("budgetloader.bench.verdict:engine", name=name, arguments={"name": name, **files})
+        for name in engines
+    }
     said: dict[tuple[str, float], list[float]] = {}
     try:
         for turn in range(turns + 1):
@@ -105,7 +108,7 @@ def _service(path: str, *, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    command = [sys.executable, "-m", "loader", "serve", path, "--name", NAME, "--memory", "500MB"]
+    command = [sys.executable, "-m", "budgetloader", "serve", path, "--name", NAME, "--memory", "500MB"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout
@@ -120,7 +123,7 @@ def _service(path: str, *, wanted: bool) -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
-        prog="python -m bench.verdict",
+        prog="python -m budgetloader.bench.verdict",
         description=(__doc__ or "").split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -129,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=768, help="JPEGs to generate")
     parser.add_argument("--out", default="runs/verdict")
     options = parser.parse_args(arguments)
-    from bench.console import guarded
+    from budgetloader.bench.console import guarded
 
     return guarded(functools.partial(_main, options, arguments), interrupted="nothing was recorded")
 
@@ -139,13 +142,13 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
 
     from rich.progress import Progress
 
-    from bench import page
-    from bench.data import prepare
-    from bench.record import command, environment
-    from loader import engines
+    from budgetloader import engines
+    from budgetloader.bench import page
+    from budgetloader.bench.data import prepare
+    from budgetloader.bench.record import command, environment
 
     out = Path(options.out)
-    os.environ.setdefault("REDUCED_SAMPLING_SERVICES", str((out / "services").resolve()))
+    os.environ.setdefault("BUDGETLOADER_SERVICES", str((out / "services").resolve()))
     with Progress(console=console) as progress:
         made: dict[str, Any] = {"evaluation": None, "seed": 0, "progress": progress}
         prepare(None, folder=out / "data", images=options.images, **made)
@@ -157,7 +160,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         rows = measure(str(data), str(small), engines=names, turns=options.turns, say=console.print)
     results: dict[str, Any] = {
         "environment": environment(),
-        "command": command("bench.verdict", arguments),
+        "command": command("budgetloader.bench.verdict", arguments),
         "options": {"engines": options.engines, "turns": options.turns, "images": options.images},
         "rows": rows,
     }

@@ -8,7 +8,7 @@
 # BASE: another base image. TORCH_INDEX: an index of CPU-only torch wheels. TOOL: docker, podman or buildah.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-image=reduced-sampling-loader-check
+image=budgetloader-check
 tool=${TOOL:-}
 for candidate in docker podman buildah; do
     if [ -z "$tool" ] && command -v "$candidate" >/dev/null && "$candidate" info >/dev/null 2>&1; then
@@ -30,7 +30,7 @@ set -euo pipefail
 work=$(mktemp -d)
 cd "$work"
 trap '[ $? = 0 ] || tail -n 20 ./*.log' EXIT
-export REDUCED_SAMPLING_SERVICES="$work/services" MPLCONFIGDIR="$work"
+export BUDGETLOADER_SERVICES="$work/services" MPLCONFIGDIR="$work"
 
 echo "== smoke tests"
 names=(import schedule budget theory order windows jpeg dataset convert cli sampler engines loader)
@@ -39,25 +39,25 @@ for name in "${names[@]}"; do files+=("/opt/check/tests/test_$name.py"); done
 python -m pytest -c /opt/check/pyproject.toml -p no:cacheprovider "${files[@]}"
 
 echo "== a service and two trainers, as in compose.yaml"
-python -m loader generate images --images 96
-python -m loader convert images train.beton
-python -m loader serve train.beton --name images --memory 200MB >serve.log 2>&1 &
+budgetloader generate images --images 96
+budgetloader convert images train.beton
+budgetloader serve train.beton --name images --memory 200MB >serve.log 2>&1 &
 server=$!
 for _ in $(seq 120); do grep -q ^serving serve.log && break || sleep 0.5; done
 trainers=()
 for rate in 0.05 0.02; do
-    python -m bench.train --data service:images --network mobilenet_v2 --recipe imagenet --schedule 0.618 --epochs 2 \
+    python -m budgetloader.bench.train --data service:images --network mobilenet_v2 --recipe imagenet --schedule 0.618 --epochs 2 \
         --image-size 64 --batch-size 16 --learning-rate $rate --out "runs/$rate" >"train-$rate.log" 2>&1 &
     trainers+=($!)
 done
 for trainer in "${trainers[@]}"; do wait "$trainer"; done
 tail -n 1 train-*.log
-python -m loader top images --readings 1
+budgetloader top images --readings 1
 kill -INT "$server"
 wait "$server"
 
 echo "== the demo"
-python -m bench.imagenet_mnv2 --out demo
+python -m budgetloader.bench.imagenet_mnv2 --out demo
 test -s demo/results.json
 INSIDE
 

@@ -6,8 +6,8 @@ import argparse
 
 import torch
 
-import loader
-import models
+import budgetloader
+from budgetloader import models
 
 
 def options(text: str | None) -> argparse.Namespace:
@@ -18,7 +18,7 @@ def options(text: str | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32, help="of all ranks together")
     parser.add_argument("--image-size", type=int, default=64)
     chosen = parser.parse_args()
-    chosen.schedule = loader.Schedule.parse(chosen.schedule)
+    chosen.schedule = budgetloader.Schedule.parse(chosen.schedule)
     chosen.network = network(chosen.data)
     return chosen
 
@@ -26,4 +26,4 @@ def options(text: str | None) -> argparse.Namespace:
 def network(data: str) -> torch.nn.Module:
     """A small network with as many outputs as the file has classes."""
     torch.manual_seed(0)
-    return models.mobilenet_v2(classes=int(loader.Dataset(data).labels.max()) + 1, width=0.25)
+    return models.mobilenet_v2(classes=int(budgetloader.Dataset(data).labels.max()) + 1, width=0.25)

@@ -5,14 +5,16 @@ from accelerate import Accelerator
 from options import options
 from torch import nn
 
-import loader
+import budgetloader
 
 
-def train(network: nn.Module, data: str, schedule: loader.Schedule, *, batch_size: int, image_size: int) -> Accelerator:
+def train(
+    network: nn.Module, data: str, schedule: budgetloader.Schedule, *, batch_size: int, image_size: int
+) -> Accelerator:
     accelerator = Accelerator()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     network, optimizer = accelerator.prepare(network, optimizer)
-    batches = loader.BudgetLoader(
+    batches = budgetloader.BudgetLoader(
         data, schedule=schedule, batch_size=batch_size, image_size=image_size, device=accelerator.device
     )
     accelerator.register_for_checkpointing(batches)  # save_state and load_state resume it, also in mid-epoch

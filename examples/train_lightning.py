@@ -7,18 +7,18 @@ import torch
 from options import options
 from torch import nn
 
-import loader
+import budgetloader
 
 
 class Images(lightning.LightningDataModule):
     """The training's batches. Lightning's checkpoints hold where it stands, also in mid-epoch."""
 
-    def __init__(self, data: str, schedule: loader.Schedule, *, batch_size: int, image_size: int) -> None:
+    def __init__(self, data: str, schedule: budgetloader.Schedule, *, batch_size: int, image_size: int) -> None:
         super().__init__()
         self.data, self.schedule, self.batch_size, self.image_size = data, schedule, batch_size, image_size
 
     def setup(self, stage: str) -> None:
-        self.batches = loader.BudgetLoader(
+        self.batches = budgetloader.BudgetLoader(
             self.data,
             schedule=self.schedule,
             batch_size=self.batch_size,
@@ -26,7 +26,7 @@ class Images(lightning.LightningDataModule):
             device=self.trainer.strategy.root_device,
         )
 
-    def train_dataloader(self) -> loader.BudgetLoader:
+    def train_dataloader(self) -> budgetloader.BudgetLoader:
         self.batches.set_epoch(self.trainer.current_epoch)  # so that its length is this epoch's
         return self.batches
 
@@ -47,7 +47,7 @@ class Classifier(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
 
 
-def trainer(schedule: loader.Schedule, **more: object) -> lightning.Trainer:
+def trainer(schedule: budgetloader.Schedule, **more: object) -> lightning.Trainer:
     return lightning.Trainer(
         max_epochs=schedule.epochs,
         reload_dataloaders_every_n_epochs=1,  # Lightning asks for the length of each epoch

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-import loader
-import models
+import budgetloader
+from budgetloader import models
 
 CHECKPOINT = Path("own_dataset.pt")
 
@@ -25,9 +25,9 @@ def save(**parts: Any) -> None:
     os.replace("own_dataset.partial", CHECKPOINT)  # killed in between, the old one is whole
 
 
-def train(network: nn.Module, dataset: Dataset, schedule: loader.Schedule, *, batch_size: int) -> None:
+def train(network: nn.Module, dataset: Dataset, schedule: budgetloader.Schedule, *, batch_size: int) -> None:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-    sampler = loader.BudgetSampler(dataset, schedule=schedule, batch_size=batch_size)
+    sampler = budgetloader.BudgetSampler(dataset, schedule=schedule, batch_size=batch_size)
     batches = DataLoader(dataset, batch_sampler=sampler, num_workers=2, persistent_workers=True)
     if CHECKPOINT.exists():
         state = torch.load(CHECKPOINT)
@@ -55,4 +55,4 @@ if __name__ == "__main__":
     steps = [transforms.RandomResizedCrop(64), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
     folder = ImageFolder(o.folder, transforms.Compose(steps))
     network = models.mobilenet_v2(classes=len(folder.classes), width=0.25)
-    train(network, folder, loader.Schedule.parse(o.schedule), batch_size=o.batch_size)
+    train(network, folder, budgetloader.Schedule.parse(o.schedule), batch_size=o.batch_size)

@@ -4,15 +4,17 @@ import torch
 from options import options
 from torch import nn
 
-import loader
+import budgetloader
 
 
-def train(network: nn.Module, data: str, schedule: loader.Schedule, *, batch_size: int, image_size: int) -> None:
+def train(network: nn.Module, data: str, schedule: budgetloader.Schedule, *, batch_size: int, image_size: int) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=schedule.epochs)
-    batches = loader.BudgetLoader(data, schedule=schedule, batch_size=batch_size, image_size=image_size, device=device)
+    batches = budgetloader.BudgetLoader(
+        data, schedule=schedule, batch_size=batch_size, image_size=image_size, device=device
+    )
     for epoch in range(schedule.epochs):
         print(f"epoch {epoch}: {len(batches)} batches")
         for images, labels in batches:

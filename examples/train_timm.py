@@ -12,15 +12,17 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import AverageMeter, accuracy
 from torch import nn
 
-import loader
+import budgetloader
 
 
-def train(network: nn.Module, data: str, schedule: loader.Schedule, *, batch_size: int, image_size: int) -> list[float]:
+def train(
+    network: nn.Module, data: str, schedule: budgetloader.Schedule, *, batch_size: int, image_size: int
+) -> list[float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = network.to(device)
     data_config = resolve_data_config({"img_size": image_size}, model=network)
     optimizer = create_optimizer_v2(network, opt="sgd", lr=0.05)
-    loader_train = loader.BudgetLoader(
+    loader_train = budgetloader.BudgetLoader(
         data,
         schedule=schedule,
         batch_size=batch_size,
@@ -55,6 +57,6 @@ def train(network: nn.Module, data: str, schedule: loader.Schedule, *, batch_siz
 
 if __name__ == "__main__":
     o = options(__doc__)
-    classes = int(loader.Dataset(o.data).labels.max()) + 1
+    classes = int(budgetloader.Dataset(o.data).labels.max()) + 1
     o.network = timm.create_model("test_resnet", num_classes=classes)
     train(o.network, o.data, o.schedule, batch_size=o.batch_size, image_size=o.image_size)

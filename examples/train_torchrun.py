@@ -7,16 +7,16 @@ from options import options
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-import loader
+import budgetloader
 
 
-def train(network: nn.Module, data: str, schedule: loader.Schedule, *, batch_size: int, image_size: int) -> None:
+def train(network: nn.Module, data: str, schedule: budgetloader.Schedule, *, batch_size: int, image_size: int) -> None:
     cuda = torch.cuda.is_available()
     distributed.init_process_group("nccl" if cuda else "gloo")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
     network = DistributedDataParallel(network.to(device))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-    batches = loader.BudgetLoader(  # it takes its rank's share of each batch of batch_size
+    batches = budgetloader.BudgetLoader(  # it takes its rank's share of each batch of batch_size
         data, schedule=schedule, batch_size=batch_size, image_size=image_size, device=device
     )
     for epoch in range(schedule.epochs):

@@ -1,18 +1,36 @@
 """Reduced random sampling inside a high-performance data loader. See README.md.
 
-Names are imported when they are first used: `import loader` needs neither torch nor an engine.
+Names are imported when they are first used: `import budgetloader` needs neither torch nor an engine.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import os
+import sys
+
+
+def _working_directory_last() -> None:
+    """Move the working directory from the front of the search path to its end, where `-m` has put it in front.
+
+    A `json.py` or `numpy.py` that lies there must not be run in place of the real one by `python -m budgetloader…`;
+    networks and engines of one's own are still found there.
+    """
+    command = sys.orig_argv
+    module = command[command.index("-m") + 1] if "-m" in command[:-1] else ""
+    if module.partition(".")[0] == "budgetloader" and sys.path[:1] == [os.getcwd()]:
+        sys.path.append(sys.path.pop(0))
+
+
+_working_directory_last()  # before anything is imported that could lie there
+
+import importlib  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
-    from loader import theory
-    from loader.budget import Budget
-    from loader.dataset import Dataset
-    from loader.errors import (
+    from budgetloader import theory
+    from budgetloader.budget import Budget
+    from budgetloader.dataset import Dataset
+    from budgetloader.errors import (
         CorruptSampleError,
         DatasetError,
         EngineError,
@@ -20,13 +38,13 @@ if TYPE_CHECKING:
         ResumeError,
         ScheduleError,
     )
-    from loader.loader import BudgetLoader
-    from loader.sampler import BudgetSampler
-    from loader.schedule import Schedule
-    from loader.service.client import connect
-    from loader.stats import EpochStats, Verdict
+    from budgetloader.loader import BudgetLoader
+    from budgetloader.sampler import BudgetSampler
+    from budgetloader.schedule import Schedule
+    from budgetloader.service.client import connect
+    from budgetloader.stats import EpochStats, Verdict
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _HOMES = {
     "Budget": "budget",
@@ -65,10 +83,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "theory":
-        return importlib.import_module("loader.theory")
+        return importlib.import_module("budgetloader.theory")
     if name in _HOMES:
-        return getattr(importlib.import_module(f"loader.{_HOMES[name]}"), name)
-    raise AttributeError(f"module 'loader' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"budgetloader.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'budgetloader' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

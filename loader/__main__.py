@@ -1,5 +1,5 @@
 import sys
 
-from loader.cli import main
+from budgetloader.cli import main
 
 sys.exit(main())

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from loader import rng, windows
-from loader.budget import Budget
-from loader.errors import ScheduleError
-from loader.order import Order, Sampling
-from loader.schedule import Schedule
-from loader.shard import Shard
+from budgetloader import rng, windows
+from budgetloader.budget import Budget
+from budgetloader.errors import ScheduleError
+from budgetloader.order import Order, Sampling
+from budgetloader.schedule import Schedule
+from budgetloader.shard import Shard
 
 if TYPE_CHECKING:
     import torch

@@ -24,8 +24,8 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from loader.errors import DatasetError
-from loader.limits import MAX_LABEL
+from budgetloader.errors import DatasetError
+from budgetloader.limits import MAX_LABEL
 
 VERSION = 2
 PAGE_BYTES = 8 << 20

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from loader.errors import ScheduleError
-from loader.schedule import Schedule, _check_count
+from budgetloader.errors import ScheduleError
+from budgetloader.schedule import Schedule, _check_count
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The command line: python -m loader COMMAND; `--help` lists them."""
+"""The command line: budgetloader COMMAND; `--help` lists them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from loader import theory
-from loader.errors import DatasetError, LoaderError
-from loader.limits import MAX_PIXELS
-from loader.schedule import PAPER_SETTINGS, Schedule
+from budgetloader import theory
+from budgetloader.errors import DatasetError, LoaderError
+from budgetloader.limits import MAX_PIXELS
+from budgetloader.schedule import PAPER_SETTINGS, Schedule
 
 if TYPE_CHECKING:
-    from loader.budget import Budget
-    from loader.throughput import Work
+    from budgetloader.budget import Budget
+    from budgetloader.throughput import Work
 
 _EXAMINED = 256  # images whose headers `inspect` reads
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m loader", description="Datasets and plans of the budget loader.")
+    parser = argparse.ArgumentParser(prog="budgetloader", description="Datasets and plans of the budget loader.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(run: Callable[[argparse.Namespace], int], text: str) -> Callable[..., argparse.Action]:
@@ -147,25 +147,25 @@ def _bytes(text: str) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from loader.service import commands
+    from budgetloader.service import commands
 
     return commands.serve(options)
 
 
 def _join(options: argparse.Namespace) -> int:
-    from loader.service import commands
+    from budgetloader.service import commands
 
     return commands.join(options)
 
 
 def _top(options: argparse.Namespace) -> int:
-    from loader.service import commands
+    from budgetloader.service import commands
 
     return commands.top(options)
 
 
 def _generate(options: argparse.Namespace) -> int:
-    from loader.generate import generate
+    from budgetloader.generate import generate
 
     with _progress() as progress:
         task = progress.add_task("generate", total=options.images)
@@ -180,8 +180,8 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from loader import sources
-    from loader.convert import Settings, convert
+    from budgetloader import sources
+    from budgetloader.convert import Settings, convert
 
     settings = Settings(
         quality=options.quality,
@@ -221,8 +221,8 @@ def _convert(options: argparse.Namespace) -> int:
 def _inspect(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from loader.dataset import Dataset
-    from loader.jpeg import JpegError, read_frame
+    from budgetloader.dataset import Dataset
+    from budgetloader.jpeg import JpegError, read_frame
 
     dataset = Dataset(options.file)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, _EXAMINED).astype(int))
@@ -270,8 +270,8 @@ def _writer(notes: dict[str, Any]) -> str:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from loader.dataset import Dataset
-    from loader.verify import problems
+    from budgetloader.dataset import Dataset
+    from budgetloader.verify import problems
 
     dataset = Dataset(options.file, max_pixels=options.max_pixels)
     bad = 0
@@ -292,9 +292,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _throughput(options: argparse.Namespace) -> int:
-    from loader import engines
-    from loader.dataset import Dataset
-    from loader.throughput import measure_apart
+    from budgetloader import engines
+    from budgetloader.dataset import Dataset
+    from budgetloader.throughput import measure_apart
 
     Dataset(options.file)  # so that what is wrong with it is said once
     unknown = [name for name in options.engines if name not in engines.NAMES or name == "auto"]
@@ -314,7 +314,7 @@ def _throughput(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from loader.doctor import examine
+    from budgetloader.doctor import examine
 
     for line in examine(options.file, work=_work(options), trainer_rate=options.trainer_rate):
         print(line, flush=True)
@@ -322,7 +322,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _work(options: argparse.Namespace) -> Work:
-    from loader.throughput import Work
+    from budgetloader.throughput import Work
 
     return Work(
         batch_size=options.batch_size,
@@ -343,7 +343,7 @@ def _plan(options: argparse.Namespace) -> int:
         raise DatasetError("give one of --samples and --data")
     samples = options.samples
     if options.data is not None:
-        from loader.dataset import Dataset
+        from budgetloader.dataset import Dataset
 
         samples = len(Dataset(options.data))
     schedule = Schedule.parse(options.schedule, epochs=options.epochs)

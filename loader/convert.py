@@ -1,4 +1,4 @@
-"""Images in, `.beton` out: every image as an indexed baseline JPEG (see `loader.jpeg`)."""
+"""Images in, `.beton` out: every image as an indexed baseline JPEG (see `budgetloader.jpeg`)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from loader import jpeg
-from loader.beton import Writer
-from loader.errors import DatasetError
-from loader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels, check_pixels, check_scans
-from loader.parallel import in_order
-from loader.sources import Source
+from budgetloader import jpeg
+from budgetloader.beton import Writer
+from budgetloader.errors import DatasetError
+from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels, check_pixels, check_scans
+from budgetloader.parallel import in_order
+from budgetloader.sources import Source
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -108,7 +108,7 @@ def convert(
     quality = settings.quality or (90 if source.lossy else 100)
     subsampling = settings.subsampling or ("4:2:0" if source.lossy else "4:4:4")
     notes = {
-        "writer": "reduced-sampling-loader",
+        "writer": "budgetloader",
         "classes": source.classes,
         "quality": quality,
         "subsampling": subsampling,
@@ -133,7 +133,7 @@ def convert(
                 if settings.on_bad == "raise":
                     raise DatasetError(
                         f"{source.names[i]} cannot be converted: {encoded.problem}; "
-                        "mend or remove it, or have `python -m loader convert --on-bad skip` leave it out"
+                        "mend or remove it, or have `budgetloader convert --on-bad skip` leave it out"
                     )
                 report.skipped.append(f"{source.names[i]}: {encoded.problem}")
             else:

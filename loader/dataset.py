@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from loader import beton
-from loader.errors import CorruptSampleError, DatasetError
-from loader.limits import MAX_PIXELS, check_max_pixels, max_bytes
+from budgetloader import beton
+from budgetloader.errors import CorruptSampleError, DatasetError
+from budgetloader.limits import MAX_PIXELS, check_max_pixels, max_bytes
 
 _AT_ONCE = 1 << 20  # samples of an index that are checked at a time: a hole of 1 TB is none
 
@@ -62,7 +62,7 @@ class Dataset:
             empty = np.empty(0, np.uint8)
             self._bytes = np.memmap(self._file, np.uint8, mode="r").view(np.ndarray) if found.st_size else empty
         except FileNotFoundError:
-            raise DatasetError(f"{self.path} does not exist; make it with: python -m loader convert") from None
+            raise DatasetError(f"{self.path} does not exist; make it with: budgetloader convert") from None
         except OSError as error:
             raise DatasetError(f"{self.path} cannot be read: {error.strerror}") from None
         try:
@@ -151,10 +151,10 @@ class Dataset:
 
     def _open(self) -> None:
         if len(self._bytes) < beton.HEADER.itemsize:
-            raise DatasetError("is no .beton file (too short); make one with: python -m loader convert")
+            raise DatasetError("is no .beton file (too short); make one with: budgetloader convert")
         header = np.frombuffer(self._read(0, beton.HEADER.itemsize), beton.HEADER)[0]
         if header["version"] != beton.VERSION or not 1 <= header["num_fields"] <= 64:
-            raise DatasetError("is no .beton file of version 2; make one with: python -m loader convert")
+            raise DatasetError("is no .beton file of version 2; make one with: budgetloader convert")
         count, table_start = int(header["num_samples"]), int(header["alloc_table_ptr"])
         end = beton.HEADER.itemsize + int(header["num_fields"]) * beton.FIELD.itemsize
         fields = np.frombuffer(self._read(beton.HEADER.itemsize, end), beton.FIELD)

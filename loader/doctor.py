@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from loader import engines, noise
-from loader.dataset import Dataset
-from loader.errors import LoaderError
-from loader.parallel import cores
-from loader.throughput import Rates, Work, measure_apart
+from budgetloader import engines, noise
+from budgetloader.dataset import Dataset
+from budgetloader.errors import LoaderError
+from budgetloader.parallel import cores
+from budgetloader.throughput import Rates, Work, measure_apart
 
 _IMAGES = 512  # of the file that is made where none is given
 _STORAGE_SECONDS = 3.0
@@ -66,8 +66,8 @@ def make_file(path: Path) -> Path:
     """A .beton of generated 500 × 375 images with about as many bytes per pixel as photographs."""
     from PIL import Image
 
-    from loader.convert import convert
-    from loader.sources import Source
+    from budgetloader.convert import convert
+    from budgetloader.sources import Source
 
     def load(i: int) -> Image.Image:
         random = np.random.default_rng(i)
@@ -138,8 +138,8 @@ def _try_resident(device: str) -> None:
     """Put small images through the engine for them."""
     from PIL import Image
 
-    from loader.convert import convert
-    from loader.sources import Source
+    from budgetloader.convert import convert
+    from budgetloader.sources import Source
 
     grey = Image.new("RGB", (32, 32), (128, 128, 128))
     with tempfile.TemporaryDirectory(prefix="loader-doctor-") as folder:

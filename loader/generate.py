@@ -16,8 +16,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from loader.errors import DatasetError
-from loader.parallel import in_order
+from budgetloader.errors import DatasetError
+from budgetloader.parallel import in_order
 
 _SKIMAGE = (
     "astronaut.png",

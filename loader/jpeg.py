@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Literal
 import numba
 import numpy as np
 
-from loader.errors import DatasetError
-from loader.limits import MAX_SCANS
+from budgetloader.errors import DatasetError
+from budgetloader.limits import MAX_SCANS
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loader.errors import DatasetError
+from budgetloader.errors import DatasetError
 
 MAX_PIXELS = 89_478_485  # of an image; what Pillow warns at: 256 MiB of RGB
 MAX_SCANS = 100  # of a JPEG; progressive ones have about ten

@@ -9,23 +9,23 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from loader import engines
-from loader.batch import Batch, BatchPlan, Crop, EvaluationPlanner, Index, Planner, stream
-from loader.dataset import Dataset
-from loader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
-from loader.errors import EngineError, ScheduleError
-from loader.order import Sampling, check_seed
-from loader.parallel import cores
-from loader.position import Position
-from loader.resize import Interpolation
-from loader.schedule import Schedule, _check_count
-from loader.shard import local_shard
-from loader.stats import BusySince, EpochStats, Verdict, judge
+from budgetloader import engines
+from budgetloader.batch import Batch, BatchPlan, Crop, EvaluationPlanner, Index, Planner, stream
+from budgetloader.dataset import Dataset
+from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
+from budgetloader.errors import EngineError, ScheduleError
+from budgetloader.order import Sampling, check_seed
+from budgetloader.parallel import cores
+from budgetloader.position import Position
+from budgetloader.resize import Interpolation
+from budgetloader.schedule import Schedule, _check_count
+from budgetloader.shard import local_shard
+from budgetloader.stats import BusySince, EpochStats, Verdict, judge
 
 if TYPE_CHECKING:
     import torch
 
-_log = logging.getLogger("loader")
+_log = logging.getLogger("budgetloader")
 
 
 class BudgetLoader:
@@ -37,12 +37,12 @@ class BudgetLoader:
     early.
 
     Args:
-        path: a `.beton` file, an open `Dataset`, or what else has its arrays (see `loader.connect`).
+        path: a `.beton` file, an open `Dataset`, or what else has its arrays (see `budgetloader.connect`).
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
         image_size: height and width of the images, pixels.
         engine: "auto" (the fastest that is installed; `engine` and `engine_reason` say which and why), one
-            of `loader.engines.NAMES`, or a function that makes an engine of one's own.
+            of `budgetloader.engines.NAMES`, or a function that makes an engine of one's own.
         device: a torch device: a CPU, "cuda" (the current GPU of the thread that makes the loader), "cuda:1" and
             so on, or "mps".
         seed: 0 … 2⁶⁴ − 1. Together with epoch and step it determines a batch's samples, windows and
@@ -59,7 +59,7 @@ class BudgetLoader:
         prefetch: batches under way ahead of the trainer.
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is
             initialised, else 0 of 1.
-        sampling: "independent", "cyclic" or "static"; see `loader.order.Order`.
+        sampling: "independent", "cyclic" or "static"; see `budgetloader.order.Order`.
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A

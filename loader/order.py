@@ -14,10 +14,10 @@ from typing import Literal
 
 import numpy as np
 
-from loader import rng
-from loader.budget import Budget
-from loader.errors import ScheduleError
-from loader.schedule import _check_count
+from budgetloader import rng
+from budgetloader.budget import Budget
+from budgetloader.errors import ScheduleError
+from budgetloader.schedule import _check_count
 
 Sampling = Literal["independent", "cyclic", "static"]
 _ROUNDS = 16  # even; at 8 the permutations of 5 elements are measurably uneven, at 12 no longer

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from loader.errors import EngineError
+from budgetloader.errors import EngineError
 
 Result = TypeVar("Result")
 

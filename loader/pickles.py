@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from loader.errors import DatasetError
+from budgetloader.errors import DatasetError
 
 _MOST_BYTES = 1 << 30  # CIFAR's largest file has 155 MB
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from loader.errors import ResumeError, ScheduleError
+from budgetloader.errors import ResumeError, ScheduleError
 
 _STATE_VERSION = 1
 

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 import numpy as np
 from torch.utils.data import Sampler
 
-from loader.budget import Budget
-from loader.errors import ResumeError, ScheduleError
-from loader.order import Order, Sampling
-from loader.position import Position
-from loader.schedule import Schedule
-from loader.shard import local_shard
+from budgetloader.budget import Budget
+from budgetloader.errors import ResumeError, ScheduleError
+from budgetloader.order import Order, Sampling
+from budgetloader.position import Position
+from budgetloader.schedule import Schedule
+from budgetloader.shard import local_shard
 
 Item = TypeVar("Item")
 

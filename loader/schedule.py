@@ -16,10 +16,10 @@ from fractions import Fraction
 from numbers import Rational, Real
 from typing import TYPE_CHECKING
 
-from loader.errors import ScheduleError
+from budgetloader.errors import ScheduleError
 
 if TYPE_CHECKING:
-    from loader.budget import Budget
+    from budgetloader.budget import Budget
 
 RatioLike = str | int | float | Fraction | Decimal
 
@@ -108,8 +108,8 @@ class Schedule:
         return f"{self.form}@{self.epochs}"
 
     def budget(self, samples: int, *, batch_size: int) -> Budget:
-        """Batches per epoch for a dataset of `samples` samples. See `loader.budget.Budget`."""
-        from loader.budget import Budget
+        """Batches per epoch for a dataset of `samples` samples. See `budgetloader.budget.Budget`."""
+        from budgetloader.budget import Budget
 
         return Budget(self, samples=samples, batch_size=batch_size)
 

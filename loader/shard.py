@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loader.errors import ScheduleError
+from budgetloader.errors import ScheduleError
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loader import pickles
-from loader.errors import DatasetError
-from loader.limits import MAX_PIXELS, check_max_pixels, check_pixels, check_scans, max_bytes
+from budgetloader import pickles
+from budgetloader.errors import DatasetError
+from budgetloader.limits import MAX_PIXELS, check_max_pixels, check_pixels, check_scans, max_bytes
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -65,7 +65,7 @@ class _Busy(Protocol):
 
 
 class BusySince:
-    """What an engine has worked since an epoch's end; see `loader.engines.base.Work.busy`."""
+    """What an engine has worked since an epoch's end; see `budgetloader.engines.base.Work.busy`."""
 
     def __init__(self) -> None:
         self._now: tuple[dict[str, float], int] = ({}, 0)

@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 from fractions import Fraction
 
-from loader.budget import Budget
-from loader.errors import ScheduleError
-from loader.schedule import Schedule
+from budgetloader.budget import Budget
+from budgetloader.errors import ScheduleError
+from budgetloader.schedule import Schedule
 
 Seconds = float | Mapping[Fraction, float]
 

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from loader import apart
-from loader.errors import EngineError, LoaderError
-from loader.schedule import Schedule, _check_count
+from budgetloader import apart
+from budgetloader.errors import EngineError, LoaderError
+from budgetloader.schedule import Schedule, _check_count
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Rates:
 
 def measure(file: str | Path, *, engine: str, work: Work) -> Rates:
     """The rates of an engine, in this process."""
-    from loader.dataset import Dataset
-    from loader.loader import BudgetLoader
+    from budgetloader.dataset import Dataset
+    from budgetloader.loader import BudgetLoader
 
     dataset = Dataset(file)
     full = -(-len(dataset) // work.batch_size)
@@ -84,7 +84,7 @@ def measure_apart(file: str | Path, *, engine: str, work: Work) -> Rates:
         EngineError: it failed; the message is its last line.
     """
     request = json.dumps({"file": str(file), "engine": engine, "work": asdict(work)})
-    done = subprocess.run(apart.command("loader.throughput", request), capture_output=True, text=True)
+    done = subprocess.run(apart.command("budgetloader.throughput", request), capture_output=True, text=True)
     if done.returncode:
         why = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
         raise EngineError(why[-1].removeprefix("error: "))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from loader.dataset import Dataset
-from loader.errors import CorruptSampleError
-from loader.parallel import in_order
+from budgetloader.dataset import Dataset
+from budgetloader.errors import CorruptSampleError
+from budgetloader.parallel import in_order
 
 
 def problems(dataset: Dataset, *, threads: int | None = None) -> Iterator[str]:
@@ -17,7 +17,7 @@ def problems(dataset: Dataset, *, threads: int | None = None) -> Iterator[str]:
         dataset: compared with its checksums, if it has any, and decoded.
         threads: None: one per core.
     """
-    from loader.engines.native import Decoder
+    from budgetloader.engines.native import Decoder
 
     def problem(sample: int) -> str:
         if dataset.checksums is not None and zlib.crc32(dataset.jpeg(sample).data) != dataset.checksums[sample]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from loader import rng
+from budgetloader import rng
 
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)

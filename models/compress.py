@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import nn
 
-from models.layers import Ghost, Kind, conditional
+from budgetloader.models.layers import Ghost, Kind, conditional
 
 _OTHER: dict[Kind, Kind] = {"gc": "c1dw", "c1dw": "gc"}
 _RULES: dict[str, Callable[[int, int], Kind]] = {

@@ -1,7 +1,7 @@
 """CRnet-CB and CRnet-CIB (sections 3.1.2 and 3.1.3, Tables 3-1 and 3-2), and what they compress.
 
 A strategy "X-Y" names the kind of every block's first and second 1×1 layer: `gc`, `c1dw` or `dense`
-(see `models.layers`). The CR module's own is "gc-c1dw" in CRnet-CB and "c1dw-gc" in CRnet-CIB;
+(see `budgetloader.models.layers`). The CR module's own is "gc-c1dw" in CRnet-CB and "c1dw-gc" in CRnet-CIB;
 "dense-dense" is the backbone that is not compressed.
 """
 
@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from models.layers import KINDS, Kind, pointwise
+from budgetloader.models.layers import KINDS, Kind, pointwise
 
 # Table 3-1: inner channels, blocks, stride of the first.
 _CB_STAGES = ((16, 3, 1), (32, 4, 2), (32, 6, 1), (64, 3, 2))

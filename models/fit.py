@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import distributed
 
-from models import checkpoint as checkpoints
-from models.checkpoint import CheckpointError
-from models.metrics import Accuracy
-from models.train import EpochRecord, EpochUnderWay, Trainer, TrainingError
+from budgetloader.models import checkpoint as checkpoints
+from budgetloader.models.checkpoint import CheckpointError
+from budgetloader.models.metrics import Accuracy
+from budgetloader.models.train import EpochRecord, EpochUnderWay, Trainer, TrainingError
 
 _VERSION = 1
 

@@ -19,8 +19,8 @@ import torch
 from torch import distributed, nn
 from torch.nn import functional
 
-from models.metrics import Accuracy, TopK
-from models.recipes import Recipe
+from budgetloader.models.metrics import Accuracy, TopK
+from budgetloader.models.recipes import Recipe
 
 
 class Batches(Sized, Iterable[tuple[torch.Tensor, torch.Tensor]], Protocol):
@@ -338,7 +338,7 @@ class Trainer:
         return counts.result()
 
     def state_dict(self) -> dict[str, Any]:
-        """Model, optimiser and loss scaling, the same on every rank. See `models.fit` for the rest.
+        """Model, optimiser and loss scaling, the same on every rank. See `budgetloader.models.fit` for the rest.
 
         Raises:
             TrainingError: a weight is not finite; what was saved before is worth more.

@@ -11,10 +11,10 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from loader.convert import Settings, convert
-from loader.dataset import Dataset
-from loader.generate import generate
-from loader.sources import Source, image_folder
+from budgetloader.convert import Settings, convert
+from budgetloader.dataset import Dataset
+from budgetloader.generate import generate
+from budgetloader.sources import Source, image_folder
 
 # A shell's background job ignores Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from loader import Schedule
-from loader.batch import Planner
-from loader.engines.base import Job, Output, Work
-from loader.service import client
+from budgetloader import Schedule
+from budgetloader.batch import Planner
+from budgetloader.engines.base import Job, Output, Work
+from budgetloader.service import client
 
 
 class _Dataset:

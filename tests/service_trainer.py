@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from loader import BudgetLoader, EngineError, Schedule, connect
+from budgetloader import BudgetLoader, EngineError, Schedule, connect
 
 
 def digest(images, labels, ids):

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
-from bench.data import prepare
-from loader.service import registry
+from budgetloader.bench.data import prepare
+from budgetloader.service import registry
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = 1440
@@ -36,14 +36,14 @@ def environment(tmp_path_factory):
     return {
         **os.environ,
         registry.FOLDER_VARIABLE: str(tmp_path_factory.mktemp("known")),
-        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}",
         "OMP_NUM_THREADS": "1",
     }
 
 
 # Other loopback addresses stand for other machines, as long as nobody takes them for the loopback.
-MACHINES = ("-c", "from loader.service import join, server; same = lambda host: host; server.own_address = same; "
-            "join.own_address = same; from loader.cli import main; raise SystemExit(main())")  # fmt: skip
+MACHINES = ("-c", "from budgetloader.service import join, server; same = lambda host: host; server.own_address = same; "
+            "join.own_address = same; from budgetloader.cli import main; raise SystemExit(main())")  # fmt: skip
 
 
 class Process(subprocess.Popen):
@@ -93,7 +93,7 @@ class Services:
         self.data, self.environment = data, environment
         self.running = []
 
-    def serve(self, name, *more, memory=MEMORY, data=None, python=("-m", "loader")):
+    def serve(self, name, *more, memory=MEMORY, data=None, python=("-m", "budgetloader")):
         command = (*python, "serve", str(data or self.data), "--name", name, "--memory", memory)
         process = Process(*command, *more, environment=self.environment)
         self.running.append(process)
@@ -107,7 +107,9 @@ class Services:
         return process
 
     def status(self, name):
-        code = "import json, sys; from loader.service.client import status; print(json.dumps(status(sys.argv[1])))"
+        code = (
+            "import json, sys; from budgetloader.service.client import status; print(json.dumps(status(sys.argv[1])))"
+        )
         done = subprocess.run(
             [sys.executable, "-c", code, name], env=self.environment, capture_output=True, text=True, timeout=60
         )

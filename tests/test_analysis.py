@@ -2,9 +2,9 @@ import random
 
 import pytest
 
-from bench.analysis import Measured, compare
-from loader import Schedule
-from models import EpochRecord
+from budgetloader import Schedule
+from budgetloader.bench.analysis import Measured, compare
+from budgetloader.models import EpochRecord
 
 
 def epoch(batches, *, batch=1.0, first=0.0, wait=0.0, last=None, number=0):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from loader import apart
+from budgetloader import apart
 
 ROOT = Path(__file__).resolve().parent.parent
 _TRAP = "open({!r}, 'w').write(__name__); raise SystemExit('a stranger was run')"
@@ -23,8 +23,8 @@ def run(code, cwd, **environment):
 
 
 def test_a_module_in_the_working_directory_is_not_run(tmp_path):
-    trap(tmp_path, "loader", "json", "numpy", "runpy", "socket")
-    command = apart.command("loader.throughput", json.dumps({"file": "none", "engine": "native", "work": {}}))
+    trap(tmp_path, "loader", "budgetloader", "json", "numpy", "runpy", "socket")
+    command = apart.command("budgetloader.throughput", json.dumps({"file": "none", "engine": "native", "work": {}}))
     done = run(command, tmp_path)
     assert not (tmp_path / "was_run").exists()
     assert "none does not exist" in done.stderr
@@ -32,10 +32,10 @@ def test_a_module_in_the_working_directory_is_not_run(tmp_path):
 
 def test_nor_is_one_beside_the_script(tmp_path):
     """The script itself may import it, and its helpers must not."""
-    (tmp_path / "loader").symlink_to(ROOT / "loader")
+    (tmp_path / "budgetloader").symlink_to(ROOT / "loader")
     script = tmp_path / "script.py"
     script.write_text(
-        "import subprocess\nfrom loader import apart\n"
+        "import subprocess\nfrom budgetloader import apart\n"
         "print(subprocess.run(apart.command('this'), capture_output=True, text=True).stdout)\n"
     )
     trap(tmp_path, "this")
@@ -44,6 +44,6 @@ def test_nor_is_one_beside_the_script(tmp_path):
 
 def test_the_packages_are_those_of_the_process_that_asks(tmp_path):
     (tmp_path / "theirs.py").write_text("print('theirs')")
-    code = "import subprocess; from loader import apart; subprocess.run(apart.command('theirs'))"
-    done = run([sys.executable, "-c", code], "/", PYTHONPATH=f"{ROOT}{os.pathsep}{tmp_path}")
+    code = "import subprocess; from budgetloader import apart; subprocess.run(apart.command('theirs'))"
+    done = run([sys.executable, "-c", code], "/", PYTHONPATH=f"{ROOT / 'src'}{os.pathsep}{tmp_path}")
     assert done.stdout == "theirs\n", done.stderr

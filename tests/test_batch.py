@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader import Schedule, ScheduleError
-from loader.batch import EvaluationPlanner, Planner, stream
-from loader.shard import Shard
+from budgetloader import Schedule, ScheduleError
+from budgetloader.batch import EvaluationPlanner, Planner, stream
+from budgetloader.shard import Shard
 
 
 def index(samples: int, seed: int = 0):

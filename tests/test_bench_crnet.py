@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.crnet import chosen, main, parse
+from budgetloader.bench.crnet import chosen, main, parse
 
 SMALL = ["--quick", "--epochs", "1", "--batch-size", "72", "--image-size", "8", "--workers", "1"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench import kill_matrix, soak
+from budgetloader.bench import kill_matrix, soak
 
 EXPECTED = [[0, 0, "a"], [0, 1, "b"]]
 

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import cifar_resnet56, imagenet_mnv2
-from bench.settings import cells, fewer_full_epochs
-from loader import Schedule, ScheduleError
+from budgetloader import Schedule, ScheduleError
+from budgetloader.bench import cifar_resnet56, imagenet_mnv2
+from budgetloader.bench.settings import cells, fewer_full_epochs
 
 SHAPE = {"epochs": 20, "samples": 955, "batch_size": 16}
 

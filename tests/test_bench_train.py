@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.train import main, network_of
+from budgetloader.bench.train import main, network_of
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = """
@@ -28,7 +28,7 @@ SMALL += ["--schedule", "of:1,0.618,0.35*2", "--epochs", "4", "--learning-rate",
 IDS = """
 import sys, torch
 from torch import distributed
-from loader import BudgetLoader, Schedule
+from budgetloader import BudgetLoader, Schedule
 
 distributed.init_process_group("gloo")
 options = {"schedule": Schedule.parse(sys.argv[2]), "batch_size": 24, "image_size": 16, "workers": 1}
@@ -56,8 +56,8 @@ def place(tmp_path_factory):
     return place
 
 
-def start(place, *more, launcher=("-m", "bench.train")):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def start(place, *more, launcher=("-m", "budgetloader.bench.train")):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, *more]
     return subprocess.Popen(
         command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -128,12 +128,14 @@ def torchrun(ranks):
 
 def test_two_ranks_train_and_one_or_two_go_on(place):
     out = place / "two"
-    finish(start(place, "-m", "bench.train", *SMALL, "--out", out.name, launcher=torchrun(2)))
+    finish(start(place, "-m", "budgetloader.bench.train", *SMALL, "--out", out.name, launcher=torchrun(2)))
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [(row["batches"], row["images"]) for row in rows] == [(36, 1440), (22, 880), (12, 480), (12, 480)]
     assert rows[-1]["top1"] > 0.2  # of all 357 held-out digits, whatever the number of ranks
     for ranks in (1, 2):
-        output = finish(start(place, "-m", "bench.train", *SMALL, "--out", out.name, launcher=torchrun(ranks)))
+        output = finish(
+            start(place, "-m", "budgetloader.bench.train", *SMALL, "--out", out.name, launcher=torchrun(ranks))
+        )
         assert "trained" in output
 
 

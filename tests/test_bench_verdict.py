@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench.verdict import expected, main
+from budgetloader.bench.verdict import expected, main
 
 
 @pytest.mark.parametrize(
@@ -21,8 +21,8 @@ def test_what_the_verdict_has_to_say(engine, ratio, known):
 
 
 def test_every_trainer_is_measured_on_every_engine(tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.verdict.HEADROOMS", (0.5, 3.0))
-    monkeypatch.setattr("bench.verdict.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("budgetloader.bench.verdict.HEADROOMS", (0.5, 3.0))
+    monkeypatch.setattr("budgetloader.bench.verdict.PAUSE_SECONDS", 0.0)
     assert main(["--engines", "synthetic", "native", "--turns", "1", "--images", "96", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert [(row["engine"], row["engine_per_trainer"]) for row in results["rows"]] == [

@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from loader import Dataset, DatasetError, beton
+from budgetloader import Dataset, DatasetError, beton
 
 JPEGS = [b"\xff\xd8" + bytes([i]) * (1000 + i) for i in range(10)]
 

@@ -1,8 +1,8 @@
 import pytest
 
-from bench.boundary import EPOCHS, SMALL, lost_batches, measure
-from bench.settings import cells
-from loader import Dataset
+from budgetloader import Dataset
+from budgetloader.bench.boundary import EPOCHS, SMALL, lost_batches, measure
+from budgetloader.bench.settings import cells
 
 
 def test_what_a_boundary_costs_is_in_batches():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader import Schedule, ScheduleError
+from budgetloader import Schedule, ScheduleError
 
 
 def test_cifar_at_batch_128_has_391_batches_and_241_of_them_at_0618():

@@ -3,8 +3,8 @@ import random
 import pytest
 import torch
 
-from models import CheckpointError
-from models.checkpoint import load, random_state, save, set_random_state
+from budgetloader.models import CheckpointError
+from budgetloader.models.checkpoint import load, random_state, save, set_random_state
 
 
 def test_what_is_saved_is_loaded(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from bench.child import Child
+from budgetloader.bench.child import Child
 
 
 def counter(*, start):

@@ -6,12 +6,12 @@ import pickle
 import numpy as np
 import pytest
 
-from bench import data
-from bench.cifar_resnet56 import PRESETS, SETTINGS, main, parse
-from bench.dissertation import CIFAR10, CIFAR100, change, time_reduction
-from bench.job import accuracies
-from bench.settings import cells
-from loader import Schedule
+from budgetloader import Schedule
+from budgetloader.bench import data
+from budgetloader.bench.cifar_resnet56 import PRESETS, SETTINGS, main, parse
+from budgetloader.bench.dissertation import CIFAR10, CIFAR100, change, time_reduction
+from budgetloader.bench.job import accuracies
+from budgetloader.bench.settings import cells
 
 SMALL = ["--depth", "8", "--batch-size", "10", "--epochs", "3", "--workers", "1", "--learning-rate", "0.01"]
 SMALL += ["--extra-rounds", "0", "--boundary", "off"]
@@ -58,7 +58,7 @@ def test_the_dissertations_accuracies_stand_beside_the_same_data_alone(finished,
     main(arguments)
     shown = capsys.readouterr().out
     assert "-0.36" not in shown and "say nothing about CIFAR" in shown  # ten classes, but not CIFAR-10's images
-    monkeypatch.setattr("bench.data.recognise", lambda index: "CIFAR-10")
+    monkeypatch.setattr("budgetloader.bench.data.recognise", lambda index: "CIFAR-10")
     main(arguments)
     shown = capsys.readouterr().out
     assert "-0.36" in shown and "-21.04" in shown  # Table 4-10, R1_0.8

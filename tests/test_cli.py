@@ -4,8 +4,8 @@ import sys
 import pytest
 from PIL import Image
 
-from loader import Dataset
-from loader.cli import main
+from budgetloader import Dataset
+from budgetloader.cli import main
 
 
 def fails(capsys, *arguments) -> str:
@@ -111,7 +111,9 @@ def test_a_wrong_call_is_status_2(arguments):
 
 
 def test_the_module_runs():
-    result = subprocess.run([sys.executable, "-m", "loader", "--help"], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-m", "budgetloader", "--help"], capture_output=True, text=True, timeout=60
+    )
     assert result.returncode == 0 and "convert" in result.stdout
 
 

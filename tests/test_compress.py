@@ -5,8 +5,8 @@ import torch
 import torchvision
 from torch import nn
 
-from models import compress, count, mobilenet_v2
-from models.layers import Ghost
+from budgetloader.models import compress, count, mobilenet_v2
+from budgetloader.models.layers import Ghost
 
 
 def kinds(model):

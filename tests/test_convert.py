@@ -11,10 +11,10 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from loader import Dataset, DatasetError
-from loader.convert import Settings, convert, to_rgb
-from loader.jpeg import read_frame
-from loader.sources import image_folder
+from budgetloader import Dataset, DatasetError
+from budgetloader.convert import Settings, convert, to_rgb
+from budgetloader.jpeg import read_frame
+from budgetloader.sources import image_folder
 
 
 @pytest.fixture
@@ -152,6 +152,6 @@ def test_lossless_names_a_truncated_jpeg(folder, tmp_path):
 
 
 def test_lossless_without_jpegtran_says_what_to_install(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("loader.convert._JPEGTRAN", "no-such-program")
+    monkeypatch.setattr("budgetloader.convert._JPEGTRAN", "no-such-program")
     with pytest.raises(DatasetError, match="libjpeg-turbo-progs"):
         convert(image_folder(folder), tmp_path / "x.beton", settings=Settings(lossless=True))

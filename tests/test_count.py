@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import count
+from budgetloader.models import count
 
 
 def test_by_hand():

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from bench.crnet import IMAGE, build, main
-from bench.dissertation import COMPRESSED
-from models import count, crnet_cb, crnet_cib, ghostnet_style, resnet50_style
+from budgetloader.bench.crnet import IMAGE, build, main
+from budgetloader.bench.dissertation import COMPRESSED
+from budgetloader.models import count, crnet_cb, crnet_cib, ghostnet_style, resnet50_style
 
 NETWORKS = [row for row in COMPRESSED if row.batch_size == 256]
 
@@ -26,7 +26,7 @@ def test_the_counts_command_agrees_and_can_disagree(capsys, monkeypatch):
     import dataclasses
 
     wrong[5] = dataclasses.replace(COMPRESSED[5], flops="43.20")
-    monkeypatch.setattr("bench.crnet.COMPRESSED", tuple(wrong))
+    monkeypatch.setattr("budgetloader.bench.crnet.COMPRESSED", tuple(wrong))
     assert main(["--counts"]) == 1
     assert "1 of 48 differ" in capsys.readouterr().out
 

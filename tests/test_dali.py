@@ -4,14 +4,14 @@ import torch
 from test_engines import create, plans, produce
 from test_upload import engine_job
 
-from loader import engines
-from loader.engines.base import Job, Output
+from budgetloader import engines
+from budgetloader.engines.base import Job, Output
 
 pytestmark = pytest.mark.skipif(not engines.installed("dali"), reason="dali is not installed")
 
 
 def produced(dataset, todo, **options):
-    from loader.engines.dali import DALIEngine
+    from budgetloader.engines.dali import DALIEngine
 
     output = {name: options.pop(name) for name in ("interpolation", "image_size", "dtype") if name in options}
     output = Output(**{"image_size": 48, "dtype": "uint8", **output})
@@ -35,7 +35,7 @@ def test_cropped_bytes_decoded_whole_and_sliced_are_the_decoders_own_window(data
 
 def test_no_region_is_asked_of_a_gpus_decoder(dataset, monkeypatch):
     """nvImageCodec 0.9 crashes on some; and DALI's own default would blur chroma otherwise than libjpeg-turbo."""
-    from loader.engines import dali
+    from budgetloader.engines import dali
 
     asked = {}
 
@@ -60,7 +60,7 @@ def test_nvimagecodecs_decoder_gets_the_same_pixels_out_of_cropped_bytes(dataset
     """Its parser is the one that gets these bytes on a GPU; its CPU backend is its own build of libjpeg-turbo."""
     nvimgcodec = pytest.importorskip("nvidia.nvimgcodec")
 
-    from loader.jpeg import Cropper
+    from budgetloader.jpeg import Cropper
 
     cpu = [nvimgcodec.Backend(nvimgcodec.BackendKind.CPU_ONLY)]
     decoder = nvimgcodec.Decoder(device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY, backends=cpu)
@@ -75,8 +75,8 @@ def test_nvimagecodecs_decoder_gets_the_same_pixels_out_of_cropped_bytes(dataset
 
 
 def test_a_pipeline_that_fails_by_itself_says_so_and_decodes_nowhere_else(dataset, monkeypatch):
-    from loader import EngineError
-    from loader.engines import dali
+    from budgetloader import EngineError
+    from budgetloader.engines import dali
 
     def fail(self, plan):
         raise RuntimeError("CUDA allocation failed")

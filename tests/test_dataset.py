@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loader import Dataset, DatasetError, beton
+from budgetloader import Dataset, DatasetError, beton
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 import pytest
 
-from loader import doctor, engines
-from loader.cli import main
-from loader.dataset import Dataset
-from loader.throughput import Work
+from budgetloader import doctor, engines
+from budgetloader.cli import main
+from budgetloader.dataset import Dataset
+from budgetloader.throughput import Work
 
 
 def test_the_report_names_what_works_and_what_limits_a_trainer(beton, capsys, monkeypatch):

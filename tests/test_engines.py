@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import damage
 
-from bench.fake_cuda import FakeCUDA
-from loader import CorruptSampleError, Dataset, EngineError, LoaderError, Schedule, engines
-from loader.batch import Planner, stream
-from loader.engines.base import Job, Output
+from budgetloader import CorruptSampleError, Dataset, EngineError, LoaderError, Schedule, engines
+from budgetloader.batch import Planner, stream
+from budgetloader.bench.fake_cuda import FakeCUDA
+from budgetloader.engines.base import Job, Output
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(not engines.installed(name), reason=f"{name} is not installed"))
@@ -292,7 +292,7 @@ def test_auto_says_which_engine_and_why(monkeypatch):
 @pytest.mark.skipif(not engines.installed("ffcv"), reason="ffcv is not installed")
 def test_ffcvs_compiled_code_is_not_reused_when_the_code_within_it_changes():
     """Numba looks at one file only: this engine's has the cropping and resizing of two others in it."""
-    from loader.engines import ffcv
+    from budgetloader.engines import ffcv
 
     for function in (ffcv._decode_row, ffcv._decode_rows):
         assert f"{ffcv._SOURCES:08x}" in function.py_func.__qualname__

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.estimate import Estimate, interquartile_range, mean, share, trimmed_mean, weighted
+from budgetloader.bench.estimate import Estimate, interquartile_range, mean, share, trimmed_mean, weighted
 
 
 def test_the_mean_has_students_interval():

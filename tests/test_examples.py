@@ -11,8 +11,8 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-import loader
-from loader import Schedule
+import budgetloader
+from budgetloader import Schedule
 
 EXAMPLES = ROOT / "examples"
 CHANGING = Schedule.of([1, 0.5, 0.25, 0.618])
@@ -27,20 +27,20 @@ def examples_on_the_path(monkeypatch):
 @pytest.fixture
 def taken(monkeypatch):
     """(epoch, ids) of each batch that a trainer took from any BudgetLoader."""
-    batches, item = [], loader.BudgetLoader._item
+    batches, item = [], budgetloader.BudgetLoader._item
 
     def recorded(self, batch):
         batches.append((batch.plan.epoch, batch.plan.rows[:, 0].tolist()))
         return item(self, batch)
 
-    monkeypatch.setattr(loader.BudgetLoader, "_item", recorded)
+    monkeypatch.setattr(budgetloader.BudgetLoader, "_item", recorded)
     return batches
 
 
 @pytest.fixture(scope="module")
 def expected(beton):
     """(epoch, ids) of each batch of the schedule."""
-    order = loader.BudgetSampler(loader.Dataset(beton), schedule=CHANGING, batch_size=8)
+    order = budgetloader.BudgetSampler(budgetloader.Dataset(beton), schedule=CHANGING, batch_size=8)
     return [(epoch, ids) for epoch in range(CHANGING.epochs) for ids in order]
 
 
@@ -160,7 +160,7 @@ def script(name, *arguments, place, launcher=()):
     return subprocess.Popen(
         [sys.executable, *launcher, str(EXAMPLES / name), *map(str, arguments)],
         cwd=place,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

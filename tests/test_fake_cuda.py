@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.fake_cuda import FakeCUDA
+from budgetloader.bench.fake_cuda import FakeCUDA
 
 
 @pytest.fixture

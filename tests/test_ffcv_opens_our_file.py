@@ -9,9 +9,9 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from loader import Dataset
-from loader.convert import convert
-from loader.sources import Source, image_folder
+from budgetloader import Dataset
+from budgetloader.convert import convert
+from budgetloader.sources import Source, image_folder
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed")
 

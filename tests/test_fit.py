@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import CheckpointError, Recipe, Trainer, TrainingError, fit
+from budgetloader.models import CheckpointError, Recipe, Trainer, TrainingError, fit
 
 EPOCHS = 4
 
@@ -129,7 +129,7 @@ def test_tensorboard_has_the_same_numbers(tmp_path):
 
 
 def test_checkpoints_take_no_training_time(tmp_path, monkeypatch, pause):
-    from models import checkpoint
+    from budgetloader.models import checkpoint
 
     save = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda *a: (pause(100), save(*a)))

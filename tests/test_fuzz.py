@@ -1,8 +1,8 @@
-"""A short run of what `python -m bench.fuzz` runs for minutes."""
+"""A short run of what `python -m budgetloader.bench.fuzz` runs for minutes."""
 
 import pytest
 
-from bench.fuzz_cases import KINDS
+from budgetloader.bench.fuzz_cases import KINDS
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,9 +3,9 @@ import os
 import numpy as np
 import pytest
 
-from loader import DatasetError
-from loader.generate import generate, photographs, render
-from loader.sources import image_folder
+from budgetloader import DatasetError
+from budgetloader.generate import generate, photographs, render
+from budgetloader.sources import image_folder
 
 
 def test_the_images_are_like_imagenets(folder):

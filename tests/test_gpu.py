@@ -4,8 +4,8 @@ import time
 import pytest
 import torch
 
-from bench import gpu, gpu_parts, gpu_report
-from bench.fake_cuda import FakeCUDA
+from budgetloader.bench import gpu, gpu_parts, gpu_report
+from budgetloader.bench.fake_cuda import FakeCUDA
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 BUDGETS = 70 + 32 + 16 + 70
@@ -64,7 +64,10 @@ def test_a_measurement_that_hangs_is_ended(own_engines, beton, tmp_path):
 
 def test_what_there_is_no_time_for_is_left_out(tmp_path):
     bench = gpu.Bench(gpu.argparse.Namespace(out=str(tmp_path), minutes=0.1), print)
-    assert "left out" in bench.ask(None)["error"] and "left out" in bench.bench("bench.no_such_module")[0]["error"]
+    assert (
+        "left out" in bench.ask(None)["error"]
+        and "left out" in bench.bench("budgetloader.bench.no_such_module")[0]["error"]
+    )
     assert gpu_report.errors({"cifar": bench.bench("x")}) == ["cifar: left out: the 0.1 minutes are over"]
 
 
@@ -76,7 +79,7 @@ def test_the_probe_decodes_each_kind_of_jpeg(beton, kind):
 
 
 def test_the_probes_jpegs_are_what_they_are_called(beton):
-    from loader.jpeg import read_frame
+    from budgetloader.jpeg import read_frame
 
     frames = {kind: read_frame(gpu_parts.jpeg_of(kind, beton=str(beton))) for kind in gpu_parts.JPEGS}
     assert all(frame.baseline for frame in frames.values())

@@ -1,9 +1,11 @@
 import pytest
 
-from bench import handover, planted
-from bench import handover_parts as parts
+from budgetloader.bench import handover, planted
+from budgetloader.bench import handover_parts as parts
 
-RUNS = {"ffcv": 2}  # whose loader takes a second to make; python -m bench.handover has 1,000 over all engines
+RUNS = {
+    "ffcv": 2
+}  # whose loader takes a second to make; python -m budgetloader.bench.handover has 1,000 over all engines
 
 
 @pytest.fixture(scope="module")

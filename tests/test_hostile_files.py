@@ -13,11 +13,11 @@ import simplejpeg
 from conftest import damage
 from PIL import Image
 
-from loader import BudgetLoader, CorruptSampleError, Dataset, DatasetError, EngineError, Schedule, beton, engines
-from loader.cli import main
-from loader.convert import Settings, convert
-from loader.limits import MAX_PIXELS, MAX_SCANS
-from loader.sources import Source, image_folder
+from budgetloader import BudgetLoader, CorruptSampleError, Dataset, DatasetError, EngineError, Schedule, beton, engines
+from budgetloader.cli import main
+from budgetloader.convert import Settings, convert
+from budgetloader.limits import MAX_PIXELS, MAX_SCANS
+from budgetloader.sources import Source, image_folder
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(not engines.installed(name), reason=f"{name} is not installed"))
@@ -381,7 +381,7 @@ def test_names_that_a_terminal_would_obey_are_shown_as_text(tmp_path, capsys):
 
 def test_a_library_that_fails_is_not_a_corrupt_sample(beton, monkeypatch):
     """A full memory, or a library that is broken, would have every sample replaced."""
-    from loader.engines import native
+    from budgetloader.engines import native
 
     def fail(*_, **__):
         raise MemoryError("no memory")
@@ -389,7 +389,7 @@ def test_a_library_that_fails_is_not_a_corrupt_sample(beton, monkeypatch):
     monkeypatch.setattr(native.simplejpeg, "decode_jpeg", fail)
     with pytest.raises(MemoryError):
         load(beton, on_corrupt="replace")
-    monkeypatch.setattr("loader.jpeg.encode", fail)
+    monkeypatch.setattr("budgetloader.jpeg.encode", fail)
     source = Source(["only"], [0], ("a",), lambda i: Image.new("RGB", (8, 8)))
     with pytest.raises(MemoryError):
         convert(source, beton.with_name("x.beton"), settings=Settings(on_bad="skip"))

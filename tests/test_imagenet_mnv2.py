@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from bench import runs
-from bench.imagenet_mnv2 import PRESETS, SETTINGS, main, parse
-from bench.settings import cells
-from loader import Schedule
+from budgetloader import Schedule
+from budgetloader.bench import runs
+from budgetloader.bench.imagenet_mnv2 import PRESETS, SETTINGS, main, parse
+from budgetloader.bench.settings import cells
 
 SMALL = ["--image-size", "16", "--width", "0.1", "--batch-size", "8", "--epochs", "3", "--workers", "1"]
 SMALL += ["--extra-rounds", "1"]
@@ -45,7 +45,7 @@ def test_the_record_has_every_setting_with_what_the_design_asks_for(finished):
     assert rows["of:1,0.5*2"]["ratio_corollary"] == pytest.approx(2 / 3)
     assert {"cpu", "git", "versions", "date", "cores"} <= set(results["environment"])
     assert str(finished) not in json.dumps(results)  # a record names no path of the machine
-    assert results["command"].startswith("python -m bench.imagenet_mnv2 --image-size 16")
+    assert results["command"].startswith("python -m budgetloader.bench.imagenet_mnv2 --image-size 16")
     assert results["data_set"] is None and results["options"]["torch_threads"] == 1
 
 
@@ -95,7 +95,16 @@ def test_a_finished_run_is_shown_again_and_other_options_are_refused(finished, f
 
 def test_an_interrupted_run_keeps_what_it_measured_and_goes_on(folder, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "bench.imagenet_mnv2", *SMALL, "--data", str(folder), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "budgetloader.bench.imagenet_mnv2",
+        *SMALL,
+        "--data",
+        str(folder),
+        "--out",
+        str(out),
+    ]
     command += ["--settings", "0.5", "--epochs", "30", "--learning-rate", "0.001"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
@@ -157,7 +166,7 @@ def test_the_imagenet_preset_is_the_dissertations():
 
 
 def test_the_quick_presets_corollaries_are_the_dissertations():
-    from loader import theory
+    from budgetloader import theory
 
     quick = PRESETS["quick"]
     shape = {"epochs": quick["epochs"], "samples": quick["images"], "batch_size": quick["batch_size"]}

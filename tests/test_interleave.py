@@ -12,11 +12,11 @@ import torch
 from test_train import trainer
 from torch import nn
 
-from bench.busy import busy
-from bench.fake_cuda import FakeCUDA
-from bench.interleave import Setting, Shown, time_round, warm_up
-from bench.settings import cells
-from models import CIFAR, Trainer
+from budgetloader.bench.busy import busy
+from budgetloader.bench.fake_cuda import FakeCUDA
+from budgetloader.bench.interleave import Setting, Shown, time_round, warm_up
+from budgetloader.bench.settings import cells
+from budgetloader.models import CIFAR, Trainer
 
 
 class Batches:

@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from bench.interleaving import Deadlock, Interleaving
+from budgetloader.bench.interleaving import Deadlock, Interleaving
 
 
 def module():

@@ -6,11 +6,11 @@ import time
 import pytest
 from interrupts import interrupt, whole_stream
 
-from loader import BudgetLoader, Schedule, engines
-from loader.engines.base import Work
-from loader.engines.native import Renderer
-from loader.engines.threaded import ThreadedEngine
-from loader.engines.upload import uploader
+from budgetloader import BudgetLoader, Schedule, engines
+from budgetloader.engines.base import Work
+from budgetloader.engines.native import Renderer
+from budgetloader.engines.threaded import ThreadedEngine
+from budgetloader.engines.upload import uploader
 
 TIMES = int(os.environ.get("INTERRUPTS", "150"))  # on each engine; INTERRUPTS=1000 for a long run
 ENGINES = [

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from loader import jpeg
+from budgetloader import jpeg
 
 SUBSAMPLINGS = tuple(jpeg.SUBSAMPLINGS)
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.layers import Ghost, conditional, grouped, pointwise
+from budgetloader.models.layers import Ghost, conditional, grouped, pointwise
 
 
 @given(st.integers(1, 40), st.integers(1, 60), st.floats(0.02, 1), st.integers(1, 2))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import damage
 
-from loader import (
+from budgetloader import (
     BudgetLoader,
     CorruptSampleError,
     Dataset,
@@ -203,7 +203,7 @@ def test_resume_on_another_number_of_ranks_gives_the_same_global_batches(open_lo
 
 _TRAINER = """
 import json, os, sys
-from loader import BudgetLoader, Schedule
+from budgetloader import BudgetLoader, Schedule
 sys.path.insert(0, sys.argv[3])
 from test_loader import digest
 with BudgetLoader(

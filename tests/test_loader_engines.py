@@ -6,7 +6,7 @@ import torch
 from test_engines import ENGINES, PIXELS, TOLERANCE
 from test_loader import R3
 
-from loader import BudgetLoader, EngineError, Schedule
+from budgetloader import BudgetLoader, EngineError, Schedule
 
 every_engine = pytest.mark.parametrize("engine", ENGINES)
 every_real_engine = pytest.mark.parametrize("engine", PIXELS)

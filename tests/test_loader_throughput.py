@@ -1,7 +1,7 @@
 import pytest
 
-from loader import BudgetLoader, EngineError
-from loader.throughput import Rates, Work, measure, measure_apart
+from budgetloader import BudgetLoader, EngineError
+from budgetloader.throughput import Rates, Work, measure, measure_apart
 
 
 @pytest.mark.parametrize(("batches", "expected"), [(2, 2), (None, 9), (50, 9)])

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchvision
 
-from models import mobilenet_v2
+from budgetloader.models import mobilenet_v2
 
 
 @pytest.mark.parametrize("width", [0.35, 0.5, 0.75, 1.0, 1.4])

@@ -3,11 +3,11 @@ import threading
 
 import torch
 
-from loader import Schedule
-from loader.batch import Planner, stream
-from loader.engines.base import Job, Output
-from loader.engines.buffers import BufferPool
-from loader.engines.native import NativeEngine
+from budgetloader import Schedule
+from budgetloader.batch import Planner, stream
+from budgetloader.engines.base import Job, Output
+from budgetloader.engines.buffers import BufferPool
+from budgetloader.engines.native import NativeEngine
 
 
 def job(dataset, **output):

@@ -1,7 +1,7 @@
 import pytest
 
-from loader import noise
-from loader.noise import Noise
+from budgetloader import noise
+from budgetloader.noise import Noise
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from loader.engines.base import DTYPES, LAYOUTS, Output
-from loader.engines.buffers import buffer_dtype, tone
-from loader.engines.normalize import Normalize
-from loader.resize import apply_tone
+from budgetloader.engines.base import DTYPES, LAYOUTS, Output
+from budgetloader.engines.buffers import buffer_dtype, tone
+from budgetloader.engines.normalize import Normalize
+from budgetloader.resize import apply_tone
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 40, 30, 3), dtype=np.uint8)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader import Schedule, ScheduleError, order
-from loader.order import Order, Permutation
+from budgetloader import Schedule, ScheduleError, order
+from budgetloader.order import Order, Permutation
 
 _SIGMAS = 4.5  # of a chi-squared, by the normal approximation: one in 100,000 for a fair draw
 

@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from bench import page, plot
-from bench.grid import Grid
-from bench.record import environment
+from budgetloader.bench import page, plot
+from budgetloader.bench.grid import Grid
+from budgetloader.bench.record import environment
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 GRID = Grid("a title & more", ("setting", "measured (95 %)"), [("R1_0.618", "0.6177 ± 0.0049")], "a note <b>")
@@ -22,7 +22,7 @@ def written(tmp_path):
         path,
         title="A bench",
         claim="What it is to show.",
-        command="python -m bench.threads",
+        command="python -m budgetloader.bench.threads",
         environment=environment(),
         parts=[GRID, figure],
     )
@@ -50,7 +50,7 @@ def test_a_browser_shows_the_tables_and_the_figures(written, tmp_path):
     ).stdout
     assert "<td>0.6177 ± 0.0049</td>" in shown and "<h1>A bench</h1>" in shown
     assert shown.count("<svg") == 1 and 'aria-label="two bars"' in shown
-    assert "python -m bench.threads" in shown
+    assert "python -m budgetloader.bench.threads" in shown
 
 
 def test_a_grid_as_markdown_and_for_a_terminal():

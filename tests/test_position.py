@@ -1,7 +1,7 @@
 import pytest
 
-from loader import ResumeError, ScheduleError
-from loader.position import Position
+from budgetloader import ResumeError, ScheduleError
+from budgetloader.position import Position
 
 
 def test_the_next_iteration_is_the_next_epoch_unless_it_was_moved():

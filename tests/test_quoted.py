@@ -4,7 +4,7 @@ import re
 import pytest
 from conftest import ROOT
 
-from bench import quoted
+from budgetloader.bench import quoted
 
 
 def test_pages_say_what_their_records_say():
@@ -17,7 +17,7 @@ def test_every_quoted_record_has_its_command():
     assert len(quotes) >= 4
     for name, _ in (quoted.QUOTES[quote] for quote in quotes):
         record = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
-        assert record["command"].startswith("python -m bench.")
+        assert record["command"].startswith("python -m budgetloader.bench.")
 
 
 def test_a_figure_that_was_changed_by_hand_is_found(tmp_path, monkeypatch, capsys):

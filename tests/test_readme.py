@@ -19,10 +19,14 @@ def commands() -> list[list[str]]:
 def test_every_option_of_every_python_command_exists():
     asked: dict[tuple[str, ...], set[str]] = {}
     for parts in commands():
-        if "-m" in parts and parts[parts.index("-m") + 1].split(".")[0] in ("loader", "bench"):
+        if parts[0] == "budgetloader":
+            key, rest = ("budgetloader", parts[1]), parts[2:]
+        elif "-m" in parts and parts[parts.index("-m") + 1].startswith("budgetloader."):
             module, *rest = parts[parts.index("-m") + 1 :]
-            key = (module, rest[0]) if module == "loader" else (module,)
-            asked.setdefault(key, set()).update(part for part in rest if part.startswith("--"))
+            key = (module,)
+        else:
+            continue
+        asked.setdefault(key, set()).update(part for part in rest if part.startswith("--"))
     assert len(asked) > 10
     command = [sys.executable, "-m"]
     running = {

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional
 
-from loader.resize import apply_tone, resample
+from budgetloader.resize import apply_tone, resample
 
 AFFINE = np.array([[1, 0], [0.5, 2], [0.25, -3]], np.float32)
 IDENTITY = np.tile(np.arange(256, dtype=np.uint8), (3, 1))

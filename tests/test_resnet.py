@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from models import count, resnet, resnet20, resnet32, resnet56
-from models.resnet import BasicBlock
+from budgetloader.models import count, resnet, resnet20, resnet32, resnet56
+from budgetloader.models.resnet import BasicBlock
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from loader import rng
+from budgetloader import rng
 
 
 @pytest.mark.parametrize(

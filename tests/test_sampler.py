@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from loader import BudgetLoader, BudgetSampler, ResumeError, Schedule, ScheduleError
+from budgetloader import BudgetLoader, BudgetSampler, ResumeError, Schedule, ScheduleError
 
 CHANGING = Schedule.of([1, 0.5, 0.25, 1, 0.618])
 

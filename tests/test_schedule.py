@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader import Schedule, ScheduleError
-from loader.schedule import PAPER_SETTINGS, as_ratio
+from budgetloader import Schedule, ScheduleError
+from budgetloader.schedule import PAPER_SETTINGS, as_ratio
 
 F = Fraction
 

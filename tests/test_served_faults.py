@@ -20,8 +20,8 @@ from interrupts import interrupt, whole_stream
 from service_trainer import private
 from services import MEMORY, ROOT, Process, Services, data, descendants, environment, services
 
-from loader import BudgetLoader, Dataset, Schedule, beton, connect
-from loader.service import registry
+from budgetloader import BudgetLoader, Dataset, Schedule, beton, connect
+from budgetloader.service import registry
 
 __all__ = ["data", "environment", "services"]  # the fixtures
 
@@ -115,9 +115,9 @@ def test_a_block_that_ends_its_worker_each_time_is_an_error_for_all_who_wait_and
 
 
 def test_the_samples_of_the_error_are_those_that_a_trainer_would_have_got():
-    from loader.batch import Planner
-    from loader.service.blocks import Key, Spec
-    from loader.service.failures import samples_of
+    from budgetloader.batch import Planner
+    from budgetloader.service.blocks import Key, Spec
+    from budgetloader.service.failures import samples_of
 
     class Index:
         heights = widths = labels = __import__("numpy").full(1000, 9)
@@ -138,7 +138,7 @@ def test_a_trainer_that_waits_for_what_never_comes_can_be_interrupted_and_leaves
             trainer = served.trainer("faulty", "full@1", seed=78)
             trainer.wait_for("connected")
             time.sleep(1)
-            bridges = [pid for pid, line in descendants(trainer.pid).items() if "loader.service.bridge" in line]
+            bridges = [pid for pid, line in descendants(trainer.pid).items() if "budgetloader.service.bridge" in line]
             assert len(bridges) == 1
             trainer.send_signal(how)
             trainer.wait(timeout=40)  # 15 seconds where nothing else runs
@@ -184,7 +184,7 @@ def test_a_signal_in_the_first_seconds_ends_the_server(services, how):
     rng = random.Random(int(how))
     folder = Path(services.environment[registry.FOLDER_VARIABLE])
     for moment in (rng.uniform(0.6, 1.5), rng.uniform(1.5, 4)):
-        command = ("-m", "loader", "serve", str(services.data), "--name", "early", "--memory", MEMORY)
+        command = ("-m", "budgetloader", "serve", str(services.data), "--name", "early", "--memory", MEMORY)
         server = Process(*command, environment=services.environment)
         services.running.append(server)
         time.sleep(moment)
@@ -236,7 +236,17 @@ def test_a_disk_that_is_full_is_one_line(services, tmp_path):
         pytest.skip("no file system can be mounted here")
     try:
         (small / "f").write_bytes(b"x" * 40_000)
-        command = [sys.executable, "-m", "loader", "serve", str(services.data), "--name", "full", "--memory", MEMORY]
+        command = [
+            sys.executable,
+            "-m",
+            "budgetloader",
+            "serve",
+            str(services.data),
+            "--name",
+            "full",
+            "--memory",
+            MEMORY,
+        ]
         environment = {**services.environment, "TMPDIR": str(small)}
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
         assert done.returncode == 1 and "error: " in done.stderr.splitlines()[-1], done.stderr
@@ -256,7 +266,7 @@ def test_rays_memory_monitor_ends_no_decoder(served):
 def test_top_shows_a_name_as_it_is_and_what_is_copied():
     from rich.console import Console
 
-    from loader.service.top import table
+    from budgetloader.service.top import table
 
     trainer = {"name": "[red]x[/", "schedule": "[b]", "epoch": 0, "step": 1, "emitted": 2, "decoded": 3, "copied": 4321}
     trainer |= {"images_per_second": 1.0, "starved": 0.0, "silent_seconds": 0.0}
@@ -271,7 +281,7 @@ def test_top_shows_a_name_as_it_is_and_what_is_copied():
 def test_batches_that_are_copied_because_the_store_is_not_found_are_counted(monkeypatch):
     import numpy as np
 
-    from loader.service import lending
+    from budgetloader.service import lending
 
     monkeypatch.setattr(lending, "find_store", lambda array: None)
     lender, block = lending.Lender(), np.zeros(1 << 18, np.uint8)
@@ -294,6 +304,6 @@ def test_it_is_said_once_in_the_trainers_log(caplog):
 
 
 def test_the_metrics_have_it():
-    from loader.service.metrics import _OF_TRAINERS
+    from budgetloader.service.metrics import _OF_TRAINERS
 
     assert _OF_TRAINERS["trainer_batches_copied"][0] == "copied"

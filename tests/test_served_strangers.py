@@ -15,7 +15,7 @@ from service_trainer import private
 from services import MEMORY, ROOT, Process, Services, data, descendants, environment, services
 from test_apart import trap
 
-from loader.service import registry
+from budgetloader.service import registry
 
 __all__ = ["data", "environment", "services"]  # the fixtures
 
@@ -24,9 +24,9 @@ __all__ = ["data", "environment", "services"]  # the fixtures
 def served(data, environment, tmp_path_factory):
     """A service that was started where strangers' modules lie, as an installed command is."""
     folder = tmp_path_factory.mktemp("strangers")
-    trap(folder, "loader", "json", "numpy", "ray", "socket", "models")
+    trap(folder, "loader", "budgetloader", "json", "numpy", "ray", "socket", "models", "bench")
     script = tmp_path_factory.mktemp("bin") / "serve.py"
-    script.write_text("from loader.cli import main; raise SystemExit(main())")
+    script.write_text("from budgetloader.cli import main; raise SystemExit(main())")
     found = Services(data, environment)
     command = (str(script), "serve", str(data), "--name", "safe", "--memory", MEMORY)
     found.running.append(Process(*command, environment=environment, cwd=folder))
@@ -78,8 +78,8 @@ def test_of_two_servers_of_one_name_one_says_so_within_a_second(served):
     """Measured from when it starts to look: importing Ray takes longer than that."""
     code = """if True:
         import sys, time
-        from loader.errors import EngineError
-        from loader.service.server import service
+        from budgetloader.errors import EngineError
+        from budgetloader.service.server import service
         began = time.process_time()
         try:
             with service(sys.argv[1], name="safe", memory_bytes=10**8):
@@ -97,7 +97,7 @@ def test_of_two_servers_of_one_name_one_says_so_within_a_second(served):
 def test_join_never_writes_over_a_local_entry(served, tmp_path):
     before = entry(served)
     (tmp_path / "token").write_text(before["token"])
-    command = [sys.executable, "-m", "loader", "join", before["address"], "--name", "safe", "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "budgetloader", "join", before["address"], "--name", "safe", "--host", "127.0.0.1"]
     command += ["--token-file", str(tmp_path / "token")]
     done = subprocess.run(command, env=served.environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "is running already" in done.stderr and len(done.stderr.splitlines()) == 1
@@ -111,7 +111,17 @@ def test_join_never_writes_over_a_local_entry(served, tmp_path):
 def test_join_with_a_wrong_token_or_address_is_refused_at_once(served, tmp_path, token, address, why):
     mine = entry(served)
     (tmp_path / "token").write_text(token or mine["token"])
-    command = [sys.executable, "-m", "loader", "join", address or mine["address"], "--name", "x", "--host", "127.0.0.1"]
+    command = [
+        sys.executable,
+        "-m",
+        "budgetloader",
+        "join",
+        address or mine["address"],
+        "--name",
+        "x",
+        "--host",
+        "127.0.0.1",
+    ]
     command += ["--token-file", str(tmp_path / "token")]
     done = subprocess.run(command, env=served.environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and why in done.stderr and len(done.stderr.splitlines()) == 1
@@ -120,8 +130,8 @@ def test_join_with_a_wrong_token_or_address_is_refused_at_once(served, tmp_path,
 def test_a_wrong_token_is_refused_in_under_5_seconds(served):
     code = """if True:
         import os, sys, time
-        from loader.errors import EngineError
-        from loader.service.link import check_token, set_environment
+        from budgetloader.errors import EngineError
+        from budgetloader.service.link import check_token, set_environment
         set_environment("0" * 64, host="127.0.0.1")
         import ray
         began = time.monotonic()

@@ -30,8 +30,8 @@ from services import (
     services,
 )
 
-from bench.data import prepare
-from loader.service import registry
+from budgetloader.bench.data import prepare
+from budgetloader.service import registry
 
 __all__ = ["data", "environment", "services"]  # the fixtures
 
@@ -63,7 +63,7 @@ def test_the_process_between_may_be_killed_again_and_again(served):
     trainer = served.trainer("shared", "full@3", step_seconds=0.06, seed=11)
     for step in ("[0, 5,", "[1, 20,"):
         trainer.wait_for(step)
-        (bridge,) = [pid for pid, line in descendants(trainer.pid).items() if "loader.service.bridge" in line]
+        (bridge,) = [pid for pid, line in descendants(trainer.pid).items() if "budgetloader.service.bridge" in line]
         os.kill(bridge, signal.SIGKILL)
     rest, last = trainer.hashes()
     assert last["finished"] and rest == private(served.data, schedule="full@3", seed=11)[-len(rest) :]
@@ -87,7 +87,7 @@ def test_where_nothing_can_be_written_it_says_so(served, tmp_path):
         (registry.FOLDER_VARIABLE, tmp_path / "file", f"set {registry.FOLDER_VARIABLE}"),
         ("TMPDIR", deep, "set TMPDIR to a shorter one"),
     ):
-        command = [sys.executable, "-m", "loader", "serve", str(served.data), "--name", "x", "--memory", MEMORY]
+        command = [sys.executable, "-m", "budgetloader", "serve", str(served.data), "--name", "x", "--memory", MEMORY]
         environment = {**served.environment, variable: str(value)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert done.returncode == 1 and why in done.stderr and len(done.stderr.strip().splitlines()) == 1
@@ -118,7 +118,7 @@ def test_a_lent_batch_outlives_the_process_between_and_the_cap(services):
     asked = {"schedule": "full@6", "image_size": 128, "seed": 3}
     trainer = services.trainer("orphan", **asked, keep_every=12, step_seconds=0.02)
     trainer.wait_for("[0, 13,")
-    (bridge,) = [pid for pid, line in descendants(trainer.pid).items() if "loader.service.bridge" in line]
+    (bridge,) = [pid for pid, line in descendants(trainer.pid).items() if "budgetloader.service.bridge" in line]
     os.kill(bridge, signal.SIGKILL)
     rest, last = trainer.hashes()
     assert rest == private(services.data, **asked)[-len(rest) :] and len(rest) == 166
@@ -126,13 +126,13 @@ def test_a_lent_batch_outlives_the_process_between_and_the_cap(services):
 
 
 def test_a_trainer_takes_the_service_for_its_data(served, tmp_path):
-    """bench.train: the same weights over the service as from the file."""
+    """budgetloader.bench.train: the same weights over the service as from the file."""
     shape = ("--network", "resnet20", "--schedule", "of:0.2,0.1", "--epochs", "2", "--image-size", "32")
     weights = []
     for source in ("service:shared", str(served.data)):
         command = [
             "-m",
-            "bench.train",
+            "budgetloader.bench.train",
             "--data",
             source,
             *shape,
@@ -332,7 +332,7 @@ def test_metrics_and_top_show_the_trainers(served):
     emitted = r'reduced_sampling_trainer_samples_emitted_total{id="\w+",service="shared",trainer="watched"}'
     assert re.search(emitted, text)
     assert 'reduced_sampling_samples_decoded_total{service="shared"}' in text
-    command = [sys.executable, "-m", "loader", "top", "shared", "--readings", "1"]
+    command = [sys.executable, "-m", "budgetloader", "top", "shared", "--readings", "1"]
     environment = {**served.environment, "COLUMNS": "140"}
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
     assert "watched" in shown and "starved" in shown and "samples decoded" in shown
@@ -354,7 +354,7 @@ def test_metrics_and_top_show_the_trainers(served):
     ],
 )
 def test_bad_calls_are_one_line(served, more, why):
-    command = [sys.executable, "-m", "loader", "serve", str(served.data), *more]
+    command = [sys.executable, "-m", "budgetloader", "serve", str(served.data), *more]
     done = subprocess.run(command, env=served.environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and why in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
@@ -362,8 +362,8 @@ def test_bad_calls_are_one_line(served, more, why):
 def test_on_a_device_bytes_are_moved_and_normalised_there(served):
     code = """if True:
         import torch
-        from bench.fake_cuda import FakeCUDA
-        from loader import Schedule, connect
+        from budgetloader.bench.fake_cuda import FakeCUDA
+        from budgetloader import Schedule, connect
         shape = {"batch_size": 48, "image_size": 24, "schedule": Schedule.parse("full@1")}
         shape |= {"dtype": "float16", "layout": "contiguous"}
         with FakeCUDA() as fake, connect("shared", device="cuda", **shape) as ours, connect("shared", **shape) as same:
@@ -397,7 +397,7 @@ def test_a_wrong_name_says_which_there_are(served):
     ],
 )
 def test_what_cannot_be_shared_is_said(options, why):
-    from loader import EngineError, connect
+    from budgetloader import EngineError, connect
 
     with pytest.raises(EngineError, match=why):
         connect("any", batch_size=8, image_size=8, **options)

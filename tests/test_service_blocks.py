@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader.service.blocks import BLOCK, runs, spans
-from loader.shard import Shard
+from budgetloader.service.blocks import BLOCK, runs, spans
+from budgetloader.shard import Shard
 
 
 @given(st.integers(1, 5000), st.integers(1, 300), st.integers(0, 50), st.integers(1, 4), st.data())

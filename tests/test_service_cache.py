@@ -3,8 +3,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loader.service.blocks import BLOCK, Key, Spec
-from loader.service.cache import BlockCache
+from budgetloader.service.blocks import BLOCK, Key, Spec
+from budgetloader.service.cache import BlockCache
 
 SPEC = Spec("f" * 16, 8, "antialias", "resized", 0, "raise")
 BLOCK_BYTES = BLOCK * SPEC.image_bytes

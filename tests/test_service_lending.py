@@ -7,8 +7,8 @@ import weakref
 import numpy as np
 import pytest
 
-from loader.service import lending
-from loader.service.lending import Borrower, Lender, Store
+from budgetloader.service import lending
+from budgetloader.service.lending import Borrower, Lender, Store
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 

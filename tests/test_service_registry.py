@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from loader import EngineError
-from loader.service import registry
-from loader.service.server import own_address
+from budgetloader import EngineError
+from budgetloader.service import registry
+from budgetloader.service.server import own_address
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,7 +99,7 @@ def test_a_mangled_entry_is_one_error(folder, text):
 @pytest.mark.parametrize("changed", [{"host": "another"}, {"boot": "another"}])
 def test_another_machines_entry_is_refused_in_words(changed):
     registry.write(entry(**changed))
-    with pytest.raises(EngineError, match=r"was started on machine .* python -m loader join"):
+    with pytest.raises(EngineError, match=r"was started on machine .* budgetloader join"):
         registry.find("mine")
     assert registry.names() == [] and not entry(**changed).alive
 
@@ -149,7 +149,7 @@ def test_of_many_that_want_a_name_at_once_one_gets_it():
 
 def test_a_killed_server_does_not_hold_its_name():
     code = (
-        "from loader.service import registry; held = registry.reserved('mine'); held.__enter__();"
+        "from budgetloader.service import registry; held = registry.reserved('mine'); held.__enter__();"
         "print('has it', flush=True); input()"
     )
     command = [sys.executable, "-c", code]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader.service import wire
+from budgetloader.service import wire
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import pytest
 
-from loader import ScheduleError
-from loader.shard import Shard, local_shard
+from budgetloader import ScheduleError
+from budgetloader.shard import Shard, local_shard
 
 
 def test_without_distributed_it_is_the_whole():

@@ -4,8 +4,8 @@ import pickle
 import numpy as np
 import pytest
 
-from loader import DatasetError
-from loader.sources import cifar, image_folder, open_source, torchvision_dataset
+from budgetloader import DatasetError
+from budgetloader.sources import cifar, image_folder, open_source, torchvision_dataset
 
 
 def write_cifar10(root, per_file=4):

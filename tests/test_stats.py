@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from loader.stats import BusySince, EpochStats, judge
+from budgetloader.stats import BusySince, EpochStats, judge
 
 
 def epoch(*, waiting, busy, seconds=10.0, made=100):

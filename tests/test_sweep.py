@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("ray")
 
-from bench import sweep
-from loader.service import registry
+from budgetloader.bench import sweep
+from budgetloader.service import registry
 
 
 def test_trainers_of_a_sweep_share_what_the_service_decodes(beton, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loader import Schedule, ScheduleError, theory
+from budgetloader import Schedule, ScheduleError, theory
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import json
 
-from bench import threads
-from bench.threads import main
+from budgetloader.bench import threads
+from budgetloader.bench.threads import main
 
 WAYS = {name: threads.WAYS[name] for name in ("torch's own", "one thread")}
 

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from bench import throughput
-from bench.throughput import CUTS, contender, main, ratios
-from bench.work import Work
+from budgetloader.bench import throughput
+from budgetloader.bench.throughput import CUTS, contender, main, ratios
+from budgetloader.bench.work import Work
 
 SMALL = ["--images", "84", "--batch-size", "4", "--image-size", "32"]
 

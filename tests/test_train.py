@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.fake_cuda import FakeCUDA
-from models import CIFAR, CRNET, IMAGENET, EpochUnderWay, Recipe, TopK, Trainer, TrainingError
+from budgetloader.bench.fake_cuda import FakeCUDA
+from budgetloader.models import CIFAR, CRNET, IMAGENET, EpochUnderWay, Recipe, TopK, Trainer, TrainingError
 
 STEP = Recipe(120, 128, 32, 0.1, decay="step", milestones=(0.5, 0.75))
 

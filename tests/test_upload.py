@@ -7,10 +7,10 @@ import pytest
 import torch
 from test_engines import PIXELS, create, plans, produce
 
-import loader
-from bench.fake_cuda import FakeCUDA
-from loader import BudgetLoader, Dataset, EngineError, Schedule, engines
-from loader.engines import upload
+import budgetloader
+from budgetloader import BudgetLoader, Dataset, EngineError, Schedule, engines
+from budgetloader.bench.fake_cuda import FakeCUDA
+from budgetloader.engines import upload
 
 # What names a stream, an event or pinned memory in torch, DALI or CUDA's own interface.
 NAMES = {
@@ -18,7 +18,7 @@ NAMES = {
     *("cuda_streams", "record_stream", "wait_stream", "wait_event", "Event", "synchronize", "elapsed_time"),
     *("pin_memory", "is_pinned", "cudart", "caching_allocator_alloc", "CUDAGraph"),
 }
-UPLOADER = "loader/engines/upload.py"
+UPLOADER = "engines/upload.py"
 
 
 def names_of_streams(source: str) -> set[str]:
@@ -38,8 +38,9 @@ def names_of_streams(source: str) -> set[str]:
 
 
 def test_no_file_but_the_uploader_names_a_stream_an_event_or_pinned_memory():
-    root = Path(loader.__file__).parent.parent
-    files = {p.relative_to(root).as_posix(): p.read_text() for p in (root / "loader").rglob("*.py")}
+    root = Path(budgetloader.__file__).parent
+    folders = (root, root / "engines", root / "service")
+    files = {p.relative_to(root).as_posix(): p.read_text() for folder in folders for p in folder.glob("*.py")}
     assert len(files) > 40 and names_of_streams(files.pop(UPLOADER))
     assert {path: used for path, text in files.items() if (used := names_of_streams(text))} == {}
 
@@ -112,7 +113,7 @@ def test_on_a_cpu_the_uploader_copies_nothing(dataset):
 
 
 def engine_job(data, **output):
-    from loader.engines.base import Job, Output
+    from budgetloader.engines.base import Job, Output
 
     return Job(
         data, Output(image_size=8, **output), batch_size=4, workers=1, capacity=2, on_corrupt="raise", replacement=None

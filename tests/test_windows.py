@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop
 
-from loader import windows
+from budgetloader import windows
 
 sides = st.integers(1, 4000)
 

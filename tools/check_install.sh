@@ -27,11 +27,11 @@ for i in range(40):
     pixels = np.random.default_rng(i).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
 PYTHON
-        venv/bin/python -m loader convert images train.beton
-        venv/bin/python -m loader verify train.beton
-        venv/bin/python -m bench.train --data train.beton --network resnet20 --recipe cifar --schedule of:1,0.5 --epochs 2 \
+        venv/bin/budgetloader convert images train.beton
+        venv/bin/budgetloader verify train.beton
+        venv/bin/python -m budgetloader.bench.train --data train.beton --network resnet20 --recipe cifar --schedule of:1,0.5 --epochs 2 \
             --image-size 32 --batch-size 8
-        venv/bin/python -m loader doctor --image-size 64 --epochs 1
+        venv/bin/budgetloader doctor --image-size 64 --epochs 1
     )
     rm -rf "$place"
     echo "== $("$python" --version): works"

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loader.errors import EngineError
+from budgetloader.errors import EngineError
 
 if TYPE_CHECKING:
     import torch
 
-    from loader.engines.base import Engine, Job, Output
+    from budgetloader.engines.base import Engine, Job, Output
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class _Entry:
 
 _NATIVE = ("simplejpeg", "numba", "torch")
 _ENGINES = {
-    "native": _Entry("native", "NativeEngine", _NATIVE, "reduced-sampling-loader"),
+    "native": _Entry("native", "NativeEngine", _NATIVE, "budgetloader"),
     "dali": _Entry("dali", "DALIEngine", ("nvidia.dali",), "nvidia-dali-cuda130"),
     "ffcv": _Entry("ffcv", "FFCVEngine", ("ffcv",), "ffcv"),
-    "resident": _Entry("resident", "ResidentEngine", _NATIVE, "reduced-sampling-loader"),
-    "synthetic": _Entry("synthetic", "SyntheticEngine", ("torch",), "reduced-sampling-loader"),
+    "resident": _Entry("resident", "ResidentEngine", _NATIVE, "budgetloader"),
+    "synthetic": _Entry("synthetic", "SyntheticEngine", ("torch",), "budgetloader"),
 }
 NAMES = ("auto", *_ENGINES)
 
@@ -119,7 +119,7 @@ def create(name: str, job: Job) -> Engine:
     missing = [package for package in entry.packages if not _is_there(package)]
     if missing:
         raise EngineError(f"engine {name!r} needs {missing[0]}, which is not installed; pip install {entry.install}")
-    module = importlib.import_module(f"loader.engines.{entry.module}")
+    module = importlib.import_module(f"budgetloader.engines.{entry.module}")
     make: Callable[[Job], Engine] = getattr(module, entry.cls)
     return make(job)
 

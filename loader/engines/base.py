@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from loader.batch import Batch, BatchPlan, Crop
-from loader.errors import EngineError
-from loader.resize import INTERPOLATIONS, Interpolation
-from loader.schedule import _check_count
+from budgetloader.batch import Batch, BatchPlan, Crop
+from budgetloader.errors import EngineError
+from budgetloader.resize import INTERPOLATIONS, Interpolation
+from budgetloader.schedule import _check_count
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ DTYPES = ("float32", "float16", "bfloat16", "uint8")
 LAYOUTS = ("channels_last", "contiguous")
 OnCorrupt = Literal["raise", "replace"]
 _JOIN_SECONDS = 10.0
-_log = logging.getLogger("loader")
+_log = logging.getLogger("budgetloader")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Output:
         dtype: "float32", "float16", "bfloat16": (value/255 − mean)/std; "uint8": the pixels.
         layout: "channels_last" or "contiguous", the order in memory; the shape is [n, 3, h, w].
         device: a torch device, such as "cpu" or "cuda:0".
-        interpolation: see `loader.resize`.
+        interpolation: see `budgetloader.resize`.
         crop: what the plans' windows are: "resized", always inside their image, or "pad", of the
             image's size and up to 4 pixels outside, where pixels are 0.
         mean, std: of the red, green and blue channel, on the scale 0 … 1.

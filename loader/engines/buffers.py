@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from loader.engines.base import Output
+from budgetloader.engines.base import Output
 
 
 def tone(output: Output) -> np.ndarray:

@@ -25,13 +25,13 @@ import nvidia.dali.fn
 import nvidia.dali.types
 import torch
 
-from loader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, Batch, BatchPlan
-from loader.engines.base import Job, Work
-from loader.engines.native import Renderer
-from loader.engines.threaded import ThreadedEngine
-from loader.engines.upload import Put, uploader
-from loader.errors import CorruptSampleError, EngineError
-from loader.jpeg import Cropper, JpegError, SizeCheck
+from budgetloader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, Batch, BatchPlan
+from budgetloader.engines.base import Job, Work
+from budgetloader.engines.native import Renderer
+from budgetloader.engines.threaded import ThreadedEngine
+from budgetloader.engines.upload import Put, uploader
+from budgetloader.errors import CorruptSampleError, EngineError
+from budgetloader.jpeg import Cropper, JpegError, SizeCheck
 
 dali: Any = nvidia.dali  # most of it is made at run time, and has no types to check
 _DEPTH = 2  # batches in a pipeline: one that is made while the one before it is taken
@@ -54,7 +54,7 @@ class Tuning:
 
 
 class DALIEngine(ThreadedEngine):
-    """See `loader.engines.base.Engine`.
+    """See `budgetloader.engines.base.Engine`.
 
     Args:
         job: what to make.

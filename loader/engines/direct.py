@@ -6,13 +6,13 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 
-from loader.batch import Batch, BatchPlan
-from loader.engines.base import Work, check_room
-from loader.errors import EngineError
+from budgetloader.batch import Batch, BatchPlan
+from budgetloader.engines.base import Work, check_room
+from budgetloader.errors import EngineError
 
 
 class DirectEngine(ABC):
-    """See `loader.engines.base.Engine`."""
+    """See `budgetloader.engines.base.Engine`."""
 
     def __init__(self, *, capacity: int) -> None:
         self.capacity = capacity

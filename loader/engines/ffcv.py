@@ -25,18 +25,18 @@ import numpy as np
 import torch
 from numba import types
 
-from loader import jpeg, resize
-from loader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, WIDTH, Batch, BatchPlan
-from loader.dataset import Dataset
-from loader.engines.base import Job, Output, Work
-from loader.engines.buffers import buffer_dtype, tone
-from loader.engines.native import Renderer
-from loader.engines.threaded import ThreadedEngine
-from loader.engines.upload import Uploader, uploader
-from loader.errors import EngineError
-from loader.jpeg import FIELDS, HEIGHT_OF, NO_TABLE, SEGMENTS, WIDTH_OF, count_scans, crop_into, parse_into
-from loader.limits import MAX_SCANS
-from loader.resize import resample
+from budgetloader import jpeg, resize
+from budgetloader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, WIDTH, Batch, BatchPlan
+from budgetloader.dataset import Dataset
+from budgetloader.engines.base import Job, Output, Work
+from budgetloader.engines.buffers import buffer_dtype, tone
+from budgetloader.engines.native import Renderer
+from budgetloader.engines.threaded import ThreadedEngine
+from budgetloader.engines.upload import Uploader, uploader
+from budgetloader.errors import EngineError
+from budgetloader.jpeg import FIELDS, HEIGHT_OF, NO_TABLE, SEGMENTS, WIDTH_OF, count_scans, crop_into, parse_into
+from budgetloader.limits import MAX_SCANS
+from budgetloader.resize import resample
 
 _torch_threads = torch.get_num_threads()
 try:
@@ -234,7 +234,7 @@ class _Endless(EpochIterator):
         (self._node,) = (node.id for node in loader.graph.nodes)
 
     def start(self) -> None:
-        """Called by FFCV's constructor; the thread is `loader.engines.threaded`'s."""
+        """Called by FFCV's constructor; the thread is `budgetloader.engines.threaded`'s."""
 
     def warm_up(self) -> None:
         """Compile, or load from numba's cache, before the first batch is waited for."""
@@ -270,7 +270,7 @@ class _Endless(EpochIterator):
 
 
 class FFCVEngine(ThreadedEngine):
-    """See `loader.engines.base.Engine`."""
+    """See `budgetloader.engines.base.Engine`."""
 
     def __init__(self, job: Job) -> None:
         if job.output.crop == "pad":

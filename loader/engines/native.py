@@ -17,22 +17,22 @@ from dataclasses import dataclass, field
 import numpy as np
 import simplejpeg
 
-from loader.batch import Batch, BatchPlan
-from loader.dataset import Dataset, corrupt
-from loader.engines.base import Job, Latch, Output, Work, check_room, join_soon
-from loader.engines.buffers import BufferPool, tone
-from loader.engines.upload import Sent, Uploader, uploader
-from loader.errors import CorruptSampleError, EngineError
-from loader.jpeg import Cropper, JpegError, SizeCheck
-from loader.resize import resample
-from loader.windows import PAD
+from budgetloader.batch import Batch, BatchPlan
+from budgetloader.dataset import Dataset, corrupt
+from budgetloader.engines.base import Job, Latch, Output, Work, check_room, join_soon
+from budgetloader.engines.buffers import BufferPool, tone
+from budgetloader.engines.upload import Sent, Uploader, uploader
+from budgetloader.errors import CorruptSampleError, EngineError
+from budgetloader.jpeg import Cropper, JpegError, SizeCheck
+from budgetloader.resize import resample
+from budgetloader.windows import PAD
 
 _ROWS_PER_TASK = 8  # small enough to share a batch among threads, large enough to hide a queue's cost
 REPLACEMENT_ATTEMPTS = 16
 
 
 class NativeEngine:
-    """See `loader.engines.base.Engine`."""
+    """See `budgetloader.engines.base.Engine`."""
 
     def __init__(self, job: Job) -> None:
         self.capacity = job.capacity

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from loader.engines.base import Output
+from budgetloader.engines.base import Output
 
 
 class Normalize:

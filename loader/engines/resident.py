@@ -8,23 +8,23 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from loader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, WIDTH, Batch, BatchPlan
-from loader.dataset import corrupt
-from loader.engines.base import Job
-from loader.engines.direct import DirectEngine
-from loader.engines.native import REPLACEMENT_ATTEMPTS, Decoder, pad
-from loader.engines.normalize import Normalize
-from loader.engines.upload import Put, uploader
-from loader.errors import CorruptSampleError, EngineError
-from loader.parallel import in_order
-from loader.resize import taps
-from loader.windows import PAD
+from budgetloader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, WIDTH, Batch, BatchPlan
+from budgetloader.dataset import corrupt
+from budgetloader.engines.base import Job
+from budgetloader.engines.direct import DirectEngine
+from budgetloader.engines.native import REPLACEMENT_ATTEMPTS, Decoder, pad
+from budgetloader.engines.normalize import Normalize
+from budgetloader.engines.upload import Put, uploader
+from budgetloader.errors import CorruptSampleError, EngineError
+from budgetloader.parallel import in_order
+from budgetloader.resize import taps
+from budgetloader.windows import PAD
 
 MOST_BYTES = 8 << 30
 
 
 class ResidentEngine(DirectEngine):
-    """See `loader.engines.base.Engine`."""
+    """See `budgetloader.engines.base.Engine`."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(capacity=job.capacity)
@@ -76,7 +76,7 @@ class ResidentEngine(DirectEngine):
         return self._images[samples[:, None, None], y[:, :, None], x[:, None, :]]
 
     def _resized(self, rows: np.ndarray, put: Put) -> torch.Tensor:
-        """Windows resized by the filter of `loader.resize`, as products of matrices: uint8 [n, s, s, 3]."""
+        """Windows resized by the filter of `budgetloader.resize`, as products of matrices: uint8 [n, s, s, 3]."""
         size, antialias = self._job.output.image_size, self._job.output.interpolation == "antialias"
         down = np.zeros((len(rows), size, self._images.shape[1]), np.float32)
         across = np.zeros((len(rows), size, self._images.shape[2]), np.float32)

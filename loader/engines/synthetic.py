@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import torch
 
-from loader.batch import Batch, BatchPlan
-from loader.engines.base import Job
-from loader.engines.direct import DirectEngine
-from loader.engines.upload import uploader
+from budgetloader.batch import Batch, BatchPlan
+from budgetloader.engines.base import Job
+from budgetloader.engines.direct import DirectEngine
+from budgetloader.engines.upload import uploader
 
 
 class SyntheticEngine(DirectEngine):
-    """See `loader.engines.base.Engine`. Every batch shows the same noise; do not write to it."""
+    """See `budgetloader.engines.base.Engine`. Every batch shows the same noise; do not write to it."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(capacity=job.capacity)

@@ -10,9 +10,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from loader.batch import Batch, BatchPlan
-from loader.engines.base import Latch, Work, check_room, join_soon
-from loader.errors import EngineError
+from budgetloader.batch import Batch, BatchPlan
+from budgetloader.engines.base import Latch, Work, check_room, join_soon
+from budgetloader.errors import EngineError
 
 
 class Maker(Protocol):
@@ -45,7 +45,7 @@ class _Pending:
 
 
 class ThreadedEngine:
-    """See `loader.engines.base.Engine`.
+    """See `budgetloader.engines.base.Engine`.
 
     A maker that can wait for long has a method `give_up`, called from another thread: `finish` raises soon then.
     """

@@ -29,11 +29,11 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
-from loader.batch import Arrival, Batch
-from loader.engines.base import Job, Output
-from loader.engines.buffers import BufferPool
-from loader.engines.normalize import Normalize
-from loader.errors import EngineError
+from budgetloader.batch import Arrival, Batch
+from budgetloader.engines.base import Job, Output
+from budgetloader.engines.buffers import BufferPool
+from budgetloader.engines.normalize import Normalize
+from budgetloader.errors import EngineError
 
 Put = Callable[[np.ndarray], torch.Tensor]
 """Copies an array to the device. It belongs to the call of `Uploader.make` or `run` that gives it."""

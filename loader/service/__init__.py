@@ -4,11 +4,11 @@ A batch is a pure function of (dataset, seed, epoch, position), and a budget is 
 with different schedules and batch sizes want the same images. The service decodes them once, in blocks
 of consecutive positions, keeps the blocks in Ray's object store under a cap, and hands them out.
 
-    python -m loader serve train.beton --name imagenet --memory 4GB       # in a terminal
+    budgetloader serve train.beton --name imagenet --memory 4GB       # in a terminal
     loader.connect("imagenet", schedule=…, batch_size=…, image_size=…)    # in each trainer
 """
 
-NAMESPACE = "reduced-sampling-loader"  # of the actors' names
+NAMESPACE = "budgetloader"  # of the actors' names
 DECODE = "decode"  # the resource that nodes with decode workers offer, one unit per worker
 COORDINATE = "coordinate"  # the node that has the dataset file, and the coordinator
 LOOPBACK = "127.0.0.1"

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from loader.errors import CorruptSampleError, EngineError
-from loader.service import SHARE
-from loader.service.blocks import BLOCK, Key, Part, Spans, Spec, runs
-from loader.service.failures import samples_of, worker_ended
-from loader.service.lending import Lender
-from loader.service.link import GONE_SECONDS, RETRY_SECONDS, Link
+from budgetloader.errors import CorruptSampleError, EngineError
+from budgetloader.service import SHARE
+from budgetloader.service.blocks import BLOCK, Key, Part, Spans, Spec, runs
+from budgetloader.service.failures import samples_of, worker_ended
+from budgetloader.service.lending import Lender
+from budgetloader.service.link import GONE_SECONDS, RETRY_SECONDS, Link
 
 _AHEAD = 6  # blocks, at most, that are asked for before a batch needs them; half of them at a time
 _TRAINERS = 8  # that the memory is divided among, until the service says how many there are
@@ -32,7 +32,7 @@ class Assembler:
         label, schedule: the trainer's, for people to see.
         spec: what the images depend on.
         layout: of a batch's buffer, "channels_last" or "contiguous".
-        tone: what to write for a pixel; see `loader.resize.resample`.
+        tone: what to write for a pixel; see `budgetloader.resize.resample`.
         capacity_bytes: of all blocks that the service keeps.
         workers: that decode for it.
         samples, path: of the dataset.
@@ -253,7 +253,7 @@ class Assembler:
 
     def _copy(self, images: np.ndarray, out: np.ndarray) -> None:
         if self._tone.shape[1]:
-            from loader.resize import apply_tone  # numba's import costs a trainer half a second
+            from budgetloader.resize import apply_tone  # numba's import costs a trainer half a second
 
             toned = out if self._layout == "channels_last" else np.empty(images.shape, out.dtype)
             apply_tone(images, self._tone, toned)

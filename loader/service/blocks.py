@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:  # the coordinator restarts fast as long as it imports neither torch nor numba
-    from loader.batch import Crop
-    from loader.dataset import Dataset
-    from loader.engines.base import OnCorrupt
-    from loader.resize import Interpolation
+    from budgetloader.batch import Crop
+    from budgetloader.dataset import Dataset
+    from budgetloader.engines.base import OnCorrupt
+    from budgetloader.resize import Interpolation
 
 Spans = Sequence[Sequence[int]]  # positions, as stretches [start, stop)
 BLOCK = 256  # positions
@@ -49,7 +49,7 @@ class Reading:
 
     Args:
         path: of the file.
-        verify, max_pixels: as in `loader.dataset.Dataset`.
+        verify, max_pixels: as in `budgetloader.dataset.Dataset`.
     """
 
     path: str
@@ -57,7 +57,7 @@ class Reading:
     max_pixels: int
 
     def open(self) -> Dataset:
-        from loader.dataset import Dataset
+        from budgetloader.dataset import Dataset
 
         return Dataset(self.path, verify=self.verify, max_pixels=self.max_pixels)
 

@@ -36,11 +36,11 @@ from typing import Any
 
 import numpy as np
 
-from loader.errors import CorruptSampleError, LoaderError
-from loader.service import registry, wire
-from loader.service.assembler import Assembler
-from loader.service.blocks import Spec
-from loader.service.link import Link, line
+from budgetloader.errors import CorruptSampleError, LoaderError
+from budgetloader.service import registry, wire
+from budgetloader.service.assembler import Assembler
+from budgetloader.service.blocks import Spec
+from budgetloader.service.link import Link, line
 
 _LAYOUTS, _DTYPES, _MOST_SIDE = ("channels_last", "contiguous"), ("uint8", "uint16", "float32"), 65_535
 _GOODBYE_SECONDS = 2.0  # in which this process ends by itself once its trainer has

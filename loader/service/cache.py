@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from loader.service.blocks import Key, Part
+from budgetloader.service.blocks import Key, Part
 
 
 @dataclass

@@ -14,22 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from loader.batch import Batch, BatchPlan
-from loader.budget import Budget
-from loader.engines.base import Job, Work
-from loader.engines.buffers import BufferPool, buffer_dtype, tone
-from loader.engines.threaded import ThreadedEngine
-from loader.engines.upload import uploader
-from loader.errors import CorruptSampleError, EngineError
-from loader.loader import BudgetLoader
-from loader.service import SHARE, registry
-from loader.service.blocks import BLOCK, Spec, spans
-from loader.service.connection import POLL_SECONDS, Bridge, BridgeEnded
-from loader.service.lending import Borrower
-from loader.service.link import gone
+from budgetloader.batch import Batch, BatchPlan
+from budgetloader.budget import Budget
+from budgetloader.engines.base import Job, Work
+from budgetloader.engines.buffers import BufferPool, buffer_dtype, tone
+from budgetloader.engines.threaded import ThreadedEngine
+from budgetloader.engines.upload import uploader
+from budgetloader.errors import CorruptSampleError, EngineError
+from budgetloader.loader import BudgetLoader
+from budgetloader.service import SHARE, registry
+from budgetloader.service.blocks import BLOCK, Spec, spans
+from budgetloader.service.connection import POLL_SECONDS, Bridge, BridgeEnded
+from budgetloader.service.lending import Borrower
+from budgetloader.service.link import gone
 
 _LABEL_LETTERS = 200
-_log = logging.getLogger("loader")
+_log = logging.getLogger("budgetloader")
 _COPIED = (
     "service %r: batches are copied, which costs time: the object store's memory is not to be found (another version "
     "of Ray, or a hidden /proc)"
@@ -45,10 +45,10 @@ def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> B
     of 256 images ahead of the foremost trainer, also of the epoch to come.
 
     Args:
-        name: the service's, as `python -m loader serve` was given it.
+        name: the service's, as `budgetloader serve` was given it.
         batch_size, image_size, options: as for `BudgetLoader`, without `engine` and `workers`;
             `sampling` must be "independent", and `train` True.
-        label: among the options: what `python -m loader top` calls this trainer.
+        label: among the options: what `budgetloader top` calls this trainer.
 
     Raises:
         EngineError: there is no such service, or it is gone: within 5 seconds, now and later. Start it
@@ -96,7 +96,7 @@ def _check_memory(bridge: Bridge, job: Job) -> None:
 
 
 def status(name: str) -> dict[str, Any]:
-    """What a service is doing: see `loader.service.coordinator.Coordinator.status`."""
+    """What a service is doing: see `budgetloader.service.coordinator.Coordinator.status`."""
     bridge = Bridge(registry.find(name), label="status")
     try:
         return bridge.ask({"op": "status"})[0]
@@ -105,7 +105,7 @@ def status(name: str) -> dict[str, Any]:
 
 
 class _Maker:
-    """Has batches made; see `loader.engines.threaded.Maker`."""
+    """Has batches made; see `budgetloader.engines.threaded.Maker`."""
 
     def __init__(self, job: Job, work: Work, bridge: Bridge, *, budget: Budget, seed: int) -> None:
         self.depth = job.capacity

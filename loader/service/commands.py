@@ -1,4 +1,4 @@
-"""`python -m loader serve`, `join` and `top`."""
+"""`budgetloader serve`, `join` and `top`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import threading
 import time
 from pathlib import Path
 
-from loader.errors import LoaderError
-from loader.service import LOOPBACK, registry
-from loader.service.join import joined
-from loader.service.server import serve_until_stopped, service
-from loader.service.stopping import stopping
+from budgetloader.errors import LoaderError
+from budgetloader.service import LOOPBACK, registry
+from budgetloader.service.join import joined
+from budgetloader.service.server import serve_until_stopped, service
+from budgetloader.service.stopping import stopping
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -37,7 +37,7 @@ def serve(options: argparse.Namespace) -> int:
             f"serving {options.file} as {entry.name!r}; loader.connect({entry.name!r}, …); Ctrl-C ends it", flush=True
         )
         if entry.node != LOOPBACK:
-            print(f"on other machines: python -m loader join {entry.address} --name {entry.name} …", flush=True)
+            print(f"on other machines: budgetloader join {entry.address} --name {entry.name} …", flush=True)
             print(f"the token is in {registry.path_of(entry.name)}; traffic is not encrypted", flush=True)
         serve_until_stopped(served, stop=stop, metrics_port=options.metrics_port)
     return 0
@@ -72,8 +72,8 @@ def top(options: argparse.Namespace) -> int:
         raise LoaderError(f"--seconds {options.seconds:g} cannot be waited; give a number above 0")
     from rich.live import Live
 
-    from loader.service.connection import Bridge
-    from loader.service.top import table
+    from budgetloader.service.connection import Bridge
+    from budgetloader.service.top import table
 
     bridge = Bridge(registry.find(options.name), label="top")
     try:

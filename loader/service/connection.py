@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from loader import apart
-from loader.errors import CorruptSampleError, EngineError
-from loader.service import registry, wire
-from loader.service.link import gone
+from budgetloader import apart
+from budgetloader.errors import CorruptSampleError, EngineError
+from budgetloader.service import registry, wire
+from budgetloader.service.link import gone
 
 POLL_SECONDS = 0.5
 _KILLED_SECONDS = 5.0  # that a killed process may take to be gone
@@ -80,7 +80,7 @@ class Bridge:
         self._wire, other = wire.pair()
         with other:
             self._process = subprocess.Popen(
-                apart.command("loader.service.bridge", str(other.fileno())),
+                apart.command("budgetloader.service.bridge", str(other.fileno())),
                 pass_fds=[other.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -8,11 +8,11 @@ from typing import Any
 
 import ray
 
-from loader.errors import EngineError
-from loader.service import DECODE, SHARE
-from loader.service.blocks import BLOCK, Key, Part, Reading
-from loader.service.cache import BlockCache
-from loader.service.failures import ATTEMPTS
+from budgetloader.errors import EngineError
+from budgetloader.service import DECODE, SHARE
+from budgetloader.service.blocks import BLOCK, Key, Part, Reading
+from budgetloader.service.cache import BlockCache
+from budgetloader.service.failures import ATTEMPTS
 
 _FORGET_SECONDS = 120.0  # a trainer that asks for nothing for so long is not counted any more
 _RATE_SECONDS = 5.0
@@ -59,13 +59,13 @@ class Trainer:
 
 
 def _decode(reading: Reading, key: Key, start: int, stop: int) -> dict[str, Any]:
-    from loader.service.worker import decode_block  # the coordinator itself needs none of what that imports
+    from budgetloader.service.worker import decode_block  # the coordinator itself needs none of what that imports
 
     return decode_block(reading, key, start, stop)
 
 
 def _warm_up(reading: Reading) -> None:
-    from loader.service.blocks import Spec
+    from budgetloader.service.blocks import Spec
 
     _decode(reading, Key(Spec(reading.open().fingerprint, 32, "antialias", "resized", 0, "replace"), 0, 0), 0, 1)
 
@@ -170,7 +170,7 @@ class Coordinator:
             self._emitted_before += emitted
 
     def status(self) -> dict[str, Any]:
-        """What `python -m loader top` and the metrics show."""
+        """What `budgetloader top` and the metrics show."""
         now = time.monotonic()
         self._forget()
         counts = self._cache.counts

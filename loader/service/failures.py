@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from loader.budget import Budget
-from loader.order import Order
-from loader.schedule import Schedule
-from loader.service.blocks import BLOCK, Key
+from budgetloader.budget import Budget
+from budgetloader.order import Order
+from budgetloader.schedule import Schedule
+from budgetloader.service.blocks import BLOCK, Key
 
 ATTEMPTS = 4  # at a block whose worker ends each time
 
@@ -30,5 +30,5 @@ def worker_ended(key: Key, ids: list[int], path: str) -> str:
     return (
         f"block {key.number} of epoch {key.epoch} ended the process that decodes it, {ATTEMPTS} times: the decoder "
         f"crashes at one of its samples, the disk cannot read it, or memory is full (`dmesg` may say). Its samples: "
-        f"{', '.join(map(str, ids))}. Look for it with python -m loader verify {path}"
+        f"{', '.join(map(str, ids))}. Look for it with budgetloader verify {path}"
     )

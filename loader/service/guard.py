@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 
-MARK = "REDUCED_SAMPLING_SESSION"
+MARK = "BUDGETLOADER_SESSION"
 
 
 def processes_of(folder: str, *, spared: set[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""`python -m loader join`: this machine as a part of a service's cluster."""
+"""`budgetloader join`: this machine as a part of a service's cluster."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from loader import apart
-from loader.errors import EngineError
-from loader.service import DECODE, registry
-from loader.service.server import Served, known, own_address
-from loader.service.session import session
+from budgetloader import apart
+from budgetloader.errors import EngineError
+from budgetloader.service import DECODE, registry
+from budgetloader.service.server import Served, known, own_address
+from budgetloader.service.session import session
 
 
 @contextlib.contextmanager
@@ -33,7 +33,7 @@ def joined(
     Raises:
         EngineError: the cluster does not answer, or not to this token.
     """
-    from loader.service.link import check_token, set_environment
+    from budgetloader.service.link import check_token, set_environment
 
     registry.check_name(name)
     host = own_address(host)

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from loader.errors import EngineError
-from loader.service import LOOPBACK, NAMESPACE, registry
+from budgetloader.errors import EngineError
+from budgetloader.service import LOOPBACK, NAMESPACE, registry
 
 GONE_SECONDS = 4.0  # without a sign of life; an error follows within 5
 RETRY_SECONDS = 0.1
@@ -86,7 +86,7 @@ class Link:
         try:
             import ray
         except ImportError:
-            raise EngineError("Ray is not installed; pip install 'reduced-sampling-loader[service]'") from None
+            raise EngineError("Ray is not installed; pip install 'budgetloader[service]'") from None
         self.ray = ray
         try:
             check_token(entry.address, name=entry.name)

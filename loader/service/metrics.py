@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from loader.errors import EngineError
-from loader.service.server import status
+from budgetloader.errors import EngineError
+from budgetloader.service.server import status
 
 _WHOLE = {
     "samples_decoded": ("decoded", "counter", "Samples decoded."),

@@ -22,9 +22,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from loader.errors import EngineError
+from budgetloader.errors import EngineError
 
-FOLDER_VARIABLE = "REDUCED_SAMPLING_SERVICES"
+FOLDER_VARIABLE = "BUDGETLOADER_SERVICES"
 BEAT_SECONDS = 10.0
 _DEAD_SECONDS = 6 * BEAT_SECONDS
 _MOST_BYTES = 1 << 16
@@ -67,14 +67,14 @@ class Entry:
 
 
 def folder() -> Path:
-    """Where the entries lie, made if need be: $REDUCED_SAMPLING_SERVICES, or in the user's runtime folder.
+    """Where the entries lie, made if need be: $BUDGETLOADER_SERVICES, or in the user's runtime folder.
 
     Raises:
         EngineError: it cannot be made, or others could write to it.
     """
     given = os.environ.get(FOLDER_VARIABLE)
     base = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    path = Path(given) if given else Path(base) / "reduced-sampling-loader"
+    path = Path(given) if given else Path(base) / "budgetloader"
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
         found = path.stat()
@@ -188,7 +188,7 @@ def read(name: str) -> Entry:
     except FileNotFoundError:
         known = ", ".join(sorted(names())) or "none"
         raise EngineError(
-            f"there is no service {name!r} (running: {known}); start it: python -m loader serve FILE --name {name}"
+            f"there is no service {name!r} (running: {known}); start it: budgetloader serve FILE --name {name}"
         ) from None
 
 
@@ -202,7 +202,7 @@ def find(name: str) -> Entry:
     if not entry.here:
         raise EngineError(
             f"service {name!r} was started on machine {entry.host} (this one is {socket.gethostname()}), or before "
-            f"this one was started anew; to use it from here, serve it there with --host, and run python -m loader "
+            f"this one was started anew; to use it from here, serve it there with --host, and run budgetloader "
             f"join here, with {FOLDER_VARIABLE} set to a folder of this machine alone"
         )
     return entry

@@ -1,4 +1,4 @@
-"""`python -m loader serve`: a Ray cluster of one node, its coordinator, and their end."""
+"""`budgetloader serve`: a Ray cluster of one node, its coordinator, and their end."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loader.errors import EngineError
-from loader.limits import MAX_PIXELS
-from loader.parallel import cores
-from loader.service import COORDINATE, DECODE, LOOPBACK, NAMESPACE, registry
-from loader.service.blocks import Reading
-from loader.service.session import Session, session
-from loader.service.stopping import Stopping, rearm
+from budgetloader.errors import EngineError
+from budgetloader.limits import MAX_PIXELS
+from budgetloader.parallel import cores
+from budgetloader.service import COORDINATE, DECODE, LOOPBACK, NAMESPACE, registry
+from budgetloader.service.blocks import Reading
+from budgetloader.service.session import Session, session
+from budgetloader.service.stopping import Stopping, rearm
 
 LEAST_MEMORY_BYTES = 84 * 10**6  # Ray's least, rounded up
 _GOODBYE_SECONDS = 3.0  # for Ray to end in order; what is left is killed
@@ -61,7 +61,7 @@ def service(
         memory_bytes: of shared memory, the most that blocks take; at least `LEAST_MEMORY_BYTES`.
         workers: decoding processes; default: one per core.
         host: the address to listen at. Beyond the loopback, whoever is to connect needs the token in
-            the service's entry (see `loader.service.registry`); traffic is not encrypted.
+            the service's entry (see `budgetloader.service.registry`); traffic is not encrypted.
         verify: whether samples are compared with their checksums when they are read.
         max_pixels: of an image; a file that has larger ones is refused.
 
@@ -174,16 +174,16 @@ def status(name: str) -> dict[str, Any]:
 
 def _start(made: Session, memory_bytes: int, workers: int, host: str, token: str) -> str:
     """Start Ray; its address."""
-    from loader.service.link import set_environment
+    from budgetloader.service.link import set_environment
 
     set_environment(token, host=host)
     os.environ.update(made.environment)
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(Path(__file__).absolute().parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         import ray
     except ImportError:
-        raise EngineError("Ray is not installed; pip install 'reduced-sampling-loader[service]'") from None
+        raise EngineError("Ray is not installed; pip install 'budgetloader[service]'") from None
     # Ray's workers look for modules in the driver's working directory first.
     with _working_in(made.folder):
         _init(ray, made, memory_bytes, workers, host)
@@ -236,7 +236,7 @@ def _coordinator(reading: Reading, name: str, memory_bytes: int, workers: int) -
     """Start the coordinator, and wait until it and its workers are ready."""
     import ray
 
-    from loader.service.coordinator import Coordinator
+    from budgetloader.service.coordinator import Coordinator
 
     actor: Any = ray.remote(Coordinator).options(
         name=f"coordinator-{name}",
@@ -257,7 +257,7 @@ def serve_until_stopped(served: Served, *, stop: Stopping, metrics_port: int | N
     """
     rearm(stop)
     if metrics_port is not None:
-        from loader.service.metrics import start
+        from budgetloader.service.metrics import start
 
         start(served.entry.name, port=metrics_port, host=LOOPBACK)
     next_beat = 0.0

@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from loader.errors import EngineError
-from loader.service import guard, registry
+from budgetloader.errors import EngineError
+from budgetloader.service import guard, registry
 
 _MOST_FOLDER_LETTERS = 43  # a socket's path may have 107, and Ray adds as many as 64 to its folder's
 _VITAL = {"raylet": "raylet", "gcs_server": "GCS"}  # without them a cluster is none

@@ -1,4 +1,4 @@
-"""`python -m loader top`: what a service's trainers are doing."""
+"""`budgetloader top`: what a service's trainers are doing."""
 
 from __future__ import annotations
 

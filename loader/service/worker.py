@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from loader.batch import Planner
-from loader.engines.base import Job, Output, Work
-from loader.engines.native import Renderer
-from loader.errors import CorruptSampleError, DatasetError
-from loader.schedule import Schedule
-from loader.service.blocks import BLOCK, Key, Reading, Spec
+from budgetloader.batch import Planner
+from budgetloader.engines.base import Job, Output, Work
+from budgetloader.engines.native import Renderer
+from budgetloader.errors import CorruptSampleError, DatasetError
+from budgetloader.schedule import Schedule
+from budgetloader.service.blocks import BLOCK, Key, Reading, Spec
 
 
 def decode_block(reading: Reading, key: Key, start: int, stop: int) -> dict[str, Any]:
