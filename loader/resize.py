@@ -1,7 +1,7 @@
 """The one resize of all engines: a separable triangle filter over a window, fused with the output.
 
 `antialias` widens the filter to the reduction's scale, as PIL, torchvision (antialias=True) and
-DALI (antialias=True) do; `linear` always takes the two nearest pixels. Pixel centres are at half
+DALI (antialias=True) do; `linear` takes the two nearest pixels. Pixel centres are at half
 integers; pixels outside the window are never read, so that the result depends on the window alone.
 The arithmetic is float32 without contraction or reordering: the same bits on any machine.
 """

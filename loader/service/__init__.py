@@ -5,7 +5,7 @@ with different schedules and batch sizes want the same images. The service decod
 of consecutive positions, keeps the blocks in Ray's object store under a cap, and hands them out.
 
     budgetloader serve train.beton --name imagenet --memory 4GB       # in a terminal
-    loader.connect("imagenet", schedule=…, batch_size=…, image_size=…)    # in each trainer
+    budgetloader.connect("imagenet", schedule=…, batch_size=…, image_size=…)    # in each trainer
 """
 
 NAMESPACE = "budgetloader"  # of the actors' names

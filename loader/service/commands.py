@@ -34,7 +34,7 @@ def serve(options: argparse.Namespace) -> int:
         stop.started = True
         entry = served.entry
         print(
-            f"serving {options.file} as {entry.name!r}; loader.connect({entry.name!r}, …); Ctrl-C ends it", flush=True
+            f"serving {options.file} as {entry.name!r}; budgetloader.connect({entry.name!r}, …); Ctrl-C ends it", flush=True
         )
         if entry.node != LOOPBACK:
             print(f"on other machines: budgetloader join {entry.address} --name {entry.name} …", flush=True)
@@ -62,7 +62,7 @@ def join(options: argparse.Namespace) -> int:
     ):
         stop.started = True
         name = served.entry.name
-        print(f"joined {options.address}; loader.connect({name!r}, …) works here; Ctrl-C ends it", flush=True)
+        print(f"joined {options.address}; budgetloader.connect({name!r}, …) works here; Ctrl-C ends it", flush=True)
         serve_until_stopped(served, stop=stop, metrics_port=None)
     return 0
 
