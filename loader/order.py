@@ -68,10 +68,15 @@ def _scaled_hash(values: np.ndarray, key: np.uint64, bound: np.uint64) -> np.nda
     return ((mixed >> _HALF) * bound) >> _HALF
 
 
+def round_keys(seed: int, epoch: int, *, purpose: int = rng.ORDER_KEY, number: int = 0) -> np.ndarray:
+    """The key of one of an epoch's permutations: uint64 [16]."""
+    words = rng.draws(np.arange(_ROUNDS) + _ROUNDS * number, seed=seed, epoch=epoch, purpose=purpose)
+    return words[0] << _HALF | words[1]
+
+
 @lru_cache(maxsize=64)
 def _permutation(size: int, seed: int, number: int, purpose: int = rng.ORDER_KEY) -> Permutation:
-    words = rng.draws(np.arange(_ROUNDS), seed=seed, epoch=number, purpose=purpose)
-    return Permutation(size, key=words[0] << _HALF | words[1])
+    return Permutation(size, key=round_keys(seed, number, purpose=purpose))
 
 
 def check_seed(seed: int) -> int:

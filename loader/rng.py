@@ -16,7 +16,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 
 # What a draw is for; draws for different purposes are independent.
-ORDER_KEY, WINDOW, REPLACEMENT, SUBSET_KEY = 0, 1 << 24, 2 << 24, 3 << 24
+ORDER_KEY, WINDOW, REPLACEMENT, SUBSET_KEY, WEIGHTED, MIXTURE_KEY = (number << 24 for number in range(6))
 
 
 def philox(counter: tuple, *, key: int) -> np.ndarray:
