@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
-from budgetloader.batch import Index
 from budgetloader.convert import convert
 from budgetloader.dataset import Dataset
 from budgetloader.errors import DatasetError
 from budgetloader.generate import generate
+from budgetloader.plans import Index
 from budgetloader.sources import Source, cifar_folder, open_source
 
 _HOLD_OUT = 8  # without a validation folder, every eighth image of each class is kept for it
