@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         LoaderError,
         ResumeError,
         ScheduleError,
+        ServiceGoneError,
     )
     from budgetloader.loader import BudgetLoader
     from budgetloader.sampler import BudgetSampler
@@ -59,6 +60,7 @@ _HOMES = {
     "ResumeError": "errors",
     "Schedule": "schedule",
     "ScheduleError": "errors",
+    "ServiceGoneError": "errors",
     "Verdict": "stats",
     "connect": "service.client",
 }
@@ -75,6 +77,7 @@ __all__ = [
     "ResumeError",
     "Schedule",
     "ScheduleError",
+    "ServiceGoneError",
     "Verdict",
     "connect",
     "theory",

@@ -27,3 +27,7 @@ class ResumeError(LoaderError):
 
 class EngineError(LoaderError, RuntimeError):
     """An engine that failed, was closed, or is not installed."""
+
+
+class ServiceGoneError(EngineError):
+    """A service that is not running, or ended while it was in use: `connect` again once it is back."""

@@ -108,7 +108,8 @@ class Services:
 
     def status(self, name):
         code = (
-            "import json, sys; from budgetloader.service.client import status; print(json.dumps(status(sys.argv[1])))"
+            "import sys; from budgetloader.service import client, protocol;"
+            "print(protocol.encode(client.status(sys.argv[1])).decode())"
         )
         done = subprocess.run(
             [sys.executable, "-c", code, name], env=self.environment, capture_output=True, text=True, timeout=60

@@ -266,14 +266,13 @@ def test_rays_memory_monitor_ends_no_decoder(served):
 def test_top_shows_a_name_as_it_is_and_what_is_copied():
     from rich.console import Console
 
+    from budgetloader.service.protocol import ServiceStatus, TrainerStatus
     from budgetloader.service.top import table
 
-    trainer = {"name": "[red]x[/", "schedule": "[b]", "epoch": 0, "step": 1, "emitted": 2, "decoded": 3, "copied": 4321}
-    trainer |= {"images_per_second": 1.0, "starved": 0.0, "silent_seconds": 0.0}
-    state = {"path": "/[a]/b", "uptime_seconds": 1, "used_bytes": 0, "memory_bytes": 1, "hits": 0, "misses": 0}
-    state |= {"decoded": 0, "emitted": 0, "trainers": [trainer]}
+    trainer = TrainerStatus("id", "[red]x[/", "[b]", 0, 1, 2, 3, 1.0, 0.0, 4321, 0.0)
+    status = ServiceStatus("/[a]/b", 9, 1.0, 1, 0, 0, 0, 0, 0, 0, (trainer,))
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(table("any", state))
+    console.print(table("any", status))
     shown = console.export_text()
     assert "[red]x[/" in shown and "[b]" in shown and "/[a]/b" in shown and "4,321" in shown
 

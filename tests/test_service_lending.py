@@ -9,6 +9,7 @@ import pytest
 
 from budgetloader.service import lending
 from budgetloader.service.lending import Borrower, Lender, Store
+from budgetloader.service.protocol import Loan, ProtocolError
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 
@@ -129,9 +130,9 @@ def lender(shared, monkeypatch):
 def test_the_descriptors_go_with_the_first_loan(shared, lender):
     lent, blocks = lender
     answer, descriptors = lent.lend(blocks[0, 1], of=blocks[0], most=1)
-    assert answer == {"loan": 0, "offset": PAGE // 4} and descriptors == [shared[0], 0]
+    assert answer == Loan(0, PAGE // 4) and descriptors == [shared[0], 0]
     answer, descriptors = lent.lend(blocks[0, 2], of=blocks[0], most=1)
-    assert answer == {"loan": 1, "offset": PAGE // 2} and descriptors == []
+    assert answer == Loan(1, PAGE // 2) and descriptors == []
     assert lent.store_bytes == 8 * PAGE
 
 
@@ -140,7 +141,7 @@ def test_no_more_is_held_than_may_be_and_what_is_returned_makes_room(lender):
 
     def lend(number, part):
         found = lent.lend(blocks[number, part], of=blocks[number], most=2)
-        return found and found[0]["loan"]
+        return found and found[0].number
 
     assert [lend(0, 0), lend(0, 1), lend(1, 0)] == [0, 1, 2]
     assert lend(2, 0) is None and lend(1, 1) == 3, "another batch of what is held costs nothing"
@@ -148,6 +149,15 @@ def test_no_more_is_held_than_may_be_and_what_is_returned_makes_room(lender):
     assert lend(2, 0) is None, "the block's other batch is still out"
     lent.take_back([1])
     assert lend(2, 0) == 4
+
+
+def test_what_was_not_lent_cannot_be_returned(lender):
+    lent, blocks = lender
+    lent.lend(blocks[0, 0], of=blocks[0], most=1)
+    lent.take_back([0])
+    for loan in (0, 1):
+        with pytest.raises(ProtocolError, match=f"loan {loan}"):
+            lent.take_back([loan])
 
 
 def test_what_is_lent_is_held_also_if_the_same_batch_was_lent_from_elsewhere(lender):
