@@ -10,11 +10,14 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from services import data, environment, served, services
 
 from budgetloader.convert import Settings, convert
 from budgetloader.dataset import Dataset
 from budgetloader.generate import generate
 from budgetloader.sources import Source, image_folder
+
+__all__ = ["data", "environment", "served", "services"]  # fixtures: running services, see services.py
 
 # A shell's background job ignores Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

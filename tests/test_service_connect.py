@@ -24,12 +24,12 @@ def keywords(function):
 
 def test_connect_has_the_loaders_keywords_with_its_defaults():
     """A new keyword of BudgetLoader belongs to `connect`, too, or among what it refuses with a reason."""
-    loaders, ours = keywords(BudgetLoader), keywords(connect)
-    assert set(loaders) - set(ours) == set(client._REFUSED)
-    assert set(ours) - set(loaders) == {"label", "wait_seconds"}
+    loaders, own = keywords(BudgetLoader), keywords(connect)
+    assert set(loaders) - set(own) == set(client._REFUSED)
+    assert set(own) - set(loaders) == {"label", "wait_seconds"}
     required = {"schedule", "batch_size", "image_size"}
-    assert {name for name, default in ours.items() if default is inspect.Parameter.empty} == required
-    assert all(ours[name] == loaders[name] for name in set(ours) & set(loaders) - required)
+    assert {name for name, default in own.items() if default is inspect.Parameter.empty} == required
+    assert all(own[name] == loaders[name] for name in set(own) & set(loaders) - required)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_service_that_is_not_running_is_an_error_of_its_own():
 
 
 class _Bridge:
-    """A bridge that finds its service once `there` is set."""
+    """A bridge that finds its service once `ready` is set."""
 
     ready = threading.Event()
 

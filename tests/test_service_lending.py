@@ -27,9 +27,9 @@ def shared():
 
 @pytest.fixture
 def borrower(shared):
-    ours, theirs = socket.socketpair()
-    yield Borrower(os.dup(shared[0]), ours.detach()), theirs
-    theirs.close()
+    near, far = socket.socketpair()
+    yield Borrower(os.dup(shared[0]), near.detach()), far
+    far.close()
 
 
 def is_open(peer):
@@ -70,37 +70,37 @@ def test_what_is_written_to_a_loan_is_seen_by_it_alone(shared, borrower):
 
 def lent(shared, count):
     """A borrower, its arrays, and the other end of its connection."""
-    ours, theirs = socket.socketpair()
-    borrower = Borrower(os.dup(shared[0]), ours.detach())
-    return borrower, [borrower.array(n, offset=n * PAGE, shape=(PAGE,)) for n in range(count)], theirs
+    near, far = socket.socketpair()
+    borrower = Borrower(os.dup(shared[0]), near.detach())
+    return borrower, [borrower.array(n, offset=n * PAGE, shape=(PAGE,)) for n in range(count)], far
 
 
 def test_the_descriptors_are_closed_with_the_last_loan(shared):
-    borrower, arrays, theirs = lent(shared, 2)
+    borrower, arrays, far = lent(shared, 2)
     del borrower
     gc.collect()
     arrays.pop()
-    assert is_open(theirs)
+    assert is_open(far)
     arrays.pop()
     gc.collect()
-    assert not is_open(theirs)
+    assert not is_open(far)
 
 
 def test_the_descriptors_are_closed_where_nothing_is_lent(shared):
-    borrower, _, theirs = lent(shared, 0)
-    assert is_open(theirs)
+    borrower, _, far = lent(shared, 0)
+    assert is_open(far)
     del borrower
     gc.collect()
-    assert not is_open(theirs)
+    assert not is_open(far)
 
 
 def test_what_is_out_is_the_trainers_own_after_settling(shared):
-    borrower, arrays, theirs = lent(shared, 3)
+    borrower, arrays, far = lent(shared, 3)
     before = [array.copy() for array in arrays[1:]]
     arrays[0][:] = 3
     arrays[1][5] = before[0][5] = 77
     borrower.settle()
-    assert not is_open(theirs), "the store may free and use its memory now"
+    assert not is_open(far), "the store may free and use its memory now"
     shared[1][:] = 255
     assert (arrays[0] == 3).all()
     for array, expected in zip(arrays[1:], before, strict=True):

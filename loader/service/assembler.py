@@ -43,8 +43,8 @@ class Assembler:
         self._ends: dict[int, int] = {}  # positions of each epoch's budget
         self._references: dict[Key, list[Part]] = {}
         self._values: dict[Key, list[Part]] = {}
-        self._older: set[Key] = set()  # blocks that somebody had asked for before
-        self._tried: set[Key] = set()  # of these, those that failed and were asked for anew
+        self._older: set[Key] = set()  # blocks that another trainer had asked for before
+        self._tried: set[Key] = set()  # those of them that failed and were asked for again
         self._last: Key | None = None
         self._ahead: list[Key] = []
         self._capacity_bytes, self._workers = served.capacity_bytes, served.workers
@@ -52,7 +52,7 @@ class Assembler:
         self._lender = Lender() if plain else None
         self._share(_TRAINERS)
         self._emitted, self._waited, self._decoded = 0, 0.0, 0
-        self._copied = 0  # batches that would have been lent, if the way to do it were not lost
+        self._copied = 0  # batches that were copied because the object store's memory was not found
         self._decode_seconds, self._decode_rows = 0.0, 0  # of all parts that came, whenever they were decoded
 
     def want(self, epoch: int, spans: Spans, ends: Sequence[int]) -> None:
@@ -125,7 +125,7 @@ class Assembler:
     def _decode_busy(self, samples: int) -> float:
         """How long the service's workers are at work while so many samples are decoded for this trainer.
 
-        The others are taken to have as many decoded as this one: they share what it asked for, or ask for as much.
+        It assumes that the other trainers need as many: they share what this one asked for, or ask for as much.
         """
         each = self._decode_seconds / max(self._decode_rows, 1)
         return samples * each * self._sharing / self._workers
@@ -201,7 +201,7 @@ class Assembler:
         return EngineError(f"service {self._link.entry.name!r}: {why}")
 
     def _forget(self, key: Key) -> None:
-        """Have a block that failed made anew when it is asked for again: what was wrong may be mended by then."""
+        """Have a block that failed decoded again by whoever asks next: the cause may be gone by then."""
         self._link.tell("forget", [(key, self._references.pop(key))])
 
     def _ask(self, epoch: int, step: int, lost: list[tuple[Key, list[Part]]]) -> None:

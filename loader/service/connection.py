@@ -103,7 +103,7 @@ class Bridge:
         """Send a request; `answer` gives what is said to it.
 
         Raises:
-            BridgeEnded: nobody is there to get it.
+            BridgeEnded: the bridge has ended.
             EngineError: it is too large.
         """
         try:

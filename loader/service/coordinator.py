@@ -193,7 +193,7 @@ class Coordinator:
                 raise EngineError(f"{rows} rows of block {key.number} are not among the dataset's {samples} samples")
 
     def _forget_the_silent(self) -> None:
-        """Do not count trainers that have asked for nothing for long."""
+        """Forget trainers that have not asked for blocks for long."""
         now = time.monotonic()
         for trainer, state in list(self._trainers.items()):
             if now - state.seen > _FORGET_SECONDS:

@@ -16,7 +16,7 @@ from budgetloader.service.failures import check_alive, first_line, gone
 
 GONE_SECONDS = 4.0  # without a sign of life; an error follows within 5
 RETRY_SECONDS = 0.1
-_RESTART_SECONDS = 120.0  # that a coordinator may take to be there again, while its cluster is alive
+_RESTART_SECONDS = 120.0  # that a coordinator may take to restart, while its cluster is alive
 _ANSWER_SECONDS = 3.0
 
 
@@ -41,7 +41,7 @@ def check_token(address: str, *, name: str) -> None:
 
     Raises:
         EngineError: it does not.
-        ConnectionError: nobody answers there.
+        ConnectionError: nothing answers at the address.
     """
     host, _, port = address.rpartition(":")
     try:

@@ -7,7 +7,7 @@ import mmap
 import os
 import time
 from collections import deque
-from typing import cast
+from typing import Any
 
 import numpy as np
 
@@ -49,14 +49,17 @@ class BridgeMaker:
         self._ends = [*(budget.epoch_samples(epoch) for epoch in range(len(budget.batches))), 0]
         self._uploader = uploader(job)
         output = self._uploader.host
+        layout: Any = output.layout  # Output has checked these
+        dtype: Any = str(buffer_dtype(output))
+        rows: Any = tuple(tuple(map(float, row)) for row in tone(output))
         self._setup = Setup(
             spec=Spec(
                 bridge.index.fingerprint, output.image_size, output.interpolation, output.crop, seed, job.on_corrupt
             ),
             schedule=str(budget.schedule),
-            layout=cast(str, output.layout),  # type: ignore[arg-type]  # Output has checked it
-            dtype=str(buffer_dtype(output)),  # type: ignore[arg-type]
-            tone=tuple(tuple(map(float, row)) for row in tone(output)),  # type: ignore[arg-type]
+            layout=layout,
+            dtype=dtype,
+            tone=rows,
         )
         self._shared: dict[int, tuple[int, tuple[int, int, int, int]]] = {}  # address → descriptor, shape
         self._pool = BufferPool(output, job.batch_size, allocate=self._allocate)  # type: ignore[arg-type]
@@ -90,7 +93,11 @@ class BridgeMaker:
             raise answer
         try:
             return self._made(plan, buffer, answer)
-        except (ValueError, OverflowError, OSError) as error:  # a loan or a row that there is not
+        except (
+            ValueError,
+            OverflowError,
+            OSError,
+        ) as error:  # a loan outside the store's memory, a row outside the batch
             raise EngineError(f"service {self._bridge.entry.name!r} gives a batch that cannot be ({error})") from None
 
     def _made(self, plan: BatchPlan, buffer: np.ndarray, answer: BatchAnswer) -> Batch:

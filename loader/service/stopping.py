@@ -75,7 +75,7 @@ def stopping() -> Iterator[Stopping]:
     try:
         yield state
     except BaseException as error:
-        stop = isinstance(error, (KeyboardInterrupt, SystemExit))  # ours, or that of Ray's own handler
+        stop = isinstance(error, (KeyboardInterrupt, SystemExit))  # of our handler or of Ray's
         if not state.requested or (state.started and not stop):
             raise
         if not state.started:
