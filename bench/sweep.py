@@ -213,7 +213,7 @@ def _kill(children: list[Child]) -> None:
 def _decoded() -> int:
     from budgetloader.service.client import status
 
-    return status(NAME)["decoded"]
+    return status(NAME).decoded
 
 
 def _jobs(options: argparse.Namespace, part: str, *, beton: Path, seed: int) -> list[dict[str, Any]]:

@@ -37,7 +37,6 @@ INSIDE = {  # the same within a folder: its parts first, and what is made of the
     ),
 }
 ENGINES = {"dali", "ffcv", "native", "resident", "synthetic"}
-KNOWN_CIRCLES = [{"service.metrics", "service.server"}]  # to be gone with the service's own tidying
 OWNERS = {"nvidia": "engines/dali.py", "ffcv": "engines/ffcv.py", "ray": "service/"}
 
 
@@ -149,7 +148,7 @@ def test_every_file_of_a_folder_has_its_layer(folder):
 def test_no_modules_import_each_other():
     edges = graph(sources())
     assert "engines.base" in edges["engines.native"] and "service.wire" in edges["service.bridge"]
-    assert [circle for circle in circles(edges) if circle not in KNOWN_CIRCLES] == []
+    assert circles(edges) == []
 
 
 def test_the_test_of_the_circles_can_fail():
