@@ -12,7 +12,7 @@ from typing import Any
 
 from budgetloader import theory
 from budgetloader.bench.estimate import trimmed_mean, weighted
-from budgetloader.models.train import EpochRecord
+from budgetloader.models.epoch import EpochRecord
 from budgetloader.schedule import Schedule
 
 TARGET_POINTS = 0.5  # the half-width at which a bench stops measuring, if its limit of rounds allows

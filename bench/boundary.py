@@ -20,7 +20,8 @@ from typing import Any
 from budgetloader.bench.estimate import Estimate, trimmed_mean
 from budgetloader.bench.settings import Cell
 from budgetloader.loader import BudgetLoader
-from budgetloader.models.train import EpochUnderWay, Trainer
+from budgetloader.models.epoch import EpochUnderWay
+from budgetloader.models.train import Trainer
 from budgetloader.schedule import Schedule
 
 EPOCHS = {"training": 6, "taking only": 16}  # of each setting; the first fills the pipeline, and is not counted

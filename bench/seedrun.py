@@ -12,8 +12,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from budgetloader import engines
-from budgetloader.bench import runs
+from budgetloader import engines, runs
 from budgetloader.bench.analysis import TARGET_POINTS, Measured
 from budgetloader.bench.boundary import measure as measure_boundary
 from budgetloader.bench.data import Data
@@ -52,10 +51,17 @@ class SeedRun:
         self._first = self._trainer(cells[0])
         for cell in cells:
             batches = BudgetLoader(self.data.train, schedule=cell.schedule, sampling=cell.sampling, **shape)
-            setting = Setting(cell, self._trainer(cell), batches)
+            setting = Setting(
+                cell,
+                self._trainer(cell),
+                batches,
+                state=self._state(cell.name),
+                seed=self.seed,
+                evaluation=self.evaluation,
+                eval_every=self.options.eval_every,
+            )
             self.settings.append(setting)
-            if self._state(cell.name).exists():
-                setting.load(self._state(cell.name))
+            setting.training.load()
         self._load_timed()
 
     @property
@@ -117,8 +123,8 @@ class SeedRun:
         task = progress.add_task("train", total=total, completed=done)
         self._warm_up()
 
-        def batches_done(setting: Any, count: int) -> None:
-            description = f"{label}{setting.name} {len(setting.records) + 1}/{setting.schedule.epochs}"
+        def batches_done(setting: Any, epoch: int, count: int) -> None:
+            description = f"{label}{setting.name} {epoch + 1}/{setting.schedule.epochs}"
             progress.update(task, advance=count, description=description, refresh=True)
 
         def epoch_done(setting: Any) -> None:
@@ -130,15 +136,7 @@ class SeedRun:
             )
 
         try:
-            interleave.run(
-                self.settings,
-                state_of=lambda setting: self._state(setting.name),
-                seed=self.seed,
-                evaluation=self.evaluation,
-                eval_every=options.eval_every,
-                batches_done=batches_done,
-                epoch_done=epoch_done,
-            )
+            interleave.run(self.settings, batches_done=batches_done, epoch_done=epoch_done)
         except KeyboardInterrupt:
             return True
         return False
@@ -163,7 +161,7 @@ class SeedRun:
             if not setting.finished:
                 self.warm_up_seconds[setting.name] = interleave.warm_up(setting.trainer, **shape)
                 if setting.records:
-                    setting.load(self._state(setting.name))
+                    setting.training.load()
 
     def time_more(self, unclear: Callable[[], list[str]], progress: Progress) -> None:
         """Run rounds of timing alone, until every interval is narrow enough or there were `extra_rounds`.
