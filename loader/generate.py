@@ -18,6 +18,7 @@ import numpy as np
 
 from budgetloader.errors import DatasetError
 from budgetloader.parallel import in_order
+from budgetloader.paths import local
 
 _SKIMAGE = (
     "astronaut.png",
@@ -77,7 +78,7 @@ def generate(
     Raises:
         DatasetError: `root` exists and is not empty, or cannot be written.
     """
-    root = Path(root)
+    root = local(root)
     if images < 1:
         raise DatasetError(f"images {images} is not at least 1")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
