@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from budgetloader.bench import runs
+from budgetloader import runs
 from budgetloader.bench.analysis import TARGET_POINTS, compare
 from budgetloader.bench.busy import busy
 from budgetloader.bench.console import INTERRUPTED, bars

@@ -124,7 +124,7 @@ def options_of(given: dict[str, Any], *, presets: Mapping[str, Mapping[str, Any]
 
 def claim(out: Path, options: Options, *, how: str) -> None:
     """Make `out`, which is held, this run's, or go on with what it holds if that was asked the same."""
-    from budgetloader.bench import runs
+    from budgetloader import runs
     from budgetloader.bench.record import write_json
 
     config = out / "config.json"

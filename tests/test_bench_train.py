@@ -1,4 +1,4 @@
-"""One training run as a user starts it: killed, resumed, with several ranks, with a network of one's own."""
+"""`budgetloader train` as a user starts it: killed, resumed, with several ranks, with a network of one's own."""
 
 import json
 import os
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from budgetloader.bench.train import main, network_of
+from budgetloader import cli
+from budgetloader.training import network_of
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = """
@@ -56,12 +57,16 @@ def place(tmp_path_factory):
     return place
 
 
-def start(place, *more, launcher=("-m", "budgetloader.bench.train")):
+def start(place, *more, launcher=("-m", "budgetloader", "train")):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, *more]
     return subprocess.Popen(
         command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def main(arguments):
+    return cli.main(["train", *arguments])
 
 
 def finish(process):
@@ -128,13 +133,13 @@ def torchrun(ranks):
 
 def test_two_ranks_train_and_one_or_two_go_on(place):
     out = place / "two"
-    finish(start(place, "-m", "budgetloader.bench.train", *SMALL, "--out", out.name, launcher=torchrun(2)))
+    finish(start(place, "-m", "budgetloader", "train", *SMALL, "--out", out.name, launcher=torchrun(2)))
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [(row["batches"], row["images"]) for row in rows] == [(36, 1440), (22, 880), (12, 480), (12, 480)]
     assert rows[-1]["top1"] > 0.2  # of all 357 held-out digits, whatever the number of ranks
     for ranks in (1, 2):
         output = finish(
-            start(place, "-m", "budgetloader.bench.train", *SMALL, "--out", out.name, launcher=torchrun(ranks))
+            start(place, "-m", "budgetloader", "train", *SMALL, "--out", out.name, launcher=torchrun(ranks))
         )
         assert "trained" in output
 
