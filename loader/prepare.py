@@ -104,7 +104,7 @@ def _digits(folder: Path, *, images: int, image_size: int, progress: Progress) -
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise DatasetError("the digits come with scikit-learn; pip install scikit-learn") from None
+        raise DatasetError("the digits come with scikit-learn; pip install 'budgetloader[bench]'") from None
 
     digits = load_digits()
     if not 10 <= images < len(digits.target):
