@@ -1,4 +1,4 @@
-"""What `budgetloader train` does: one network trained by one schedule, over one or several processes."""
+"""The work of `budgetloader train`: one network trained by one schedule, in one process or several."""
 
 from __future__ import annotations
 
@@ -176,6 +176,11 @@ class _Display:
 
     def loaded(self, history: History) -> None:
         """Begin the bar at what a checkpoint holds, or it would count as done at once."""
+        if history.earlier_epochs is not None and self._shown:
+            self._console.print(
+                f"going on from a run of {history.earlier_epochs} epochs as one of {self._schedule.epochs}; "
+                "the learning rate follows the longer schedule from here"
+            )
         done = sum(record.batches for record in history.records)
         self._task = self._progress.add_task("train", total=self._budget.total, completed=done)
 
