@@ -193,9 +193,11 @@ class _Display:
         return True
 
     def epoch(self, history: History) -> None:
+        record = history.records[-1]
+        done = sum(self._budget.batches[: record.epoch + 1])
+        self._progress.update(self._task, completed=done, refresh=True)
         if not self._shown:
             return
-        record = history.records[-1]
         accuracy = history.accuracies.get(record.epoch)
         top1 = f", top-1 {100 * accuracy.top1:.2f} %" if accuracy else ""
         self._console.print(
