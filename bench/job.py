@@ -41,7 +41,7 @@ def run(
         options, how: as `budgetloader.bench.options.options_of` gives them.
         recipe: `budgetloader.models.Recipe`; its learning rate is the options'.
         cells_of: the data → the cells.
-        builtin: what to train on without --data; see `budgetloader.bench.data.prepare`.
+        builtin: what to train on without --data; see `budgetloader.prepare.prepare`.
 
     Returns:
         The record: environment, options, one row per setting, every epoch; and whether the run was
@@ -76,7 +76,7 @@ def _run(
     if options.torch_threads:
         torch.set_num_threads(options.torch_threads)
     try:
-        # Nothing redraws the progress by itself: it would take time from what is measured.
+        # Nothing redraws the progress by itself: it would take time from the measurement.
         with busy(options.busy), bars(console, auto_refresh=False) as progress:
             return _seeds(options, data, out, cells_of(data), recipe, progress)
     finally:
@@ -126,7 +126,7 @@ def _compared(options: Options, data: Data, done: Sequence[SeedRun]) -> dict[str
 
 
 def _unclear(options: Options, data: Data, done: Sequence[SeedRun]) -> list[str]:
-    """The settings whose intervals are wider than what a bench is to measure to."""
+    """The settings whose intervals are still wider than a bench's target."""
     rows = _compared(options, data, done)
     return [name for name, row in rows.items() if row["half_width_points"] > TARGET_POINTS]
 
@@ -195,7 +195,7 @@ def accuracies(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def finish(options: Options, console: Console, *, interrupted: bool) -> int:
     """The exit status, said to the reader where the run was interrupted."""
     if interrupted:
-        message = f"interrupted; what was measured is in {options.out}, and the same command goes on from there"
+        message = f"interrupted; the measurements so far are in {options.out}, and the same command goes on from there"
         console.print(message, soft_wrap=True)
         return INTERRUPTED
     return 0

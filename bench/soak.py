@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/soak"))
     parser.add_argument("--seed", type=int, default=0, help="of the trainers' comings and goings")
     options = parser.parse_args()
-    return guarded(lambda _: _main(options), interrupted=f"what was read until then is in {options.out}")
+    return guarded(lambda _: _main(options), interrupted=f"the readings so far are in {options.out}")
 
 
 def _main(options: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ import torch
 if TYPE_CHECKING:
     from rich.console import Console
 
-_COPY_SECONDS = 0.0008  # what the events say a copy takes: 64 images of 224 pixels over a bus of 12 GB/s
+_COPY_SECONDS = 0.0008  # of a copy, as the events have it: 64 images of 224 pixels over a bus of 12 GB/s
 MOST_COST = 0.03
 
 
