@@ -303,11 +303,11 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
     from budgetloader import engines
     from budgetloader.bench import page
     from budgetloader.bench.console import bars
-    from budgetloader.bench.data import prepare
     from budgetloader.bench.gpu_report import errors, grids
     from budgetloader.bench.record import command, environment, write_json
     from budgetloader.doctor import version
     from budgetloader.errors import EngineError
+    from budgetloader.prepare import prepare
 
     for engine in options.engines:
         if engine not in ENGINES and ":" not in engine:

@@ -19,11 +19,11 @@ from budgetloader import runs
 from budgetloader.bench.analysis import TARGET_POINTS, compare
 from budgetloader.bench.busy import busy
 from budgetloader.bench.console import INTERRUPTED, bars
-from budgetloader.bench.data import Data
 from budgetloader.bench.estimate import Estimate, mean, share
 from budgetloader.bench.options import Options, claim
 from budgetloader.bench.seedrun import SeedRun
 from budgetloader.bench.settings import Cell
+from budgetloader.prepare import Data
 
 
 def run(
@@ -58,7 +58,7 @@ def _run(
 ) -> tuple[dict[str, Any], bool]:
     import torch
 
-    from budgetloader.bench.data import prepare
+    from budgetloader.prepare import prepare
 
     recipe = dataclasses.replace(recipe, learning_rate=options.learning_rate)
     with bars(console) as progress:
@@ -134,7 +134,7 @@ def _unclear(options: Options, data: Data, done: Sequence[SeedRun]) -> list[str]
 def _record(
     options: Options, data: Data, done: Sequence[SeedRun], *, boundary: list[dict[str, Any]], finished: bool
 ) -> dict[str, Any]:
-    from budgetloader.bench.data import recognise
+    from budgetloader.bench.dissertation import recognise
     from budgetloader.bench.record import environment
 
     options_given = {**dataclasses.asdict(options), **options.extra, "data": data.name}

@@ -110,7 +110,7 @@ def _run(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     from rich.progress import Progress
 
     from budgetloader import BudgetLoader, Schedule
-    from budgetloader.bench.data import prepare
+    from budgetloader.prepare import prepare
 
     with Progress(disable=True) as progress:
         prepare(

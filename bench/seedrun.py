@@ -15,9 +15,9 @@ from rich.progress import Progress
 from budgetloader import engines, runs
 from budgetloader.bench.analysis import TARGET_POINTS, Measured
 from budgetloader.bench.boundary import measure as measure_boundary
-from budgetloader.bench.data import Data
 from budgetloader.bench.options import Options
 from budgetloader.bench.settings import Cell
+from budgetloader.prepare import Data
 
 
 class SeedRun:

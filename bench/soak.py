@@ -81,7 +81,7 @@ def train(path: str | None, name: str | None, seconds: float, schedule: str, see
 def _soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from rich.progress import Progress
 
-    from budgetloader.bench.data import prepare
+    from budgetloader.prepare import prepare
 
     source: dict[str, Any] = {"evaluation": None, "folder": folder, "images": 1440, "seed": 0}
     prepare(None, **source, progress=Progress(disable=True), builtin="digits", image_size=32)

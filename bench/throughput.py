@@ -235,9 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from budgetloader.bench import compared, page
     from budgetloader.bench.console import bars
-    from budgetloader.bench.data import prepare
     from budgetloader.bench.record import command, environment, write_json
     from budgetloader.parallel import cores
+    from budgetloader.prepare import prepare
 
     say = console.print
     out = Path(options.out)

@@ -135,8 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, console: Console) -> int:
     from budgetloader.bench.child import Child, together
     from budgetloader.bench.console import bars
-    from budgetloader.bench.data import prepare
     from budgetloader.bench.record import environment, write_json
+    from budgetloader.prepare import prepare
 
     out = Path(options.out)
     with bars(console) as progress:
