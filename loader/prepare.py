@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
-from budgetloader.batch import Index
 from budgetloader.convert import convert
 from budgetloader.dataset import Dataset
 from budgetloader.errors import DatasetError
 from budgetloader.generate import generate
 from budgetloader.paths import local
 from budgetloader.sources import Source, cifar_folder, open_source
+
+if TYPE_CHECKING:
+    from budgetloader.batch import Index
 
 _HOLD_OUT = 8  # without a validation folder, every eighth image of each class is kept for it
 

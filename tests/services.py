@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
-from budgetloader.prepare import prepare
+from budgetloader.bench.data import prepare
 from budgetloader.service import registry
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -30,7 +30,7 @@ from services import (
     services,
 )
 
-from budgetloader.prepare import prepare
+from budgetloader.bench.data import prepare
 from budgetloader.service import registry
 
 __all__ = ["data", "environment", "services"]  # the fixtures
