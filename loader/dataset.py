@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import stat
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from budgetloader import beton
 from budgetloader.errors import CorruptSampleError, DatasetError
 from budgetloader.limits import MAX_PIXELS, check_max_pixels, max_bytes
+from budgetloader.paths import local
 
 _AT_ONCE = 1 << 20  # samples of an index that are checked at a time: a hole of 1 TB is none
 
@@ -55,7 +55,7 @@ class Dataset:
         max_pixels: int = MAX_PIXELS,
         mapped: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.path = local(path)
         self._max_pixels = check_max_pixels(max_pixels)
         self._verify, self.mapped = verify, mapped
         self._open_file()
