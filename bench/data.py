@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from budgetloader.batch import Index
+from budgetloader.plans import Index
 from budgetloader.prepare import Data, prepare
 
 __all__ = ["Data", "prepare", "recognise"]

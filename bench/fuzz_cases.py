@@ -174,7 +174,7 @@ class Betons(Kind):
 
     def run(self, seed: int, number: int) -> bool:
         from budgetloader.dataset import Dataset
-        from budgetloader.engines.native import Decoder
+        from budgetloader.engines.rendering import Decoder
         from budgetloader.errors import DatasetError
 
         rng = random.Random(f"beton {seed} {number}")
@@ -260,15 +260,15 @@ class States(Kind):
     """State dicts that a loader is asked to resume from."""
 
     def __init__(self, folder: Path) -> None:
-        from budgetloader.position import Position
+        from budgetloader.cursor import Cursor
 
         self._steps = (5, 3, 1, 5)
         self._identity = {"seed": 3, "dataset": "abc", "schedule": "R3@4", "batch_size": 8}
-        self._position = Position(self._steps, identity=self._identity)
+        self._cursor = Cursor(self._steps, identity=self._identity)
         self._corpus = []
         for epoch, steps in enumerate(self._steps):
             for step in range(steps):
-                self._corpus.append(self._position.state_dict(at=(epoch, step)))
+                self._corpus.append(self._cursor.state_dict(at=(epoch, step)))
         self.size = len(self._corpus)
 
     def run(self, seed: int, number: int) -> bool:
@@ -283,12 +283,12 @@ class States(Kind):
         if rng.random() < 0.05:
             state = _json(rng)
         try:
-            self._position.load_state_dict(state)
+            self._cursor.load_state_dict(state)
         except ResumeError:
             return False
-        assert self._position.epoch < len(self._steps) or (self._position.epoch, self._position.step) == (4, 0)
-        if self._position.epoch < len(self._steps):
-            assert 0 <= self._position.step < self._steps[self._position.epoch]
+        assert self._cursor.epoch < len(self._steps) or (self._cursor.epoch, self._cursor.step) == (4, 0)
+        if self._cursor.epoch < len(self._steps):
+            assert 0 <= self._cursor.step < self._steps[self._cursor.epoch]
         return True
 
 
@@ -478,8 +478,8 @@ class _Index:
 
 
 def _maker(made: Any) -> Any:
-    from budgetloader.batch import Planner
     from budgetloader.engines.base import Job, Output, Work
+    from budgetloader.plans import Planner
     from budgetloader.schedule import Schedule
     from budgetloader.service import client
 

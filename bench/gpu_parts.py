@@ -297,14 +297,14 @@ def trainer(*, beton: str, device: str, batch_size: int, image_size: int, width:
 def bytes_per_image(beton: str, *, image_size: int, images: int = 2048) -> dict[str, float]:
     """What goes over the bus for an image: its whole JPEG, the window's cut out of it, or the window's pixels."""
     from budgetloader import Dataset, Schedule
-    from budgetloader.batch import Planner
     from budgetloader.jpeg import Cropper
+    from budgetloader.plans import Planner
 
     dataset, cropper = Dataset(beton), Cropper()
     count = min(images, len(dataset))
     plan = Planner(dataset, schedule=Schedule.full(epochs=1), batch_size=count, seed=0).plan(0, 0)
     whole = cut = 0
-    for sample, top, left, height, width, _ in plan.rows.tolist():
+    for sample, (top, left, height, width) in zip(plan.samples, plan.windows.tolist(), strict=True):
         data = dataset.jpeg(sample)
         whole += len(data)
         cut += len(cropper.crop(data, top=top, left=left, height=height, width=width)[0])

@@ -18,7 +18,7 @@ import torch
 from budgetloader import Dataset, engines
 from budgetloader.bench.fake_cuda import FakeCUDA
 from budgetloader.engines.base import Engine, Job, Work
-from budgetloader.engines.threaded import ThreadedEngine
+from budgetloader.engines.base_threaded import ThreadedEngine
 
 SIZE = 16  # of the images
 PAD = ("native", "resident", "service")  # engines that pad

@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from budgetloader.engines.base import Latch
+from budgetloader.engines.threads import Latch
 
 
 class Deadlock(Exception):
@@ -154,7 +154,7 @@ class _Thread:
 
 
 class _Event:
-    """threading.Event, and `budgetloader.engines.base.Latch`."""
+    """threading.Event, and `budgetloader.engines.threads.Latch`."""
 
     def __init__(self, run: Interleaving) -> None:
         self._run, self._set = run, False

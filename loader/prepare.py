@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
-from budgetloader.batch import Index
+from budgetloader.plans import Index
 from budgetloader.convert import convert
 from budgetloader.dataset import Dataset
 from budgetloader.errors import DatasetError

@@ -19,7 +19,9 @@ trainer's thread makes them when it takes the batch. On a CPU batches are where 
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,11 +35,14 @@ from budgetloader.batch import Arrival, Batch
 from budgetloader.engines.base import Job, Output
 from budgetloader.engines.buffers import BufferPool
 from budgetloader.engines.normalize import Normalize
+from budgetloader.engines.threads import JOIN_SECONDS
 from budgetloader.errors import EngineError
 
 Put = Callable[[np.ndarray], torch.Tensor]
 """Copies an array to the device. It belongs to the call of `Uploader.make` or `run` that gives it."""
 Made = TypeVar("Made")
+_log = logging.getLogger("budgetloader")
+_given_up: list[object] = []  # memory that a GPU may still read, and is never given back
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ class Uploader(Protocol):
         """Called first in each thread of an engine: what it does goes to the output's device."""
 
     def close(self) -> None:
-        """Wait for what is under way, and let go of everything but the batches. May be called twice."""
+        """Wait for what is under way, 10 seconds at most, and let go of all but the batches. May be called twice."""
 
 
 def uploader(job: Job) -> Uploader:
@@ -180,7 +185,9 @@ class _Beside(_Pooled):
 
     def __init__(self, job: Job, device: torch.device) -> None:
         if device.index is None:
-            raise EngineError("device 'cuda' has no number; give 'cuda:0', or what budgetloader.engines.check_device says")
+            raise EngineError(
+                "device 'cuda' has no number; give 'cuda:0', or what budgetloader.engines.check_device says"
+            )
         super().__init__(job, _raw(job.output), allocate=self._pinned)
         self._device = device
         self._most_held = job.capacity + 2  # batches whose copies are under way, at most: it bounds pinned memory
@@ -194,9 +201,9 @@ class _Beside(_Pooled):
 
     def send(self, buffer: np.ndarray, labels: np.ndarray, *, foreign: bool = False) -> Sent:
         if foreign:
-            mine = self.take(len(buffer))
-            np.copyto(mine, buffer)
-            buffer = mine
+            own = self.take(len(buffer))
+            np.copyto(own, buffer)
+            buffer = own
 
         def images(put: Put) -> torch.Tensor:
             pixels = torch.from_numpy(buffer).to(self._device, non_blocking=True)
@@ -264,9 +271,17 @@ def _raw(output: Output) -> Output:
 
 
 def _wait(held: deque[tuple[torch.cuda.Event, list[object]]]) -> None:
+    """Wait until a GPU has read what is held; what it has not read in time stays held for good."""
+    deadline = time.monotonic() + JOIN_SECONDS
     while held:
-        held[0][0].synchronize()
-        held.popleft()
+        if held[0][0].query():
+            held.popleft()
+        elif time.monotonic() < deadline:
+            time.sleep(0.001)
+        else:
+            _log.warning("the GPU has not copied %d batches within %.0f s; it may hang", len(held), JOIN_SECONDS)
+            _given_up.extend(held)
+            held.clear()
 
 
 @dataclass(frozen=True, slots=True)

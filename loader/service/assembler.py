@@ -121,9 +121,9 @@ class Assembler:
             for row, (message, sample) in content["corrupt"].items():
                 if rows.start <= row < rows.stop:
                     raise CorruptSampleError(message, sample=sample)
-            for row, label in content["replaced"].items():
+            for row, sample in content["replaced"].items():
                 if rows.start <= row < rows.stop:
-                    replaced.append([row - rows.start + to.start, label])
+                    replaced.append([row - rows.start + to.start, sample])
             images = content["images"][rows]
             if len(pieces) == 1 and self._lender is not None:
                 loan = self._lender.lend(images, of=content["images"], most=self._most_lent)

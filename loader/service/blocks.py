@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:  # the coordinator restarts fast as long as it imports neither torch nor numba
-    from budgetloader.batch import Crop
     from budgetloader.dataset import Dataset
     from budgetloader.engines.base import OnCorrupt
+    from budgetloader.plans import Crop
     from budgetloader.resize import Interpolation
 
 Spans = Sequence[Sequence[int]]  # positions, as stretches [start, stop)

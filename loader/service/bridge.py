@@ -15,7 +15,7 @@ Messages of the trainer:
 - {"op": "buffer", "id", "shape"}, memory attached: where batches are written to; no answer.
 - {"op": "batch", "buffer", "epoch", "step", "spans", "ends", "returned"}: make one of the positions in `spans`;
   `ends` are how far this epoch's and the next one's budgets go. Answers come in order: what was `decoded` for
-  it, the labels of the samples that were `replaced` by row, and either the buffer is written, or the answer has
+  it, the samples that stand in for others (`replaced`) by row, and either the buffer is written, or the answer has
   a "loan" in it (see `lending`), which the trainer will name in `returned`.
 
 An answer with "error" in it says what failed.

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from budgetloader.batch import Batch, BatchPlan
+from budgetloader.batch import Batch
 from budgetloader.budget import Budget
 from budgetloader.engines.base import Job, Work
+from budgetloader.engines.base_threaded import ThreadedEngine
 from budgetloader.engines.buffers import BufferPool, buffer_dtype, tone
-from budgetloader.engines.threaded import ThreadedEngine
 from budgetloader.engines.upload import uploader
 from budgetloader.errors import CorruptSampleError, EngineError
 from budgetloader.loader import BudgetLoader
+from budgetloader.plans import BatchPlan
 from budgetloader.service import SHARE, registry
 from budgetloader.service.blocks import BLOCK, Spec, spans
 from budgetloader.service.connection import POLL_SECONDS, Bridge, BridgeEnded
@@ -105,7 +106,7 @@ def status(name: str) -> dict[str, Any]:
 
 
 class _Maker:
-    """Has batches made; see `budgetloader.engines.threaded.Maker`."""
+    """Has batches made; see `budgetloader.engines.base_threaded.Maker`."""
 
     def __init__(self, job: Job, work: Work, bridge: Bridge, *, budget: Budget, seed: int) -> None:
         self.depth = job.capacity
@@ -175,14 +176,14 @@ class _Maker:
             if self._borrower is None:
                 raise ValueError("a loan without descriptors")
             buffer = self._borrower.array(answer["loan"], offset=answer["offset"], shape=buffer.shape)
-        labels = plan.labels.copy()
-        for row, label in answer["replaced"]:
-            if not 0 <= row < len(labels) or not -(1 << 63) <= label < 1 << 63:
-                raise ValueError(f"label {label} of row {row}")
-            labels[row] = label
+        samples, labels = plan.samples.copy(), self._bridge.index.labels
+        for row, sample in answer["replaced"]:
+            if not 0 <= row < len(samples) or not 0 <= sample < len(labels):
+                raise ValueError(f"sample {sample} of row {row}")
+            samples[row] = sample
         # The memory is shared with the process between, and not pinned: a device gets a copy.
-        sent = self._uploader.send(buffer, labels, foreign=True)
-        return Batch(sent.images, sent.labels, plan, len(answer["replaced"]), sent.arrival)
+        sent = self._uploader.send(buffer, labels[samples], foreign=True)
+        return Batch(sent.images, sent.labels, plan, samples, sent.arrival)
 
     def give_up(self) -> None:
         """Called by another thread: whatever `finish` waits for is not wanted any more."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from budgetloader.batch import Planner
 from budgetloader.engines.base import Job, Output, Work
-from budgetloader.engines.native import Renderer
+from budgetloader.engines.rendering import Renderer
 from budgetloader.errors import CorruptSampleError, DatasetError
+from budgetloader.plans import Planner
 from budgetloader.schedule import Schedule
 from budgetloader.service.blocks import BLOCK, Key, Reading, Spec
 
@@ -25,8 +25,8 @@ def decode_block(reading: Reading, key: Key, start: int, stop: int) -> dict[str,
         start, stop: which of its rows.
 
     Returns (valid until the next call: Ray copies it):
-        images: uint8 [n, image_size, image_size, 3]; replaced: {row: label} where another sample stands
-        in; corrupt: {row: (message, sample)} of the rows that do not decode; seconds: what it took.
+        images: uint8 [n, image_size, image_size, 3]; replaced: {row: sample} where another sample
+        stands in; corrupt: {row: (message, sample)} of the rows that do not decode; seconds: what it took.
 
     Raises:
         DatasetError: the file is gone, or another one now.
@@ -36,12 +36,13 @@ def decode_block(reading: Reading, key: Key, start: int, stop: int) -> dict[str,
     first = key.number * BLOCK
     plan = planner.at(key.epoch, np.arange(first + start, first + stop, dtype=np.int64))
     images = buffer[: len(plan)]
-    labels, replaced = plan.labels.copy(), {}
+    replaced: dict[int, int] = {}
     corrupt: dict[int, tuple[str, int]] = {}
     for row in range(len(plan)):
         try:
-            if renderer.fill(plan, row, images[row], labels):
-                replaced[row] = int(labels[row])
+            sample = renderer.fill(plan, row, images[row])
+            if sample != plan.samples[row]:
+                replaced[row] = sample
         except CorruptSampleError as error:
             images[row] = 0
             corrupt[row] = (str(error), error.sample)
