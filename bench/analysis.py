@@ -75,33 +75,50 @@ def compare(
     full = [seed.full[:rounds] for seed in seeds]
     last = _last_batch(full)
     same = all(mine is other for seed in seeds for mine, other in seed.pairs)  # full training against itself
-    times = _Times(seeds, last)
     ratios = schedule.ratios[:rounds]
     corollary = float(sum(ratios, start=Fraction(0)) / rounds)  # a schedule that has ended spends nothing more
-    epochs, batches = len(own[0]), sum(_batches(record, last) for record in own[0])
-    batches_full = sum(_batches(record, last) for record in full[0])
+    theorems = (
+        _theorem(a, b, ratios=ratios, samples=samples, batch_size=batch_size) for a, b in zip(own, full, strict=True)
+    )
+    seconds = statistics.fmean(_sum(records, "train_seconds") for records in own)
+    return {
+        "epochs": len(own[0]),
+        "batches": sum(record.batches for record in own[0]),
+        "samples": sum(record.images for record in own[0]),
+        "train_seconds": seconds,
+        **_ratio(_Times(seeds, last), own[0], full[0], corollary=corollary, last=last, same=same),
+        "ratio_of_sums": seconds / statistics.fmean(_sum(records, "train_seconds") for records in full),
+        "ratio_theorem": statistics.fmean(theorems),
+        "rounds_measured": sum(len(seed.pairs) for seed in seeds),
+        "slices_measured": sum(len(seed.timed) for seed in seeds),
+        "slowest_epoch": _slowest(own, last),
+        "images_per_second": statistics.fmean(_sum(r, "images") / _sum(r, "train_seconds") for r in own),
+    }
+
+
+def _ratio(
+    times: _Times,
+    own: list[EpochRecord],
+    full: list[EpochRecord],
+    *,
+    corollary: float,
+    last: float,
+    same: bool,
+) -> dict[str, Any]:
+    """The measured ratio, its interval, and what its difference to the corollary is made of; see `compare`."""
+    rounds, epochs = len(full), len(own)
+    batches, batches_full = (sum(_batches(record, last) for record in records) for records in (own, full))
     whole = batches_full + rounds * times.first_full.value
     measured = (times.batch.value * batches + epochs * times.first.value) / whole
     parts = (times.batch.half_width * batches, times.first.half_width * epochs)
     half_width = math.hypot(*parts, times.first_full.half_width * rounds * measured) / whole
     starvation = (times.starved.value - times.starved_full.value) * batches / whole
-    seconds = statistics.fmean(_sum(records, "train_seconds") for records in own)
-    seconds_full = statistics.fmean(_sum(records, "train_seconds") for records in full)
     if same:
         measured, half_width = 1.0, 0.0
     return {
-        "epochs": epochs,
-        "batches": sum(record.batches for record in own[0]),
-        "samples": sum(record.images for record in own[0]),
-        "train_seconds": seconds,
         "ratio_measured": measured,
         "ratio_half_width": half_width,
         "conclusive": 100 * half_width <= CONCLUSIVE_POINTS,
-        "ratio_of_sums": seconds / seconds_full,
-        "ratio_theorem": statistics.fmean(
-            _theorem(a, b, ratios=ratios, samples=samples, batch_size=batch_size)
-            for a, b in zip(own, full, strict=True)
-        ),
         "ratio_corollary": corollary,
         "difference_points": 100 * (measured - corollary),
         "half_width_points": 100 * half_width,
@@ -111,10 +128,6 @@ def compare(
         "rest_points": 100 * ((times.batch.value - 1) * batches / whole - starvation),
         "batch_ratio": times.batch.value,
         "batch_ratio_half_width": times.batch.half_width,
-        "rounds_measured": sum(len(seed.pairs) for seed in seeds),
-        "slices_measured": sum(len(seed.timed) for seed in seeds),
-        "slowest_epoch": _slowest(own, last),
-        "images_per_second": statistics.fmean(_sum(r, "images") / _sum(r, "train_seconds") for r in own),
     }
 
 

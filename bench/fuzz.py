@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from budgetloader.bench.child import once
 from budgetloader.bench.fuzz_cases import KINDS, Kind
 from budgetloader.bench.record import environment, write_json
 
@@ -38,10 +39,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="run this case of each kind, and no other")
     parser.add_argument("--out", type=Path, default=Path("runs/fuzz"))
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        return _child(**json.loads(options.child))
     unknown = set(options.kinds) - set(KINDS)
     if unknown:
         parser.error(f"{', '.join(unknown)}: give some of {', '.join(KINDS)}")
@@ -62,7 +60,7 @@ def _run(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, open(Path(folder) / "errors", "w+") as errors:
         progress = Path(folder) / "progress"
         job = {"kind": kind, "seconds": options.seconds, "seed": options.seed, "folder": folder, "only": options.only}
-        command = [sys.executable, "-m", "budgetloader.bench.fuzz", "--child", json.dumps(job)]
+        command = once("budgetloader.bench.fuzz:feed", **job)
         variables = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(Path(folder) / "numba")}
         process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=errors)
         seen, since, failure = "", _COMPILE_SECONDS, ""
@@ -100,7 +98,8 @@ def _processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _child(kind: str, seconds: float, seed: int, folder: str, only: int | None) -> int:
+def feed(kind: str, seconds: float, seed: int, folder: str, only: int | None) -> int:
+    """Feed one kind's cases to what reads them, in a process of its own."""
     corpus: Kind = KINDS[kind](Path(folder))
     for number in range(50):  # imported, compiled, and allocated what is kept
         corpus.run(seed, number)

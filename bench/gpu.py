@@ -32,7 +32,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # --help needs it not
+from budgetloader import apart
+
+if TYPE_CHECKING:  # --help does not need it
     from rich.console import Console
 
 PARTS = ("contract", "hardware", "loader", "trainer", "imagenet", "cifar")
@@ -95,8 +97,7 @@ class Bench:
         if self.seconds_left < _LEAST_SECONDS:
             return [{"error": f"left out: the {self.options.minutes:g} minutes are over"}]
         try:
-            command = [sys.executable, "-m", module, *map(str, arguments)]
-            subprocess.run(command, check=True, timeout=self.seconds_left)
+            subprocess.run(apart.command(module, *map(str, arguments)), check=True, timeout=self.seconds_left)
         except subprocess.TimeoutExpired:
             return [{"error": f"{module} took longer than the {self.options.minutes:g} minutes that there are"}]
         except subprocess.CalledProcessError as error:
@@ -149,6 +150,7 @@ def hardware(bench: Bench) -> list[dict[str, Any]]:
 
 
 def loaders(bench: Bench) -> dict[str, Any]:
+    from budgetloader.bench.child import together
     from budgetloader.bench.gpu_parts import bytes_per_image
     from budgetloader.bench.throughput import there
     from budgetloader.parallel import cores
@@ -171,14 +173,11 @@ def loaders(bench: Bench) -> dict[str, Any]:
         contenders += [(f"dali, {s:g} in hardware", "dali", {"hardware_share": s}) for s in options.hardware_shares]
         largest = {"preallocate_height": _MOST_PIXELS, "preallocate_width": _MOST_PIXELS}
         contenders.append(("dali, preallocated", "dali", largest))
-    children = [
+    made = (
         bench.start("loader", shown, contender=name, work=work, tuning=tuning) for shown, name, tuning in contenders
-    ]
-    try:
+    )
+    with together(made) as children:
         rows = _in_turn(bench, children)
-    finally:
-        for child in children:
-            child.close()
     return {"rates": rows, "bytes_per_image": bytes_per_image(bench.beton, image_size=options.image_size)}
 
 

@@ -191,15 +191,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, console: Console) -> int:
-    from rich.progress import Progress
-
+    from budgetloader.bench.console import bars
     from budgetloader.bench.planted import PLANTED, seeds_until_found
     from budgetloader.bench.record import environment, write_json
 
     each = -(-options.runs // len(options.engines))
     seeds = options.seeds or range(each)
     results: dict[str, Any] = {"environment": environment(), "interleavings": len(seeds) * len(options.engines)}
-    with tempfile.TemporaryDirectory(prefix="handover-") as folder, Progress(console=console) as progress:
+    with tempfile.TemporaryDirectory(prefix="handover-") as folder, bars(console) as progress:
         dataset = parts.images(Path(folder))
         task = progress.add_task("interleavings", total=results["interleavings"])
         found = faults(options.engines, seeds, dataset=dataset, done=lambda: progress.advance(task))

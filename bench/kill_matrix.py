@@ -24,8 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from budgetloader.bench import child, serving
+from budgetloader.bench.console import guarded
 from budgetloader.bench.record import environment, write_json
-from budgetloader.bench.soak import below
+from budgetloader.bench.serving import below
 
 # What a process is known by, in its command line; those that take the service with them are served anew each time.
 VICTIMS = {
@@ -60,10 +62,11 @@ def main() -> int:
     parser.add_argument("--victims", nargs="+", choices=list(VICTIMS), default=list(VICTIMS))
     parser.add_argument("--out", type=Path, default=Path("runs/kill_matrix"))
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        return _train(**json.loads(options.child))
+    return guarded(lambda _: _main(options), interrupted=f"the trials that were finished are in {options.out}")
+
+
+def _main(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     trials: list[dict[str, Any]] = []
     where = environment()
@@ -84,8 +87,8 @@ def _hashes(batches: Any) -> Iterator[list]:
             yield [epoch, batches.step - 1, state.hexdigest()[:16]]
 
 
-def _train(name: str, seed: int) -> int:
-    """A trainer: a line for each batch, and one for its end."""
+def train(name: str, seed: int) -> int:
+    """A trainer, in a process of its own: a line for each batch, and one for its end."""
     from budgetloader import EngineError, Schedule, connect
 
     schedule = Schedule.parse(_SCHEDULE)
@@ -133,7 +136,8 @@ def _run(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
                 schedule = Schedule.parse(_SCHEDULE)
                 with BudgetLoader(data, schedule=schedule, engine="native", seed=seed, **_LOOK) as batches:
                     expected = list(_hashes(batches))
-                outcome = _try(served, victim, expected, rng, _command(seed))
+                command = child.once("budgetloader.bench.kill_matrix:train", name="kills", seed=seed)
+                outcome = _try(served, victim, expected, rng, command)
                 trial = {"victim": victim, "number": number, "seed": seed, **outcome}
                 if victim in _FATAL or number == options.trials - 1:
                     trial["left_behind"] = served.end()
@@ -154,15 +158,12 @@ class _Served:
 
     def start(self) -> int:
         if self._process is None or self._process.poll() is not None:
-            command = ["budgetloader", "serve", str(self._data), "--name", "kills", "--memory", "120MB"]
             with open(self._known.parent / "server.log", "w+") as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=log, text=True
-                )
-                assert self._process.stdout is not None
-                if not self._process.stdout.readline().startswith("serving"):
+                try:
+                    self._process = serving.start(self._data, name="kills", memory="120MB", log=log)
+                except RuntimeError:
                     log.seek(0)
-                    raise SystemExit(f"error: the service does not start: {log.read()[-500:]}")
+                    raise SystemExit(f"error: the service does not start: {log.read()[-500:]}") from None
             self._session = json.loads((self._known / "kills.json").read_text())["session"]
         self.note()
         return self._process.pid
@@ -196,11 +197,6 @@ class _Served:
             time.sleep(0.1)
         self._process, self._seen = None, {}
         return left
-
-
-def _command(seed: int) -> list[str]:
-    job = json.dumps({"name": "kills", "seed": seed})
-    return [sys.executable, "-m", "budgetloader.bench.kill_matrix", "--child", job]
 
 
 def _try(served: _Served, victim: str, expected: list, rng: random.Random, command: list[str]) -> dict[str, Any]:

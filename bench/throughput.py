@@ -22,17 +22,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from budgetloader.bench.child import Child
+from budgetloader.bench.child import Child, together
 from budgetloader.bench.contenders import CONTENDERS, FILTERS, NEEDS, quiet_threads
 from budgetloader.bench.estimate import interquartile_range, mean
 from budgetloader.bench.work import Work
 
-if TYPE_CHECKING:  # the processes that measure need it not
+if TYPE_CHECKING:  # the processes that measure do not need it
     from rich.console import Console
 
 PARTS = ("rates", "boundary", "cut")
@@ -77,22 +77,12 @@ def _epochs(name: str, work: Work, ratios: list[Fraction], *, step_seconds: floa
     return result
 
 
-@contextlib.contextmanager
-def running(works: Sequence[tuple[str, Work]]) -> Iterator[list[Child]]:
+def running(works: Sequence[tuple[str, Work]]) -> contextlib.AbstractContextManager[list[Child]]:
     """A process for each contender and its work."""
-    children = [
-        Child(
-            "budgetloader.bench.throughput:contender",
-            name=name,
-            arguments={"name": name, "work": dataclasses.asdict(work)},
-        )
-        for name, work in works
-    ]
-    try:
-        yield children
-    finally:
-        for child in children:
-            child.close()
+    made = "budgetloader.bench.throughput:contender"
+    return together(
+        Child(made, name=name, arguments={"name": name, "work": dataclasses.asdict(work)}) for name, work in works
+    )
 
 
 def rates(works: dict[str, list[Work]], *, turns: int, say: Callable[[str], object]) -> list[dict[str, Any]]:
@@ -243,16 +233,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
-    from rich.progress import Progress
-
     from budgetloader.bench import compared, page
+    from budgetloader.bench.console import bars
     from budgetloader.bench.data import prepare
     from budgetloader.bench.record import command, environment, write_json
     from budgetloader.parallel import cores
 
     say = console.print
     out = Path(options.out)
-    with Progress(console=console) as progress:
+    with bars(console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
     names = [name for name in options.contenders if there(name)]
     for name in sorted(set(options.contenders) - set(names)):

@@ -133,31 +133,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, console: Console) -> int:
-    from rich.progress import Progress
-
-    from budgetloader.bench.child import Child
+    from budgetloader.bench.child import Child, together
+    from budgetloader.bench.console import bars
     from budgetloader.bench.data import prepare
     from budgetloader.bench.record import environment, write_json
 
     out = Path(options.out)
-    with Progress(console=console) as progress:
+    with bars(console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
     shape = {"batch_size": options.batch_size, "image_size": options.image_size}
     shape["beton"] = str(out / "data" / "train.beton")
     turns: dict[str, list[dict[str, float]]] = {"native": [], "native, uploaded": []}
-    children = [
+    made = (
         Child("budgetloader.bench.upload:measure_part", name=name, arguments={"uploaded": name != "native", **shape})
         for name in turns
-    ]
-    try:
+    )
+    with together(made) as children:
         for turn in range(options.turns + 1):
             for child in children if turn % 2 else children[::-1]:  # who is first changes
                 rate = child.ask()
                 if turn:
                     turns[child.name].append(rate)
-    finally:
-        for child in children:
-            child.close()
     results = {"environment": environment(), "options": {**vars(options), "out": None}, "turns": turns, "cost": {}}
     for per in ("second", "core second"):
         rates = {name: [turn[per] for turn in of] for name, of in turns.items()}

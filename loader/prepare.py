@@ -9,12 +9,12 @@ import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
-from budgetloader.plans import Index
 from budgetloader.convert import convert
 from budgetloader.dataset import Dataset
 from budgetloader.errors import DatasetError
 from budgetloader.generate import generate
 from budgetloader.paths import local
+from budgetloader.plans import Index
 from budgetloader.sources import Source, cifar_folder, open_source
 
 _HOLD_OUT = 8  # without a validation folder, every eighth image of each class is kept for it
@@ -104,7 +104,7 @@ def _digits(folder: Path, *, images: int, image_size: int, progress: Progress) -
     try:
         from sklearn.datasets import load_digits
     except ImportError:
-        raise DatasetError("the digits come with scikit-learn; pip install scikit-learn") from None
+        raise DatasetError("the digits come with scikit-learn; pip install 'budgetloader[bench]'") from None
 
     digits = load_digits()
     if not 10 <= images < len(digits.target):

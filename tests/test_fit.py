@@ -202,3 +202,12 @@ def test_a_display_that_takes_time_is_not_training_time(monkeypatch):
 
     history = fit(network(), Batches(), epochs=1, after_step=show)
     assert 0 < history.records[0].train_seconds < 1.0
+
+
+def test_what_a_checkpoint_holds_is_told_before_anything_is_trained(tmp_path):
+    path, asked, told = tmp_path / "c.pt", [], []
+    fit(network(), Batches(), epochs=EPOCHS, checkpoint=path, stop=lambda: asked.append(1) or len(asked) == 7)
+    batches = Batches()
+    load = lambda history: told.append((len(history.records), list(batches.handed_out)))  # noqa: E731
+    fit(network(), batches, epochs=EPOCHS, checkpoint=path, after_load=load)
+    assert told == [(1, [])]

@@ -9,7 +9,7 @@ import pytest
 import budgetloader
 
 LAYERS = (  # each imports from its own line or those above it
-    {"apart", "errors", "limits", "parallel", "paths", "pickles", "rng", "runs", "stats"},
+    {"apart", "errors", "limits", "parallel", "paths", "pickles", "pillow", "rng", "runs", "stats"},
     {"arguments", "colour", "console"},
     {"budget"},
     {"schedule"},

@@ -114,7 +114,10 @@ def classes_of(counts: Counter[int], names: Sequence[str]) -> list[str]:
     labels = range(len(names)) if names else sorted(counts)
     sizes = [(printable(names[label]) if names else f"label {label}", counts[label]) for label in labels]
     if len(sizes) <= _MOST_LISTED:
-        return [f"{len(sizes)} classes:", *(f"  {name}: {count:,}" for name, count in sizes)]
+        return [
+            f"{len(sizes)} class{'es' if len(sizes) != 1 else ''}:",
+            *(f"  {name}: {count:,}" for name, count in sizes),
+        ]
     empty = [name for name, count in sizes if not count]
     ordered = sorted(sizes, key=lambda item: item[1])
     (least, fewest), (most, largest) = ordered[0], ordered[-1]
