@@ -21,29 +21,28 @@ class ToyEngine(DirectEngine):
         self._job = job
 
     def make(self, plan: BatchPlan) -> Batch:
-        output, labels, replaced = self._job.output, plan.labels.copy(), 0
+        output, labels, shown = self._job.output, plan.labels.copy(), plan.samples.copy()
         pixels = torch.empty((len(plan), output.image_size, output.image_size, 3), dtype=torch.uint8)
         for row in range(len(plan)):
-            image, labels[row], stood_in = self._row(plan, row)
+            image, labels[row], shown[row] = self._row(plan, row)
             pixels[row] = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(pixels.shape[1:])
-            replaced += stood_in
         table = output.table()  # [3, 256]: what each pixel value becomes, in the output's dtype
         images = torch.stack([table[c][pixels[..., c].long()] for c in range(3)], dim=1)
         memory = torch.channels_last if output.layout == "channels_last" else torch.contiguous_format
         images = images.contiguous(memory_format=memory).to(output.device)
-        return Batch(images, torch.from_numpy(labels).to(output.device), plan, replaced)
+        return Batch(images, torch.from_numpy(labels).to(output.device), plan, shown)
 
-    def _row(self, plan: BatchPlan, row: int) -> tuple[Image.Image, int, bool]:
-        """A row's image, its label, and whether another sample stands in for it."""
+    def _row(self, plan: BatchPlan, row: int) -> tuple[Image.Image, int, int]:
+        """A row's image, or that of what stands in for it, with its label and the sample's number."""
         try:
-            return self._image(plan, row), plan.labels[row], False
+            return self._image(plan, row), plan.labels[row], plan.samples[row]
         except CorruptSampleError:
             if self._job.on_corrupt == "raise":
                 raise
         for attempt in range(ATTEMPTS):
             other = self._job.replacement(plan, row, attempt=attempt)  # a plan of one sample
             try:
-                return self._image(other, 0), other.labels[0], True
+                return self._image(other, 0), other.labels[0], other.samples[0]
             except CorruptSampleError as error:
                 last = error
         raise last
