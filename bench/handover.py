@@ -64,6 +64,7 @@ def check(engine: str, seed: int, *, dataset: Dataset) -> list[str]:
             "seed": seed,
             "schedule": Schedule.of([1, "0.5", 1]),
         }
+        options["crop"] = "pad" if options["image_size"] == parts.SIZE else "resized"
         try:
             with parts.ENGINES[engine](fake, dataset, options) as make:
                 trainer.train(BudgetLoader(dataset, engine=make, device=device, **options))

@@ -1,4 +1,4 @@
-"""Checks of arguments: each gives back the value that it has checked, or an error that names it."""
+"""Checks of arguments: each returns the value that it has checked, or raises an error that names it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_count(value: Any, *, what: str, least: int = 1, error: type[LoaderErro
         value: what was given; numpy's integers are fine, True is not.
         what: its name, for the message.
         least: the smallest that is allowed.
-        error: raised if it is none.
+        error: what to raise otherwise.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
         raise error(f"{what} {value!r} is not a whole number of at least {least}")

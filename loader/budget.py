@@ -23,7 +23,7 @@ class Ratios(Protocol):
 
     @property
     def epochs(self) -> int:
-        """How many there are."""
+        """The number of epochs."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ class Cursor:
     Args:
         steps: batches of each epoch.
         identity: what a state must agree with to be of the same stream; JSON-able.
-        schedule: the schedule, where there is one: a state of a run whose ratios are the beginning of this
-            schedule's can be resumed, too.
+        schedule: the schedule of training. A state is accepted, too, if its schedule is the beginning of this one.
         after_last: what comes after the last epoch: "end", or "again" its only epoch.
 
     Attributes:
@@ -75,10 +74,10 @@ class Cursor:
         self._go(self._following(self.epoch), 0)
 
     def epochs(self) -> Iterator[int]:
-        """The epochs that are left, each to be iterated over before the next one is asked for.
+        """The epochs that are left; the caller iterates over each before it takes the next.
 
-        An iteration that was left is gone on with, where it was left; a look, see `begun`, does not count. Where an
-        epoch's loop ends early and the next epoch is asked for, the rest of it is skipped.
+        The first one goes on behind the last batch that was handed out; a look (see `begun`) does not count. Where the
+        caller's iteration ends early and the next epoch is taken, the rest of that epoch is skipped.
         """
         while True:
             self._go(*self._normal(*self._resume()))
@@ -103,7 +102,7 @@ class Cursor:
         return self._left if self._is_look() and not self._training else (self.epoch, self.step)
 
     def _is_look(self) -> bool:
-        """Whether the iteration took one batch at most, and not all that there were."""
+        """Whether the iteration took one batch at most, and did not finish its epoch."""
         return self.begun and self._first is not None and self.step <= self._first + 1 and self.step < len(self)
 
     # Moves and states

@@ -21,7 +21,7 @@ _AT_ONCE = 1 << 20  # samples of an index that are checked at a time: a hole of 
 
 
 class Dataset:
-    """A `.beton` file of JPEGs and integer labels, ours or FFCV's.
+    """A `.beton` file of JPEGs and integer labels, written by `budgetloader convert` or by FFCV.
 
     Args:
         path: the file.
@@ -68,7 +68,7 @@ class Dataset:
 
     def _open_file(self) -> None:
         try:
-            # Not to wait for whoever would write to a pipe.
+            # Without O_NONBLOCK, opening a named pipe would wait for a writer.
             self._file = os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb")
             found = os.fstat(self._file.fileno())
             if not stat.S_ISREG(found.st_mode):
@@ -106,8 +106,7 @@ class Dataset:
     def check_unchanged(self) -> None:
         """Refuse a file that somebody has cut short or written to: its samples are not those of the index.
 
-        A file that was replaced (renamed over, as `convert --overwrite` does) stays as it was for those who have it
-        open.
+        A file that was replaced by renaming another over it, as `convert --overwrite` does, stays readable as it was.
 
         Raises:
             DatasetError: it was.
@@ -198,7 +197,7 @@ class Dataset:
         return self._view(start, start + count * layout.itemsize).view(layout)
 
     def _check_images(self, images: np.ndarray) -> None:
-        """Before anything is made of the index: what a stranger says of its images may be anything."""
+        """Check the sizes in the index before they are used: a stranger's file may hold any numbers."""
         for first in range(0, len(images), _AT_ONCE):
             some = images[first : first + _AT_ONCE]
             pixels = some["height"].astype(np.int64) * some["width"].astype(np.int64)

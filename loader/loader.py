@@ -211,8 +211,8 @@ class BudgetLoader:
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of `epoch`.
 
-        If the loader was resumed in the middle of that epoch and not iterated since, it stays
-        there, so that the usual ``for epoch in range(start, epochs): batches.set_epoch(epoch)``
+        If the loader was resumed in the middle of that epoch, and not iterated since, it keeps its
+        place, so that the usual ``for epoch in range(start, epochs): batches.set_epoch(epoch)``
         resumes exactly.
         """
         self._check_open()
@@ -231,9 +231,9 @@ class BudgetLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to where `state_dict` was taken.
 
-        The schedule may be a longer one than the state's: what is compared is every ratio of the state's schedule,
-        epoch by epoch, with the first ones of this one. (With sampling="static" the largest ratio must agree, too: all
-        epochs share one draw of that size.)
+        The schedule may be longer than the state's: a run of 3 epochs goes on as one of 10. Every ratio of the state's
+        schedule is compared with this schedule's ratio of the same epoch, and all must be equal. (With
+        sampling="static" the largest ratio must be equal, too: all epochs share one draw of that size.)
 
         Raises:
             ResumeError: the state is of another dataset, schedule, batch size, sampling, seed or crop.
@@ -245,20 +245,20 @@ class BudgetLoader:
     # Iteration
 
     def epochs(self) -> Iterator[int]:
-        """The numbers of the epochs that are left, each to be iterated over before the next one is asked for.
+        """The epochs that are left, for the outer loop of training.
 
             for epoch in batches.epochs():
                 for images, labels in batches:
                     ...
 
-        They begin with the epoch that the loader is in, and its batches with the one behind the last that was handed
-        out: also when the loop is run again after an interrupt, an error or a `break` out of both loops, and after
-        `load_state_dict`. (``next(iter(batches))`` outside of such a loop is a look, and its batch comes again.) A
-        `break` out of the inner loop alone skips the rest of that epoch. After the last epoch there is none left;
-        `set_epoch` goes back.
+        The first one is the epoch under way, and its batches go on behind the last one that was handed out. So the
+        loop can be run again after an interrupt, an error, a `break` out of both loops, or `load_state_dict`, and
+        every batch is trained on once. (``next(iter(batches))`` in another cell is a look: its batch comes again.) A
+        `break` out of the inner loop alone skips the rest of that epoch. After the last epoch the loop ends at once;
+        ``batches.set_epoch(0)`` starts over.
 
         Raises:
-            ScheduleError: with train=False there are no epochs; iterate over the loader itself.
+            ScheduleError: the loader has train=False; iterate over the loader itself.
             EngineError: the loader is closed.
         """
         self._check_open()
@@ -270,7 +270,7 @@ class BudgetLoader:
 
     def _epochs(self) -> Iterator[int]:
         for epoch in self._cursor.epochs():
-            self._iteration = None  # one that was left does not go on
+            self._iteration = None  # an iterator from before is stale
             yield epoch
 
     def __iter__(self) -> Iterator[tuple]:
@@ -279,7 +279,7 @@ class BudgetLoader:
         return self._iterate()
 
     def _iterate(self) -> Iterator[tuple]:
-        # An epoch begins with the first batch that is asked for: some trainers make an iterator and drop it.
+        # Nothing moves before the first batch is taken: some trainers make an iterator and drop it.
         self._cursor.begin()
         self._iteration = iteration = object()
         cursor, epoch = self._cursor, self._cursor.epoch
@@ -290,9 +290,9 @@ class BudgetLoader:
         self._busy.next_epoch()
         began = time.perf_counter()
         while cursor.step < self._planner.steps[epoch]:
-            asked = time.perf_counter()
+            wait_began = time.perf_counter()
             batch = self._next_batch()
-            waited = time.perf_counter() - asked
+            waited = time.perf_counter() - wait_began
             stats.trainer_wait_seconds += waited
             if not stats.batches:
                 stats.boundary_seconds = waited
@@ -338,7 +338,7 @@ class BudgetLoader:
     # What it measured, and its end
 
     def verdict(self) -> Verdict | None:
-        """What limits the speed, judged by all epochs but the first where there are more."""
+        """What limits the training's speed; the first epoch is left out where there are more."""
         return judge(self.stats[1:] or self.stats)
 
     def close(self) -> None:

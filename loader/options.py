@@ -29,7 +29,7 @@ _WHAT_TO_USE = {  # keywords that torch's DataLoader, FFCV's Loader or a dataset
     "batch_sampler": "the schedule says which batches; for a dataset of your own use a DataLoader and BudgetSampler",
     "drop_last": "leave it out: batches are whole, but for the last one of a full epoch, which is a part of it",
     "collate_fn": "leave it out: batches are tensors (images, labels)",
-    "transform": "crop=, interpolation=, mean= and std= say what is done to images; do what else you need to the batch",
+    "transform": "crop=, interpolation=, mean= and std= are the loader's own; apply other transforms to the batch",
     "target_transform": "change the labels of the batch that you are given",
     "pin_memory": "leave it out, and give device='cuda': batches are copied there ahead of you",
     "pin_memory_device": "leave it out, and give device='cuda:0': batches are copied there ahead of you",
@@ -45,20 +45,20 @@ _WHAT_TO_USE = {  # keywords that torch's DataLoader, FFCV's Loader or a dataset
     "epochs": "the schedule has them: schedule=Schedule.full(epochs=…)",
     "order": "seed= and sampling= say the order; for all samples in file order give train=False",
     "os_cache": "leave it out: the file is memory-mapped",
-    "pipelines": "crop=, interpolation=, mean=, std=, dtype= and device= say what is done to images",
+    "pipelines": "crop=, interpolation=, mean=, std=, dtype= and device= take their place",
     "distributed": "give rank= and world_size=, or neither: torch.distributed is asked",
 }
 
 
 def refuse_unexpected(unexpected: Mapping[str, Any], *, known: Iterable[str]) -> None:
-    """Refuse keywords that there are not, and say what to use instead.
+    """Refuse unknown keywords, and say what to use instead.
 
     Args:
-        unexpected: the keywords with their values; none is fine.
-        known: the keywords that there are.
+        unexpected: the unknown keywords with their values; may be empty.
+        known: the keywords that exist, for a guess at what was meant.
 
     Raises:
-        ArgumentTypeError: there are some.
+        ArgumentTypeError: there is an unknown keyword.
     """
     if not unexpected:
         return
@@ -69,12 +69,12 @@ def refuse_unexpected(unexpected: Mapping[str, Any], *, known: Iterable[str]) ->
 
 
 def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
-    """The dataset of a file, or what was given in its place.
+    """The dataset of a path, or the open dataset that was given instead of one.
 
     Raises:
         DatasetError: the file cannot be opened.
-        ArgumentTypeError: it is neither, such as a torch Dataset.
-        ArgumentError: the dataset is open already, and cannot be opened otherwise.
+        ArgumentTypeError: it is something else, such as a torch Dataset.
+        ArgumentError: the dataset is open already, with other options.
     """
     if isinstance(path, (str, os.PathLike)):
         return Dataset(path, verify=verify, label_field=label_field)
@@ -97,7 +97,7 @@ def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
 
 
 def choose_crop(crop: str, dataset: Index) -> tuple[Crop, str]:
-    """The crop that is asked for, or that "auto" stands for, and why. It depends on the dataset alone.
+    """The crop, and why it is this one. "auto" depends on the dataset alone.
 
     Raises:
         ArgumentError: it is not known, or images of this dataset cannot be cropped so.
@@ -128,7 +128,7 @@ def make_planner(
     """The planner of training, or of evaluation; arguments as `BudgetLoader` has them.
 
     Raises:
-        ScheduleError: there is no schedule, or one where there must be none.
+        ScheduleError: the schedule is missing, or evaluation was given one.
     """
     check_choice(on_corrupt, ("raise", "replace"), what="on_corrupt")
     if not train:

@@ -1,4 +1,4 @@
-"""The order of an epoch: which sample stands at which position, at a cost of O(what is asked for).
+"""The order of an epoch: which sample stands at which position, in time that grows with the positions looked up.
 
 An epoch's order is a keyed permutation of the dataset: a generalised Feistel cipher on a grid of
 a × b ≥ D cells with cycle walking (J. Black, P. Rogaway, "Ciphers with arbitrary finite domains",

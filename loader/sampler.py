@@ -22,7 +22,7 @@ class BudgetSampler(Sampler[list[int]]):
     """A batch sampler: the indices of exactly ⌊α_e·M⌋ batches in epoch e, for a torch DataLoader.
 
     ``DataLoader(dataset, batch_sampler=BudgetSampler(len(dataset), …), num_workers=4,
-    persistent_workers=True)`` decodes what it emits and nothing else, restarts no worker between
+    persistent_workers=True)`` decodes only the samples that it emits, restarts no worker between
     epochs, and has the right `len` in each. The dataset is any that takes an index: images, text,
     sound. Each iteration is one epoch, and the next one begins where the last has ended or was left.
 
@@ -88,7 +88,7 @@ class BudgetSampler(Sampler[list[int]]):
         return len(self._cursor)
 
     def __iter__(self) -> Iterator[list[int]]:
-        # An epoch begins with the first batch that is asked for: DataLoader makes two iterators for its first epoch.
+        # Nothing moves before the first batch is taken: DataLoader makes two iterators for its first epoch.
         self._cursor.begin(counted=False)
         self._began = began = (self._cursor.epoch, self._cursor.step)
         self._taken = None
@@ -105,8 +105,8 @@ class BudgetSampler(Sampler[list[int]]):
     def over(self, batches: Iterable[Item]) -> Iterator[Item]:
         """The batches of one epoch, counted, so that `state_dict` knows where the trainer is.
 
-        A DataLoader with workers asks its sampler for batches well ahead of the trainer; only who
-        takes them knows how many were taken: ``for images, labels in sampler.over(batches):``.
+        A DataLoader with workers takes batches from its sampler well ahead of the trainer, so that the
+        sampler cannot count the trainer's own: ``for images, labels in sampler.over(batches):`` does.
 
         Args:
             batches: the DataLoader over this sampler, or what wraps it.
@@ -120,7 +120,7 @@ class BudgetSampler(Sampler[list[int]]):
             yield batch
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of `epoch`; if it was resumed in the middle of it, it stays there."""
+        """Go to the beginning of `epoch`; a sampler that was resumed in the middle of it keeps its place."""
         self._cursor.set_epoch(epoch)
         self._began = self._taken = None
 

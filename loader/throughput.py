@@ -67,6 +67,7 @@ def measure(file: str | Path, *, engine: str, work: Work) -> Rates:
         batch_size=work.batch_size,
         image_size=work.image_size,
         engine=engine,
+        crop="auto" if (dataset.heights == work.image_size).all() else "resized",  # which every engine has
         dtype=work.dtype,
         interpolation=work.interpolation,  # type: ignore[arg-type]
         device=work.device,

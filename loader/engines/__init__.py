@@ -1,6 +1,6 @@
 """Engines by name, and what an engine of your own is made of.
 
-Each engine's own imports happen when it is asked for. An engine of your own is a class that takes a `Job`, or a
+An engine's own packages are imported when it is made. An engine of your own is a class that takes a `Job`, or a
 function that makes an engine of one; it is given to a loader as ``BudgetLoader(…, engine=MyEngine)``::
 
     from budgetloader.engines import Batch, BatchPlan, DirectEngine, Job
@@ -94,7 +94,7 @@ NAMES = ("auto", *_ENGINES)
 
 
 def installed(name: str) -> bool:
-    """Whether the packages that engine `name` needs are there (nothing is imported)."""
+    """Whether the packages that engine `name` needs are installed (nothing is imported)."""
     return all(_is_there(package) for package in _ENGINES[name].packages)
 
 
@@ -135,7 +135,7 @@ def _jpeg_hardware(device: str) -> tuple[str, bool]:
 
 
 def _residence(dataset: Any, output: Output) -> tuple[int, int]:
-    """The bytes that images take in memory, and those that they may take: half of what is free."""
+    """The bytes that a dataset's images take in memory, and the most that they may take: half of the free memory."""
     import torch
 
     from budgetloader.engines.resident import MOST_BYTES, bytes_of
@@ -171,7 +171,7 @@ def check_device(device: str | torch.device) -> str:
     threads have a current GPU of their own.
 
     Raises:
-        ArgumentError: torch does not know it, or it is not there.
+        ArgumentError: torch does not know it, or this machine does not have it.
     """
     import torch
 

@@ -150,8 +150,8 @@ class Engine(Protocol):
     def get(self) -> Batch:
         """Wait for the oldest batch under way. Errors of its making are raised here.
 
-        After an exception that is not of its making (a signal's, such as KeyboardInterrupt) call `abort`, and submit
-        anew what is still wanted.
+        After an exception that has another cause (a signal's, such as KeyboardInterrupt) call `abort`, and submit the
+        plans again that are still wanted.
         """
 
     def abort(self) -> None:
@@ -206,7 +206,7 @@ class BaseEngine(ABC, Generic[Pending]):
 
     Args:
         capacity: the most batches under way.
-        work: what it has done; default: a new one.
+        work: the counts of its work; default: new ones.
     """
 
     def __init__(self, *, capacity: int, work: Work | None = None) -> None:

@@ -1,14 +1,14 @@
 """The DALI engine: windows, flips and JPEG bytes are data that our stream pushes into a pipeline.
 
 `feed_input`, `schedule_run`, `share_outputs`: there is no reader, no epoch, no StopIteration and no
-reset, so that nothing is drained between epochs. On a GPU the bytes are cropped first, and what they
-show is decoded whole and then sliced: no region is asked of the decoder, because its hardware knows
-none and nvImageCodec 0.9 crashes on some (its issue 55). On a CPU DALI's decoder skips what is outside
+reset, so that nothing is drained between epochs. On a GPU the bytes are cropped first, and the cropped image is
+decoded whole and then sliced: the hardware cannot decode a region, and nvImageCodec 0.9 crashes on some
+(its issue 55). On a CPU DALI's decoder skips what is outside
 the window itself, and is given views of the file without a copy.
 
-`share_outputs` returns when the batch is there, so that this thread is all the order that is needed
-between DALI and us; the next batch is under way meanwhile. DALI's memory does not know when a trainer
-has done with it: the uploader copies the batch out of it.
+`share_outputs` returns when the batch is finished, so that nothing else has to be ordered between DALI
+and this thread; the next batch is made meanwhile. DALI does not know when a trainer has finished with
+its memory: the uploader copies the batch out of it.
 
 A JPEG that DALI cannot decode ends a pipeline of its own. Here the batch is then made on the CPU,
 which names the sample or replaces it, and a new pipeline goes on behind it.
@@ -100,7 +100,7 @@ class _Maker:
             if self._problem is not None:
                 raise self._problem
             batch = self._take(plan)
-        except Exception as error:  # DALI raises RuntimeError, and others, for what it cannot decode
+        except Exception as error:  # DALI raises RuntimeError, and others, for an image that it cannot decode
             self._fed.popleft()
             return self._make_without(plan, error)
         self._fed.popleft()
@@ -163,7 +163,7 @@ class _Maker:
         return Batch(sent.images, sent.labels, plan, arrival=sent.arrival)
 
     def _make_without(self, plan: BatchPlan, error: Exception) -> Batch:
-        """A batch that DALI failed at, made on the CPU; then a new pipeline for what is behind it."""
+        """Make a batch that DALI failed at on the CPU, and build a new pipeline for the batches behind it."""
         try:
             batch = self._renderer.batch(plan, self._uploader)
         finally:

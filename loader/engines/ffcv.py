@@ -251,7 +251,7 @@ class _Endless(EpochIterator):
 
     def finish(self, plan: BatchPlan) -> Batch:
         dataset = self._job.dataset
-        dataset.check_unchanged()  # what is compiled reads the map
+        dataset.check_unchanged()  # the compiled code reads the map without a check
         buffer, status = self._run_pipeline(np.column_stack((plan.samples, plan.windows, plan.flips)))
         if dataset.verifies:
             status[:, 0] |= [not dataset.intact(sample) for sample in plan.samples.tolist()]

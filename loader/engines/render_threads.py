@@ -1,4 +1,4 @@
-"""The native engine's pool of threads: each takes some rows of a batch, and whoever has the last sends the batch."""
+"""The native engine's pool of threads: each makes some rows of a batch, and the one that finishes it sends it."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class RenderThreads:
     Args:
         job: what to make, and with how many threads.
         uploader: to the batches' device.
-        work: counts what is done.
+        work: counts their work.
     """
 
     def __init__(self, job: Job, uploader: Uploader, work: Work) -> None:

@@ -40,8 +40,8 @@ class Renderer:
 
     Args:
         job: what to make.
-        work: counts what is decoded.
-        output: the format of what is written; default: the job's.
+        work: counts the decoded samples.
+        output: the format to write; default: the job's.
     """
 
     def __init__(self, job: Job, work: Work, output: Output | None = None) -> None:
@@ -110,7 +110,7 @@ class Decoder:
         self._pixels = np.empty(0, np.uint8)
 
     def decode(self, sample: int, *, top: int, left: int, height: int, width: int) -> tuple[np.ndarray, int, int]:
-        """A part of the image that the window is in: uint8 [h, w, 3], and the window's top and left there.
+        """A part of the image that contains the window: uint8 [h, w, 3], and the window's top and left in it.
 
         The pixels are valid until the next call.
         """

@@ -1,4 +1,4 @@
-"""What the engines' threads wait by, and how their end is waited for."""
+"""A latch that interrupts leave whole, and joining threads within a limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Latch:
     """Set once, and waited for by one thread.
 
     Unlike `threading.Event`, it stays whole when a signal's exception falls into the wait: an event's lock may then
-    be released by the wrong thread, and whoever sets it fails.
+    be released by the wrong thread, and the thread that sets the event fails.
     """
 
     def __init__(self) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import mmap
+import operator
 import os
 import socket
 import time
@@ -180,7 +181,7 @@ class _Maker:
         for row, sample in answer["replaced"]:
             if not 0 <= row < len(samples) or not 0 <= sample < len(labels):
                 raise ValueError(f"sample {sample} of row {row}")
-            samples[row] = sample
+            samples[row] = operator.index(sample)
         # The memory is shared with the process between, and not pinned: a device gets a copy.
         sent = self._uploader.send(buffer, labels[samples], foreign=True)
         return Batch(sent.images, sent.labels, plan, samples, sent.arrival)
