@@ -42,12 +42,25 @@ def test_every_script_and_target_is_there():
     extras = (ROOT / "pyproject.toml").read_text()
     for parts in commands():
         for part in parts:
-            if re.fullmatch(r"(examples|tools|docker)/[\w./]+", part):
+            if re.fullmatch(r"(examples|tools|docker|tests)/[\w./]+", part):
                 assert (ROOT / part).is_file(), part
             if extra := re.fullmatch(r"\.\[(\w+)\]", part):
                 assert f"\n{extra[1]} = [" in extras
         if parts[0] == "make":
             assert re.search(rf"^{parts[-1]}:", makefile, re.M), parts
+
+
+def test_every_file_of_the_repository_that_is_named_is_there():
+    """Such as the tests by which a page shows a promise."""
+    folders = "tests|loader|models|bench|examples|docker|tools|docs"
+    named = {
+        (name, path)
+        for name, page in NAMES.items()
+        for path in re.findall(rf"`((?:{folders})/[\w./]+\.\w+)`", page.read_text())
+        if not re.search(r"[A-Z]{4}|/toy\.py", path)
+    }
+    assert len(named) > 30
+    assert sorted(f"{name}: {path}" for name, path in named if not (ROOT / path).exists()) == []
 
 
 def test_every_link_into_the_repository_leads_somewhere():

@@ -39,7 +39,7 @@ class Room:
     folder: str = ""
 
 
-COMMANDS = Room("commands", "What `budgetloader COMMAND` runs.")
+COMMANDS = Room("commands", "What the command budgetloader runs; a file for each command in loader/commands/.")
 ROOMS = (  # from the ground up
     Room(
         "plans",
@@ -161,9 +161,7 @@ def _drawn(placed: Mapping[str, Sequence[str]], needs: Mapping[str, set[str]]) -
     parts, middles, top = [], {}, 46
     for room in reversed(ROOMS):
         folder = f"loader/{room.folder}/" if room.folder in ("engines", "service") else f"{room.folder or 'loader'}/"
-        names = [name.rpartition(".")[2] for name in placed[room.name]]
-        names = [name for name in names if name not in (room.folder, "__main__")]
-        lines = textwrap.wrap("  ".join(names), 98, break_long_words=False, break_on_hyphens=False)
+        lines = _listed(room, placed[room.name])
         height = 56 + _LINE * len(lines)
         middles[room.name] = top + height / 2
         parts.append(
@@ -184,6 +182,20 @@ def _drawn(placed: Mapping[str, Sequence[str]], needs: Mapping[str, set[str]]) -
         'role="img" aria-label="The rooms of the package and which of them import which">'
     )
     return "\n".join([head, _STYLE, *parts, "</svg>\n"])
+
+
+def _listed(room: Room, names: Sequence[str]) -> list[str]:
+    """The room's files in lines; those of a folder within it in lines of their own."""
+    folders: dict[str, list[str]] = {"": []}
+    for name in names:
+        folder, _, file = name.rpartition(".")
+        if file != "__main__" and not any(other.startswith(f"{name}.") for other in names):
+            folders.setdefault("" if folder == room.folder else folder, []).append(file)
+    lines = []
+    for folder, files in folders.items():
+        text = "  ".join([f"{folder}/", *files] if folder else files)
+        lines += textwrap.wrap(text, 98, break_long_words=False, break_on_hyphens=False)
+    return lines
 
 
 _STYLE = """<style>
