@@ -135,13 +135,13 @@ class BudgetLoader:
         **unexpected: NoReturn,
     ) -> None:
         refuse_unexpected(unexpected, known=_KEYWORDS)
-        check_count(batch_size, what="batch_size")
-        check_count(image_size, what="image_size")
+        batch_size = check_count(batch_size, what="batch_size")
+        image_size = check_count(image_size, what="image_size")
         self.schedule, self.seed, self._train, self._with_ids = schedule, check_seed(seed), train, with_ids
         device, shard = engines.check_device(device), local_shard(rank, world_size)
         self.dataset: Any = open_dataset(path, verify=verify, label_field=label_field)
         self.crop, self.crop_reason = choose_crop(crop, self.dataset)
-        drawn: Any = {"batch_size": batch_size, "seed": seed, "sampling": sampling, "crop": self.crop}
+        drawn: Any = {"batch_size": batch_size, "seed": self.seed, "sampling": sampling, "crop": self.crop}
         self._planner = make_planner(
             self.dataset, train=train, schedule=schedule, shard=shard, on_corrupt=on_corrupt, **drawn
         )

@@ -14,7 +14,6 @@ import torch
 from conftest import damage
 
 from budgetloader import (
-    ArgumentTypeError,
     BudgetLoader,
     CorruptSampleError,
     Dataset,
@@ -26,20 +25,6 @@ from budgetloader import (
 )
 
 R3 = Schedule.paper("R3", epochs=12)
-
-
-@pytest.fixture
-def open_loader(beton):
-    opened = []
-
-    def open_loader(path=beton, **options):
-        options = {"schedule": R3, "batch_size": 4, "image_size": 16, "with_ids": True, "workers": 2, **options}
-        opened.append(BudgetLoader(path, **options))
-        return opened[-1]
-
-    yield open_loader
-    for loader in opened:
-        loader.close()
 
 
 def digests(batches) -> list[str]:
@@ -304,132 +289,6 @@ def test_evaluation_sees_every_sample_once_in_order_again_and_again(open_loader)
     assert digests(first) == digests(loader)
 
 
-def test_the_epochs_loop_goes_on_where_an_interrupt_left_it(open_loader):
-    """As a notebook's cell that is interrupted, and run again."""
-    expected, seen, stops = whole_stream(open_loader()), [], [1, 7, 0, 14, 3, None]
-    batches = open_loader()
-    for stop in stops:
-        count = 0
-        try:
-            for epoch in batches.epochs():
-                for batch in batches:
-                    assert epoch == batches.epoch
-                    seen.append(digest(batch))
-                    count += 1
-                    if count == stop:
-                        raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            next(iter(batches))  # a look at what comes next, in another cell
-    assert seen == expected[: len(seen)] and len(seen) == len(expected)
-
-
-def test_the_epochs_loop_goes_on_where_a_state_was_taken(open_loader):
-    expected, first, resumed = whole_stream(open_loader()), open_loader(), open_loader(workers=1)
-    for epoch in first.epochs():
-        for i, _ in enumerate(first):
-            if (epoch, i) == (2, 3):
-                break
-        if epoch == 2:
-            break
-    resumed.load_state_dict(json.loads(json.dumps(first.state_dict())))
-    left = [digest(batch) for _ in resumed.epochs() for batch in resumed]
-    assert left == expected[-len(left) :] and len(left) == len(expected) - position(first.state_dict())
-    assert left == [digest(batch) for _ in first.epochs() for batch in first]
-
-
-def test_a_look_at_the_first_batch_spends_nothing(open_loader):
-    expected, batches = whole_stream(open_loader()), open_loader()
-    assert [digest(next(iter(batches))) for _ in range(2)] == expected[:1] * 2
-    assert whole_stream(batches) == expected
-    with pytest.raises(ScheduleError, match="outside"):
-        iter(batches)
-    assert list(batches.epochs()) == []
-
-
-def test_an_iteration_that_the_epochs_loop_left_behind_says_so(open_loader):
-    batches = open_loader()
-    for epoch in batches.epochs():
-        old = iter(batches)
-        next(old)
-        if epoch == 1:
-            break
-    batches.set_epoch(1)
-    with pytest.raises(EngineError, match="newer iteration"):
-        next(old)
-
-
-def test_evaluation_has_no_epochs(open_loader):
-    with pytest.raises(ScheduleError, match="train=False has no epochs"):
-        open_loader(schedule=None, train=False).epochs()
-
-
-def test_a_run_is_resumed_as_a_longer_one(open_loader):
-    short, long = Schedule.flat("0.5", epochs=3), Schedule.flat("0.5", epochs=5)
-    expected, first = whole_stream(open_loader(schedule=long)), open_loader(schedule=short)
-    taken = whole_stream(first)
-    resumed = open_loader(schedule=long)
-    resumed.load_state_dict(first.state_dict())
-    assert taken + whole_stream(resumed) == expected
-    with pytest.raises(ResumeError, match="schedule 'flat:0.5@5', and this one has 'flat:0.5@3'"):
-        open_loader(schedule=short).load_state_dict(resumed.state_dict())
-
-
-def test_a_repr_says_where_the_loader_is(open_loader, beton):
-    batches = open_loader(schedule=Schedule.flat("0.5", epochs=2))
-    for _ in zip(range(3), batches, strict=False):
-        pass
-    assert f"of {beton}: epoch 0 of 0 … 1, batch 3 of 9" in repr(batches)
-    assert "engine native on cpu" in repr(batches) and "crop resized (images are not all" in repr(batches)
-    batches.set_epoch(1)
-    list(batches)
-    assert "all 2 epochs done" in repr(batches)
-    batches.close()
-    assert "closed" in repr(batches)
-    assert "evaluation, batch 0 of 5" in repr(open_loader(schedule=None, train=False, batch_size=16))
-
-
-def test_it_has_the_attributes_that_torchs_users_look_for(open_loader):
-    batches = open_loader(rank=1, world_size=2, workers=3)
-    assert (batches.batch_size, batches.num_workers, batches.drop_last) == (2, 3, False)
-    assert len(batches.dataset) == 70
-    assert open_loader(schedule=None, train=False).batch_size == 4
-
-
-@pytest.mark.parametrize(
-    ("option", "advice"),
-    [
-        ({"num_workers": 4}, "workers="),
-        ({"shuffle": True}, "seed= and sampling="),
-        ({"drop_last": True}, "leave it out"),
-        ({"transform": print}, "crop=, interpolation=, mean= and std="),
-        ({"pin_memory": True}, "device='cuda'"),
-        ({"collate_fn": print}, "tensors"),
-        ({"sampler": []}, "BudgetSampler"),
-        ({"batch_sampler": []}, "BudgetSampler"),
-        ({"persistent_workers": True}, "threads"),
-        ({"prefetch_factor": 2}, "prefetch="),
-        ({"generator": None}, "seed="),
-        ({"epochs": 3}, r"Schedule.full\(epochs="),
-        ({"image_sizes": 3}, "did you mean image_size="),
-        ({"xyzzy": 3}, "there are .*prefetch"),
-    ],
-)
-def test_a_keyword_of_torchs_dataloader_is_refused_with_what_to_use(open_loader, option, advice):
-    with pytest.raises(ArgumentTypeError, match=f"^{next(iter(option))}=.*{advice}") as caught:
-        open_loader(**option)
-    assert isinstance(caught.value, TypeError) and isinstance(caught.value, EngineError)
-
-
-def test_a_torch_dataset_as_the_path_is_pointed_to_the_sampler(open_loader, folder):
-    from torchvision.datasets import ImageFolder
-
-    for dataset in (ImageFolder(folder), [1, 2, 3], torch.utils.data.TensorDataset(torch.zeros(3))):
-        with pytest.raises(ArgumentTypeError, match=r"budgetloader convert.*batch_sampler=budgetloader.BudgetSampler"):
-            open_loader(dataset)
-    with pytest.raises(DatasetError, match="it is a folder.*budgetloader convert"):
-        open_loader(folder)
-
-
 def test_a_newer_iteration_ends_the_older_one(open_loader):
     loader = open_loader()
     old = iter(loader)
@@ -457,38 +316,6 @@ def test_close_leaves_no_thread_and_a_closed_loader_says_so(open_loader):
     for use in (lambda: next(iterator), lambda: iter(loader), lambda: loader.set_epoch(0)):
         with pytest.raises(EngineError, match="closed"):
             use()
-
-
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        ({"schedule": None}, "schedule is missing"),
-        ({"train": False}, "leave schedule"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"image_size": -1}, "image_size"),
-        ({"workers": 0}, "workers"),
-        ({"prefetch": 0}, "prefetch"),
-        ({"engine": "warp"}, "warp"),
-        ({"seed": -1}, "seed"),
-        ({"on_corrupt": "ignore"}, "ignore"),
-        ({"rank": 0}, "both or neither"),
-        ({"rank": 3, "world_size": 2}, "rank 3"),
-        ({"schedule": Schedule.flat("0.01", epochs=1)}, "zero batches"),
-        ({"dtype": "int3"}, "int3"),
-        ({"schedule": "R3@12"}, "schedule 'R3@12' is no Schedule"),
-        ({"image_size": (24, 24)}, r"image_size \(24, 24\)"),
-        ({"mean": 0.5}, "mean 0.5"),
-        ({"mean": (123, 116, 103)}, "divide by 255"),
-        ({"device": "cuda0"}, "device 'cuda0' is not known"),
-        ({"device": "cuda:99"}, "device 'cuda:99': torch sees"),
-        ({"device": "mps"}, "device 'mps': torch sees no Apple GPU"),
-    ],
-)
-def test_bad_arguments_are_refused_with_their_value(open_loader, options, why):
-    before = set(threading.enumerate())
-    with pytest.raises((ScheduleError, EngineError), match=why):
-        open_loader(**options)
-    assert set(threading.enumerate()) <= before
 
 
 def test_stats_count_the_trainers_waiting_and_the_engines_work(open_loader):
