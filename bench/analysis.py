@@ -1,4 +1,4 @@
-"""From what was measured to the table: ratios with intervals, and what the difference to theory is made of."""
+"""From measured times to a table: ratios with intervals, and the parts of their difference to theory."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def compare(
     own = [seed.records[:rounds] for seed in seeds]
     full = [seed.full[:rounds] for seed in seeds]
     last = _last_batch(full)
-    same = all(mine is other for seed in seeds for mine, other in seed.pairs)  # full training against itself
+    same = all(own is full for seed in seeds for own, full in seed.pairs)  # full training against itself
     ratios = schedule.ratios[:rounds]
     corollary = float(sum(ratios, start=Fraction(0)) / rounds)  # a schedule that has ended spends nothing more
     theorems = (
@@ -141,15 +141,15 @@ class _Times:
     """
 
     def __init__(self, seeds: Sequence[Measured], last: float) -> None:
-        unit = [(mine, other, _batch_seconds(other, last)) for seed in seeds for mine, other in seed.pairs]
-        self.batch = trimmed_mean([_batch_seconds(mine, last) / seconds for mine, _, seconds in unit])
-        sliced = [mine / full for seed in seeds for mine, full in seed.timed]
+        unit = [(own, full, _batch_seconds(full, last)) for seed in seeds for own, full in seed.pairs]
+        self.batch = trimmed_mean([_batch_seconds(own, last) / seconds for own, _, seconds in unit])
+        sliced = [own / full for seed in seeds for own, full in seed.timed]
         if sliced:
             self.batch = weighted([self.batch, trimmed_mean(sliced)])
-        self.first = trimmed_mean([mine.first_wait_seconds / seconds for mine, _, seconds in unit])
-        self.first_full = trimmed_mean([other.first_wait_seconds / seconds for _, other, seconds in unit])
-        self.starved = trimmed_mean([_waited(mine, last) / seconds for mine, _, seconds in unit])
-        self.starved_full = trimmed_mean([_waited(other, last) / seconds for _, other, seconds in unit])
+        self.first = trimmed_mean([own.first_wait_seconds / seconds for own, _, seconds in unit])
+        self.first_full = trimmed_mean([full.first_wait_seconds / seconds for _, full, seconds in unit])
+        self.starved = trimmed_mean([_waited(own, last) / seconds for own, _, seconds in unit])
+        self.starved_full = trimmed_mean([_waited(full, last) / seconds for _, full, seconds in unit])
 
 
 def _last_batch(full: Sequence[Sequence[EpochRecord]]) -> float:
@@ -185,21 +185,21 @@ def _slowest(own: Sequence[Sequence[EpochRecord]], last: float) -> float:
 
 
 def _theorem(
-    mine: list[EpochRecord],
-    other: list[EpochRecord],
+    own: list[EpochRecord],
+    full: list[EpochRecord],
     *,
     ratios: tuple[Fraction, ...],
     samples: int,
     batch_size: int,
 ) -> float:
     """Theorem 4 with the measured times; regular epochs (ratio 1 throughout) are regular epochs."""
-    regular, last = _mean_batch(other), _mean_last(other, samples=samples, batch_size=batch_size)
+    regular, last = _mean_batch(full), _mean_last(full, samples=samples, batch_size=batch_size)
     if all(r == 1 for r in ratios):
-        full = -(-samples // batch_size)
-        own = _mean_batch(mine) * (full - 1) + _mean_last(mine, samples=samples, batch_size=batch_size)
-        return own / (regular * (full - 1) + last) * len(mine) / len(other)
+        batches = -(-samples // batch_size)
+        seconds = _mean_batch(own) * (batches - 1) + _mean_last(own, samples=samples, batch_size=batch_size)
+        return seconds / (regular * (batches - 1) + last) * len(own) / len(full)
     by_ratio: dict[Fraction, list[EpochRecord]] = defaultdict(list)
-    for ratio, record in zip(ratios, mine, strict=True):
+    for ratio, record in zip(ratios, own, strict=True):
         by_ratio[ratio].append(record)
     # Theorem 4 is of as many epochs as full training has; a schedule that ends sooner spends nothing then.
     return (
@@ -211,8 +211,8 @@ def _theorem(
             reduced_batch_seconds={ratio: _mean_batch(epochs) for ratio, epochs in by_ratio.items()},
             last_batch_seconds=last,
         )
-        * len(mine)
-        / len(other)
+        * len(own)
+        / len(full)
     )
 
 

@@ -1,4 +1,4 @@
-"""Functions in processes of their own: once, or asked again and again and in turn with others.
+"""Run functions in processes of their own: once, or as servers that answer requests in turn.
 
 Importing one loader can change what another does (FFCV sets torch's threads), and settings such as OMP_NUM_THREADS
 are read once per process: so what is compared gets a process each, and the parent asks them in turn, so that the

@@ -1,4 +1,4 @@
-"""How benches run on a terminal: as commands do, once the packages that they need were found."""
+"""How benches run on a terminal: as commands do, after a check that their packages are installed."""
 
 from __future__ import annotations
 

@@ -67,14 +67,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str, str]:
     """The options of a command line, "fresh" or "resume", and "train" or "count"."""
-    asked = parser("budgetloader.bench.crnet", __doc__ or "", presets=PRESETS, preset="cifar", settings=("full",))
-    add = asked.add_argument
+    command_line = parser(
+        "budgetloader.bench.crnet", __doc__ or "", presets=PRESETS, preset="cifar", settings=("full",)
+    )
+    add = command_line.add_argument
     add("--networks", nargs="+", choices=sorted(NETWORKS), help="(preset)")
     add("--shapes", nargs="+", metavar="E,G,A", help="expansion, groups, alpha of the tables' blocks (preset)")
     add("--strategies", nargs="+", metavar="X-Y", help="of the tables; none: all four")
     add("--quick", action="store_const", const="quick", dest="preset", help="--preset quick")
     add("--counts", action="store_true", help="only print parameters and FLOPs, and check them")
-    given = vars(asked.parse_args(arguments))
+    given = vars(command_line.parse_args(arguments))
     what = "count" if given.pop("counts") else "train"
     options, how = options_of(given, presets=PRESETS)
     if what == "train" and options.preset == "cifar" and not options.data:

@@ -1,4 +1,4 @@
-"""Which of the dissertation's training sets a bench was given; making data ready is `budgetloader.prepare`'s."""
+"""Recognise the dissertation's training sets. `budgetloader.prepare` makes data ready."""
 
 from __future__ import annotations
 

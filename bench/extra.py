@@ -1,4 +1,4 @@
-"""What `pip install 'budgetloader[bench]'` brings: looked for before a bench trains, not when its pictures are due."""
+"""The packages of `pip install 'budgetloader[bench]'`, checked before a bench trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feeds what a stranger could have made to everything that reads it: no crash, no hang, no large allocation.
+"""Feeds malformed input to all code that reads files or messages: no crash, no hang, no large allocation.
 
     python -m budgetloader.bench.fuzz --seconds 600 --out runs/fuzz              # each kind, one after the other
     python -m budgetloader.bench.fuzz jpeg wire --seconds 60

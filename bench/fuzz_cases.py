@@ -1,4 +1,4 @@
-"""What the fuzzer feeds to what reads it. A case is accepted, and then behaves, or is refused by our errors."""
+"""The fuzzer's kinds of input. Each case is accepted and works, or is refused with one of our errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the fuzzer's cases are made with: a kind of input, and ways to change what was whole."""
+"""The base of the fuzzer's kinds of input, and functions that damage valid input."""
 
 from __future__ import annotations
 

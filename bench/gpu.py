@@ -119,14 +119,14 @@ def _ending(message: str) -> str:
 
 def contracts(bench: Bench) -> list[dict[str, Any]]:
     rows = []
-    for engine in _there(bench.options.engines, bench.say):
+    for engine in _installed(bench.options.engines, bench.say):
         beton = bench.small if engine == "resident" else bench.val
         answer = bench.once("contract", engine, engine=engine, beton=beton, device=bench.options.device)
         rows.append({"engine": engine, **answer})
     return rows
 
 
-def _there(engines_: Sequence[str], say: Any) -> list[str]:
+def _installed(engines_: Sequence[str], say: Any) -> list[str]:
     """The engines that are installed, and those of somebody's own."""
     from budgetloader import engines
 
@@ -152,12 +152,12 @@ def hardware(bench: Bench) -> list[dict[str, Any]]:
 def loaders(bench: Bench) -> dict[str, Any]:
     from budgetloader.bench.child import together
     from budgetloader.bench.gpu_parts import bytes_per_image
-    from budgetloader.bench.throughput import there
+    from budgetloader.bench.throughput import importable
     from budgetloader.parallel import cores
 
     options = bench.options
-    names = [engine for engine in _there(options.engines, bench.say) if engine != "resident"]
-    names += [name for name in OTHERS if there(name)]
+    names = [engine for engine in _installed(options.engines, bench.say) if engine != "resident"]
+    names += [name for name in OTHERS if importable(name)]
     work = {
         "beton": bench.beton,
         "folder": str(bench.out / "data" / "jpegs" / "train"),

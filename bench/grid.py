@@ -13,7 +13,7 @@ class Grid:
     """A table of text.
 
     Args:
-        title: what it shows, of what, where.
+        title: the quantity, the data and the machine.
         columns: their names.
         rows: one text for each column.
         note: what a reader must know to read it right: how a column is made, what it does not show.

@@ -57,7 +57,7 @@ class Setting:
             self.batches,
             epochs=self.schedule.epochs,
             identity={"schedule": str(self.schedule)},
-            seed_of=lambda epoch, step: f"{self.seed} {self.name} {epoch}",
+            seed_of=lambda epoch, step, rank: f"{self.seed} {self.name} {epoch}",
             evaluation=self.evaluation,
             eval_every=self.eval_every,
             checkpoint=self.state,

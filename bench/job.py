@@ -137,9 +137,9 @@ def _record(
     from budgetloader.bench.data import recognise
     from budgetloader.bench.record import environment
 
-    asked = {**dataclasses.asdict(options), **options.extra, "data": data.name}
+    options_given = {**dataclasses.asdict(options), **options.extra, "data": data.name}
     for name in ("val", "out", "extra"):
-        asked.pop(name)
+        options_given.pop(name)
     rows = []
     for name, times in _compared(options, data, done).items():
         settings = [next(s for s in run.settings if s.name == name) for run in done]
@@ -161,7 +161,7 @@ def _record(
         )
     return {
         "environment": environment(),
-        "options": asked,
+        "options": options_given,
         "data_set": recognise(data.train),
         "engine": done[0].engine if done else None,
         "samples": len(data.train),

@@ -1,4 +1,4 @@
-"""Kills each process of a service at random moments of a training, and says what became of the trainer.
+"""Kills each process of a service at random moments of a training, and reports how the trainer ended.
 
     python -m budgetloader.bench.kill_matrix --trials 20 --out runs/kill_matrix
 
@@ -250,7 +250,7 @@ def _kill(victim: str, *, server: int, trainer: int, rng: random.Random) -> bool
 
 
 def _judge(lines: list, expected: list, at: float) -> dict[str, Any]:
-    """What became of the trainer: its stream to the end, or one error in time behind a right beginning of it."""
+    """How the trainer ended: with its whole stream, or with the right beginning of it and one error in time."""
     got = [line for line in lines if isinstance(line, list)]
     last = lines[-1] if lines else None
     if got == expected and last == "finished":
@@ -265,19 +265,19 @@ def rows(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each victim."""
     found = []
     for victim in dict.fromkeys(trial["victim"] for trial in trials):
-        mine = [trial for trial in trials if trial["victim"] == victim]
-        outcomes = Counter(trial["outcome"] for trial in mine)
-        seconds = [trial["seconds"] for trial in mine if "seconds" in trial]
+        own = [trial for trial in trials if trial["victim"] == victim]
+        outcomes = Counter(trial["outcome"] for trial in own)
+        seconds = [trial["seconds"] for trial in own if "seconds" in trial]
         found.append(
             {
                 "victim": victim,
-                "trials": len(mine),
-                "kept": sum(trial["kept"] for trial in mine),
+                "trials": len(own),
+                "kept": sum(trial["kept"] for trial in own),
                 "same_stream": outcomes["same stream"],
                 "one_error": outcomes["one error"],
                 "longest_seconds": max(seconds, default=None),
-                "wrong_or_hung": len(mine) - outcomes["same stream"] - outcomes["one error"],
-                "left_behind": sum(len(trial.get("left_behind", [])) for trial in mine),
+                "wrong_or_hung": len(own) - outcomes["same stream"] - outcomes["one error"],
+                "left_behind": sum(len(trial.get("left_behind", [])) for trial in own),
             }
         )
     return found

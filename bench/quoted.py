@@ -1,4 +1,4 @@
-"""README's and docs' tables of figures, made from the records that they quote.
+"""Tables in README and docs, generated from the records that they quote.
 
     python -m budgetloader.bench.quoted            # write them again
     python -m budgetloader.bench.quoted --check    # exit status 1 if a page does not say what its record says

@@ -1,4 +1,4 @@
-"""Result files: where and with what something was measured, and atomic writing."""
+"""Result files: a record of machine and versions, and atomic writing."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _cpu() -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that is there whole, or not at all."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:

@@ -1,4 +1,4 @@
-"""What a bench of training time leaves behind: record, pictures, tables and a page."""
+"""The output of a bench of training time: record, pictures, tables and a page."""
 
 from __future__ import annotations
 

@@ -53,9 +53,9 @@ class ScheduleBench:
 
     def parse(self, arguments: Sequence[str] | None = None) -> tuple[Options, str]:
         """The options of a command line, and "fresh" or "resume"."""
-        asked = parser(self.module, self.doc, presets=self.presets, preset=self.preset, settings=self.settings)
-        self.add(asked)
-        options, how = options_of(vars(asked.parse_args(arguments)), presets=self.presets)
+        command_line = parser(self.module, self.doc, presets=self.presets, preset=self.preset, settings=self.settings)
+        self.add(command_line)
+        options, how = options_of(vars(command_line.parse_args(arguments)), presets=self.presets)
         if options.preset in self.without_data and not options.data:
             raise ScheduleError(self.without_data[options.preset])
         return options, how

@@ -1,4 +1,4 @@
-"""One seed's settings in training, side by side, and what came of them."""
+"""One seed's trainings, side by side, and their results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from budgetloader.bench.settings import Cell
 
 
 class SeedRun:
-    """One seed's settings in training, and what came of them."""
+    """One seed's trainings, and their results."""
 
     def __init__(self, options: Options, seed: int, data: Data, out: Path, cells: list[Cell], recipe: Any) -> None:
         self.options, self.seed, self.data, self.out, self.recipe = options, seed, data, out, recipe
@@ -66,7 +66,7 @@ class SeedRun:
 
     @property
     def _shape(self) -> dict[str, Any]:
-        """What all loaders of the run have in common."""
+        """The arguments that all loaders of the run share."""
         options = self.options
         return {
             "batch_size": options.batch_size,
@@ -204,7 +204,7 @@ class SeedRun:
         )
 
     def _full(self, setting: Any) -> Any:
-        """What a setting's time is compared with."""
+        """The training that a setting's time is compared with."""
         return next(other for other in self.settings if other.cell.group == setting.cell.group)
 
     def measured(self, setting: Any) -> tuple[Measured, int]:
@@ -214,7 +214,7 @@ class SeedRun:
         return Measured(setting.records, full.records, setting.timed), rounds
 
     def row(self, setting: Any) -> dict[str, Any]:
-        """What one seed's training of a setting came to."""
+        """The results of one seed's training of a setting, as a row of the record."""
         accuracy, seconds = setting.history.accuracy, sum(record.train_seconds for record in setting.records)
         warm_up = self.warm_up_seconds.get(setting.name, 0.0)
         return {
@@ -249,4 +249,4 @@ class SeedRun:
             held = json.loads(self._timed.read_text())
         self._timing_rounds = held["rounds"]
         for setting in self.settings:
-            setting.timed = [(mine, full) for mine, full in held["slices"].get(setting.name, [])]
+            setting.timed = [(own, full) for own, full in held["slices"].get(setting.name, [])]

@@ -1,10 +1,10 @@
-"""A long run of one private loader, and of a service with four trainers that come and go: does anything grow?
+"""A long run of one private loader, and of a service with trainers that come and go: does anything grow?
 
     python -m budgetloader.bench.soak --minutes 120 --out runs/soak
 
 Resident memory, descriptors, threads and /dev/shm are read every 10 seconds. They are flat if, after the first tenth
-of the time, the last quarter's median is at most 5 % above the first quarter's. Trainers are slow on purpose: a few
-per cent of a core; what leaks, leaks by the batch, the epoch, the trainer and the kill.
+of the time, the last quarter's median is at most 5 % above the first quarter's. Trainers are slow on purpose, a few
+per cent of a core: leaks grow with the number of batches, epochs, trainers and kills, whatever their speed.
 """
 
 from __future__ import annotations
@@ -158,10 +158,10 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen]:
 
 
 def _read(server: int, private: int) -> dict[str, Any]:
-    mine = [server, *below(server)]
-    shared = _shared([*mine, private])
+    processes = [server, *below(server)]
+    shared = _shared([*processes, private])
     return {
-        "service": _sum(mine),
+        "service": _sum(processes),
         "private": _sum([private]),
         "shm_used_bytes": sum(shared.values()),
         "shm_files": len(shared),

@@ -72,12 +72,12 @@ def trainer(**job: Any) -> Iterator[Callable[..., dict[str, Any] | None]]:
 
 def _take_epoch(batches: Any, *, copied: bool) -> int:
     """All images of an epoch: how many; with `copied` to memory of the trainer's own, too."""
-    images, mine = 0, None
+    images, copy = 0, None
     for batch, labels in batches:
         images += len(labels)
         if copied:
-            mine = batch.clone() if mine is None else mine
-            mine[: len(batch)].copy_(batch)
+            copy = batch.clone() if copy is None else copy
+            copy[: len(batch)].copy_(batch)
     return images
 
 

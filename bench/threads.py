@@ -1,4 +1,4 @@
-"""How a trainer's threads stand other work on the machine: an epoch's time, quiet and beside a busy process.
+"""What a busy process beside a trainer costs, by the number of torch's threads.
 
 Claim: on small networks torch's OpenMP threads meet at a barrier at the end of every operation, and wait there
 for whichever of them has lost its core; with one thread, a process that keeps a core busy costs its share.

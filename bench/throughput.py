@@ -45,11 +45,11 @@ REFERENCE = "native"  # what the ratios are of
 
 def contender(*, name: str, work: dict[str, Any]) -> Callable[..., list[dict[str, Any]]]:
     """A function that runs a contender, in a process of its own."""
-    asked = Work(**work)
-    quiet_threads(asked.threads)
+    kind = Work(**work)
+    quiet_threads(kind.threads)
 
     def run(*, ratios: Sequence[str], step_seconds: float = 0.0) -> list[dict[str, Any]]:
-        return _epochs(name, asked, [Fraction(r) for r in ratios], step_seconds=step_seconds)
+        return _epochs(name, kind, [Fraction(r) for r in ratios], step_seconds=step_seconds)
 
     return run
 
@@ -203,7 +203,7 @@ def _samples(work: Work) -> int:
     return len(Dataset(work.beton))
 
 
-def there(name: str) -> bool:
+def importable(name: str) -> bool:
     """Whether what a contender needs can be imported, in a process of its own."""
     package = NEEDS.get(name)
     code = f"import {package}" + ("; spdl.io.demux_config()" if package == "spdl.io" else "")
@@ -243,7 +243,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
     out = Path(options.out)
     with bars(console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
-    names = [name for name in options.contenders if there(name)]
+    names = [name for name in options.contenders if importable(name)]
     for name in sorted(set(options.contenders) - set(names)):
         say(f"{name} is left out: {NEEDS[name]} is not installed, or lacks a library")
 

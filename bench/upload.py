@@ -1,9 +1,9 @@
-"""What the uploader costs the host: native's images per second with it, and without.
+"""What the uploader costs the host: the native engine's images per second with it, and without.
 
     python -m budgetloader.bench.upload
 
 Claim: at most 3 %. The device is one that takes no time: torch's "meta" tensors, and streams and events
-that do nothing, so that what is left is what the host's threads do for a batch. Both loaders write bytes to
+that do nothing: only the work of the host's threads is left. Both loaders write bytes to
 host memory; the one with a device has them sent, normalised to float16, and handed over. Each has a process
 of its own, and they take turns, so that the machine's drift hits both; the first turn is warm-up. The cost is
 the median over the turns' ratios, once of images per second and once of processor time per image, which a busy

@@ -7,7 +7,7 @@ Claim: `BudgetLoader.verdict()` says within 15 % how many times a trainer's dema
 How it is measured: every engine has a process of its own. In each turn it first says how many images per
 second it gives to a trainer that only takes them; then come trainers that sleep for each batch, so long
 that the engine could deliver 0.5 … 6 times what they take, with pauses between their epochs as an
-evaluation makes. The verdict's headroom is compared with what is known: for an engine that works ahead,
+evaluation makes. The verdict's headroom is compared with the known one: for an engine that works ahead,
 the ratio r of the two speeds; for one that makes a batch when it is asked for (resident, synthetic), of
 which a trainer waits for all, r where the wait is below 5 % of the time, and otherwise the share of its own
 speed at which the trainer runs, r / (r + 1). Medians over the turns.
@@ -130,10 +130,10 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         prepare(None, folder=out / "data", images=options.images, **made)
         prepare(None, folder=out / "small", images=1440, builtin="digits", image_size=32, **made)
     data, small = out / "data" / "train.beton", out / "small" / "train.beton"
-    there = {name: find_spec("ray") if name == "service" else engines.installed(name) for name in options.engines}
-    wanted = serving(data, name=NAME, memory="500MB") if there.get("service") else contextlib.nullcontext()
+    installed = {name: find_spec("ray") if name == "service" else engines.installed(name) for name in options.engines}
+    wanted = serving(data, name=NAME, memory="500MB") if installed.get("service") else contextlib.nullcontext()
     with wanted:
-        names = [name for name in options.engines if there[name]]
+        names = [name for name in options.engines if installed[name]]
         rows = measure(str(data), str(small), engines=names, turns=options.turns, say=console.print)
     results: dict[str, Any] = {
         "environment": environment(),

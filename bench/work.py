@@ -1,4 +1,4 @@
-"""What every contender of a comparison is asked to do."""
+"""The work that every contender of a comparison does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands and benches share on a terminal: consoles, progress bars, errors, and how they end."""
+"""Consoles, progress bars, error messages and exit statuses of commands and benches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in, `.beton` out: every image as an indexed baseline JPEG (see `budgetloader.jpeg`)."""
+"""Convert images to a `.beton` file of indexed baseline JPEGs (see `budgetloader.jpeg`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not read, because nobody means it: checked before anything is allocated.
+"""Limits on what is read from files, checked before anything is allocated.
 
 An image of 700 bytes can say that it has 900 million pixels, or go over them 2,000 times.
 """

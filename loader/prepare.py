@@ -1,4 +1,4 @@
-"""Data to train on, made ready: a `.beton`, a folder of images to convert, generated JPEGs or handwritten digits."""
+"""Make data ready to train on: a `.beton`, a folder of images to convert, generated JPEGs, handwritten digits."""
 
 from __future__ import annotations
 
@@ -151,7 +151,12 @@ def _converted(source: Source, path: Path, progress: Progress) -> Dataset:
         for line in source.warnings:
             progress.console.print(f"warning: {line}", soft_wrap=True, markup=False)
         task = progress.add_task(f"convert {path.stem}", total=len(source))
-        convert(source, path, progress=lambda n: progress.update(task, completed=n))
+        report = convert(source, path, progress=lambda n: progress.update(task, completed=n))
+        fewest, most = min(report.labels.values()), max(report.labels.values())
+        said = (
+            f"{path.name}: {report.samples:,} images of {len(report.labels):,} classes, {fewest:,} to {most:,} of each"
+        )
+        progress.console.print(said, soft_wrap=True, markup=False, highlight=False)
     return Dataset(path)
 
 
@@ -160,9 +165,9 @@ def _hold_out(source: Source) -> np.ndarray:
     kept = np.zeros(len(source), bool)
     labels = np.asarray(source.labels)
     for label in np.unique(labels):
-        mine = np.flatnonzero(labels == label)
-        if len(mine) > 1:
-            kept[mine[min(len(mine), _HOLD_OUT) - 1 :: _HOLD_OUT]] = True
+        places = np.flatnonzero(labels == label)
+        if len(places) > 1:
+            kept[places[min(len(places), _HOLD_OUT) - 1 :: _HOLD_OUT]] = True
     if not kept.any():
         raise DatasetError("no class has two images, so that none can be held out; give --val a folder to evaluate on")
     return kept

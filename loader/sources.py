@@ -1,4 +1,4 @@
-"""Where images to convert come from: folders, CIFAR's pickles, torchvision datasets on disk."""
+"""Sources of images to convert: folders, CIFAR's pickles, torchvision datasets on disk."""
 
 from __future__ import annotations
 

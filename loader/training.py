@@ -1,4 +1,4 @@
-"""What `budgetloader train` does: one network trained by one schedule, over one or several processes."""
+"""The work of `budgetloader train`: one network trained by one schedule, in one process or several."""
 
 from __future__ import annotations
 
@@ -176,6 +176,11 @@ class _Display:
 
     def loaded(self, history: History) -> None:
         """Begin the bar at what a checkpoint holds, or it would count as done at once."""
+        if history.earlier_epochs is not None and self._shown:
+            self._console.print(
+                f"going on from a run of {history.earlier_epochs} epochs as one of {self._schedule.epochs}; "
+                "the learning rate follows the longer schedule from here"
+            )
         done = sum(record.batches for record in history.records)
         self._task = self._progress.add_task("train", total=self._budget.total, completed=done)
 
@@ -188,9 +193,11 @@ class _Display:
         return True
 
     def epoch(self, history: History) -> None:
+        record = history.records[-1]
+        done = sum(self._budget.batches[: record.epoch + 1])
+        self._progress.update(self._task, completed=done, refresh=True)
         if not self._shown:
             return
-        record = history.records[-1]
         accuracy = history.accuracies.get(record.epoch)
         top1 = f", top-1 {100 * accuracy.top1:.2f} %" if accuracy else ""
         self._console.print(

@@ -1,4 +1,4 @@
-"""Whether every sample of a file is what was written."""
+"""Check every sample of a file against its checksum, and decode it."""
 
 from __future__ import annotations
 

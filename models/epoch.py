@@ -1,4 +1,4 @@
-"""What an epoch of training took: its record, its state in a checkpoint, and the clock.
+"""An epoch of training: its record, its state in a checkpoint, and its clock.
 
 Training time of an epoch is the time from asking for its first batch to the end of its last optimiser step
 (synchronised on a GPU), without evaluation and checkpoints.

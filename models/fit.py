@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed
 
 from budgetloader.models.epoch import EpochUnderWay
 from budgetloader.models.history import History
@@ -37,6 +36,8 @@ def fit(
 ) -> History:
     """Train for `epochs`, from the checkpoint where there is one.
 
+    A run of fewer epochs can be resumed as one of more; the learning rate then follows the longer schedule.
+
     Args:
         trainer, batches, epochs: see `Training`; so are those that are not named here.
         log: a JSON-lines file, a line for each epoch.
@@ -44,19 +45,16 @@ def fit(
         seed: of what torch draws (dropout); each epoch has its own, so that resuming changes nothing.
         after_load: called once, with what the checkpoint holds, before anything is trained.
         after_epoch: called after each epoch.
-        stop: asked after each step; True ends the training, with a checkpoint.
 
     Raises:
-        TrainingError: see `Trainer.train_epoch`; the last checkpoint stays whole.
-        CheckpointError: one could not be written or read, or is of another run.
+        TrainingError, CheckpointError: see `Training.load` and `Training.advance`.
     """
-    rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
     training = Training(
         trainer,
         batches,
         epochs=epochs,
-        identity={"version": _VERSION, "epochs": epochs, "seed": seed},
-        seed_of=lambda epoch, step: f"{seed} {epoch} {step} {rank}",
+        identity={"version": _VERSION, "seed": seed},
+        seed_of=lambda epoch, step, rank: f"{seed} {epoch} {step} {rank}",
         evaluation=evaluation,
         eval_every=eval_every,
         checkpoint=checkpoint,

@@ -1,4 +1,4 @@
-"""What a training has come to, epoch by epoch."""
+"""The results of a training, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from budgetloader.models.metrics import Accuracy
 
 @dataclass
 class History:
-    """What a training has come to.
+    """The results of a training.
 
     Attributes:
         records: its finished epochs.
         accuracies: epoch → accuracy after it.
         other_seconds: evaluation and checkpoints, not counted as training.
         stopped: whether it ended because `stop` said so, and goes on from the checkpoint.
+        earlier_epochs: of the run that the checkpoint was written by, where it had fewer.
     """
 
     records: list[EpochRecord] = field(default_factory=list)
     accuracies: dict[int, Accuracy] = field(default_factory=dict)
     other_seconds: float = 0.0
     stopped: bool = False
+    earlier_epochs: int | None = None
 
     @property
     def accuracy(self) -> Accuracy | None:

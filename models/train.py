@@ -146,11 +146,11 @@ class Trainer:
         rate = self.recipe.learning_rate_at(self._progress(epoch, now.steps / max(steps, 1)))
         source = iter(batches)
         while True:
-            asked = time.perf_counter()
+            began = time.perf_counter()
             batch = next(source, None)
             if batch is None:
                 break
-            now.waits.append(time.perf_counter() - asked)
+            now.waits.append(time.perf_counter() - began)
             if now.steps == steps:
                 raise TrainingError(f"epoch {epoch}: the loader said {steps} batches and gives more")
             rate = self._set_learning_rate(self._progress(epoch, now.steps / steps))

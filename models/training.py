@@ -1,4 +1,4 @@
-"""A training that goes on epoch by epoch: each one trained, evaluated and saved, and resumed exactly."""
+"""A training that advances epoch by epoch, with evaluation and checkpoints that resume exactly."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Training:
             the beginning of its epoch.
         epochs: how many in all.
         identity: what a checkpoint must have been written with to be resumed from, such as {"seed": 0}.
-        seed_of: (epoch, step) → text from which Python's and torch's generators are seeded where an epoch begins
+        seed_of: (epoch, step, rank) → text from which Python's and torch's generators are seeded where an epoch begins
             or goes on, for what a network draws (dropout).
         evaluation: batches to evaluate on, or None.
         eval_every: evaluate after every so many epochs, and after the last; 0: after the last only.
@@ -40,7 +40,7 @@ class Training:
         stop: asked after each step; True ends the epoch there, with a checkpoint.
 
     Attributes:
-        history: what it has come to.
+        history: its results so far.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Training:
         *,
         epochs: int,
         identity: dict[str, Any],
-        seed_of: Callable[[int, int], str],
+        seed_of: Callable[[int, int, int], str],
         evaluation: Iterable[tuple[torch.Tensor, torch.Tensor]] | None = None,
         eval_every: int = 1,
         checkpoint: Path | None = None,
@@ -87,12 +87,7 @@ class Training:
         if self._path is None or not self._path.exists():
             return
         state = checkpoints.load(self._path, device="cpu")
-        for name, expected in self._identity.items():
-            if state.get(name) != expected:
-                raise CheckpointError(
-                    f"checkpoint {self._path} is of a run with {name} {state.get(name)}, and this one has {expected}; "
-                    "give another file, or delete it to start over"
-                )
+        self._check(state)
         try:
             self.trainer.load_state_dict(state["trainer"])
         except (RuntimeError, ValueError, KeyError) as error:
@@ -104,6 +99,18 @@ class Training:
         if state.get("under_way") is not None:
             self._begun = EpochUnderWay(len(self.history.records), state=state["under_way"])
             self._random = state["random"]
+
+    def _check(self, state: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another run. A run of fewer epochs can be resumed as one of more."""
+        epochs = state.get("epochs", self.epochs)  # version 0.1's benches did not note them
+        for name, value in {"epochs": min(epochs, self.epochs), **self._identity}.items():
+            found = epochs if name == "epochs" else state.get(name)
+            if found != value:
+                raise CheckpointError(
+                    f"checkpoint {self._path} is of a run with {name} {found}, and this one has {value}; "
+                    "give another file, or delete it to start over"
+                )
+        self.history.earlier_epochs = epochs if epochs < self.epochs else None
 
     def advance(self) -> bool:
         """Train the next epoch, evaluate where that is due, and save; False: `stop` ended the epoch.
@@ -141,7 +148,7 @@ class Training:
         if begun is not None and len(self._random) == self._ranks:
             checkpoints.set_random_state(self._random[self._rank], self.trainer.device)
             return
-        text = self._seed_of(epoch, begun.steps if begun else 0)
+        text = self._seed_of(epoch, begun.steps if begun else 0, self._rank)
         random.seed(text)
         torch.manual_seed(zlib.crc32(text.encode()))
 
@@ -173,6 +180,7 @@ class Training:
                 raise TrainingError(f"epoch {now.epoch}, step {now.steps}: the loss is {float(now.loss_sum)}")
             state = {
                 **self._identity,
+                "epochs": self.epochs,
                 "trainer": self.trainer.state_dict(),
                 "batches": self.batches.state_dict() if self._stateful else None,
                 "history": self.history.state_dict(),
