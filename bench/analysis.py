@@ -44,8 +44,8 @@ def compare(
 ) -> dict[str, Any]:
     """One setting's training time as a share of full training's, over the first `rounds` epochs.
 
-    A ratio of plain sums (`ratio_of_sums`) takes what other processes did to the machine for the setting's
-    own. `ratio_measured` is put together from what is steadier:
+    A ratio of plain sums (`ratio_of_sums`) also counts the time that other processes took
+    from the machine. `ratio_measured` is computed from steadier parts:
 
         (ρ·Nₛ + Eₛ·βₛ) / (N_f + E_f·β_f)
 
@@ -66,7 +66,7 @@ def compare(
     `ratio_of_sums`, and predicts nothing.
 
     Args:
-        seeds: what was measured, each with `rounds` epochs of full training; a schedule of fewer epochs than
+        seeds: the measurements, each with `rounds` epochs of full training; a schedule of fewer epochs than
             `rounds` may have ended.
         schedule: the setting's.
         rounds: epochs of full training to compare with, at least 1.
@@ -105,7 +105,7 @@ def _ratio(
     last: float,
     same: bool,
 ) -> dict[str, Any]:
-    """The measured ratio, its interval, and what its difference to the corollary is made of; see `compare`."""
+    """The measured ratio, its interval, and the parts of its difference to the corollary; see `compare`."""
     rounds, epochs = len(full), len(own)
     batches, batches_full = (sum(_batches(record, last) for record in records) for records in (own, full))
     whole = batches_full + rounds * times.first_full.value

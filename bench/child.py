@@ -28,7 +28,7 @@ def once(function: str, **arguments: Any) -> list[str]:
 
     Args:
         function: "module:function".
-        arguments: what JSON has.
+        arguments: values that JSON can represent.
     """
     return apart.command("budgetloader.bench.child", "once", function, json.dumps(arguments))
 
@@ -40,7 +40,7 @@ class Child:
         make: "module:function" of a function that is called once, in the process, with `arguments`, and returns
             the function that answers, or a context manager of it: keyword arguments in, something that JSON has out.
         name: for messages.
-        arguments: what JSON has.
+        arguments: values that JSON can represent.
         environment: variables to set before anything is imported there.
     """
 

@@ -260,6 +260,6 @@ FILTERS: dict[str, tuple[str, ...]] = {
 
 
 def quiet_threads(threads: int) -> None:
-    """What one would set on a machine of so many cores; before torch or numba are imported."""
+    """Set the threads of torch and numba, before they are imported, as for a machine of so many cores."""
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("NUMBA_NUM_THREADS", str(threads))

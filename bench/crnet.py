@@ -77,11 +77,11 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str, str]:
     add("--quick", action="store_const", const="quick", dest="preset", help="--preset quick")
     add("--counts", action="store_true", help="only print parameters and FLOPs, and check them")
     given = vars(command_line.parse_args(arguments))
-    what = "count" if given.pop("counts") else "train"
+    mode = "count" if given.pop("counts") else "train"
     options, how = options_of(given, presets=PRESETS)
-    if what == "train" and options.preset == "cifar" and not options.data:
+    if mode == "train" and options.preset == "cifar" and not options.data:
         raise ScheduleError("give --data, the folder with CIFAR's unpacked pickles in it, or --quick without it")
-    return options, how, what
+    return options, how, mode
 
 
 def chosen(options: Options, *, classes: int) -> list[Compressed]:
@@ -182,8 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str], console: Console) -> int:
-    options, how, what = parse(arguments)
-    if what == "count":
+    options, how, mode = parse(arguments)
+    if mode == "count":
         return counts(console)
     from budgetloader.bench import page
     from budgetloader.bench.record import command, write_csv, write_json

@@ -24,7 +24,7 @@ from budgetloader.bench.child import once
 from budgetloader.bench.fuzz_cases import KINDS, Kind
 from budgetloader.bench.record import environment, write_json
 
-_ROOM_BYTES = 2 << 30  # that a kind may allocate beyond what its process has at the start
+_ROOM_BYTES = 2 << 30  # that a kind may allocate beyond its process's memory at the start
 _SLOW_SECONDS = 5.0  # of processor time that a case may take
 _HANG_SECONDS = 60.0  # of processor time without a case finished
 _COMPILE_SECONDS = 240.0  # more of it before the first
@@ -90,7 +90,7 @@ def _run(kind: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _processor_seconds(pid: int) -> float:
-    """What a process has used; 0 once it has ended. On a busy machine hours may pass in a minute of it."""
+    """A process's seconds of processor time; 0 once it has ended. On a busy machine one may take minutes."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -99,9 +99,9 @@ def _processor_seconds(pid: int) -> float:
 
 
 def feed(kind: str, seconds: float, seed: int, folder: str, only: int | None) -> int:
-    """Feed one kind's cases to what reads them, in a process of its own."""
+    """Run one kind's cases, in a process of its own."""
     corpus: Kind = KINDS[kind](Path(folder))
-    for number in range(50):  # imported, compiled, and allocated what is kept
+    for number in range(50):  # imports, compilation and caches do not count
         corpus.run(seed, number)
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()

@@ -158,7 +158,7 @@ class States(Kind):
 
 
 class Wires(Kind):
-    """Messages of a trainer to the process between, and its answers, both of them mangled."""
+    """Requests of a trainer to its bridge, and the answers, both of them mangled."""
 
     _SPEC: ClassVar[dict[str, Any]] = {
         "fingerprint": "f",
@@ -176,11 +176,11 @@ class Wires(Kind):
         batch = {"op": "batch", "buffer": 1, "epoch": 0, "step": 0, "spans": [[0, 8]], "ends": [64, 64], "returned": []}
         self._messages: list[dict[str, Any]] = [setup, buffer, batch, {"op": "status"}, batch, batch]
         self._answers: list[dict[str, Any]] = [
-            {"replaced": [], "decoded": 3, "decode_busy_seconds": 0.1, "copied": 0},
-            {"replaced": [[1, 2]], "decoded": 0, "decode_busy_seconds": 0.0, "copied": 1},
-            {"replaced": [], "decoded": 0, "decode_busy_seconds": 0.0, "copied": 0, "loan": 0, "offset": 0},
-            {"error": "it is gone"},
-            {"error": "bad", "sample": 3},
+            {"op": "batch", "replaced": [], "decoded": 3, "decode_busy_seconds": 0.1, "copied": 0},
+            {"op": "batch", "replaced": [[1, 2]], "decoded": 0, "decode_busy_seconds": 0.0, "copied": 1},
+            {"op": "batch", "decoded": 0, "decode_busy_seconds": 0.0, "copied": 0, "loan": {"number": 0, "offset": 0}},
+            {"op": "failure", "message": "it is gone", "kind": "gone"},
+            {"op": "failure", "message": "bad", "kind": "sample", "sample": 3},
         ]
         self.size = len(self._messages) + len(self._answers)
 
@@ -195,9 +195,9 @@ class Wires(Kind):
 
         near, far = wire.pair()
         with near, far:
-            answering = bridge._Bridge(far)
+            answering = bridge.BridgeProcess(far)
             answering._link = _Link()  # type: ignore[assignment]
-            answering._index = {"capacity_bytes": 1 << 24, "workers": 1, "samples": 64, "path": "p"}
+            answering._served = _served()
             for message in self._messages:
                 changed = _changed(rng, message) if rng.random() < 0.4 else message
                 memory = os.memfd_create("buffer")
@@ -213,12 +213,8 @@ class Wires(Kind):
             try:
                 answering.run()
                 return True
-            except (wire.WireError, *bridge.NONSENSE):  # the process ends
+            except bridge.NONSENSE:  # the process ends
                 return False
-            finally:
-                for _, descriptors in answering._queue:
-                    for descriptor in descriptors:
-                        os.close(descriptor)
 
     def _to_trainer(self, rng: random.Random) -> bool:
         from budgetloader.errors import LoaderError
@@ -283,7 +279,7 @@ def _send(rng: random.Random, end: Any, message: dict[str, Any], descriptors: li
         mangle(rng, data, within=len(data))
         socket.send_fds(end, [bytes(data) or b"x"], descriptors)
         return
-    wire.send(end, message, descriptors)
+    wire.send(end, json.dumps(message).encode(), descriptors)
 
 
 class _Entry:
@@ -315,10 +311,12 @@ class _Link:
         get: ClassVar[Callable] = staticmethod(lambda contents, timeout: contents)
 
     def call(self, method: str, *arguments: Any) -> Any:
+        from budgetloader.service.protocol import ServiceStatus, Taken
+
         if method != "take":
-            return {}
+            return ServiceStatus("p", 64, 0.0, 1, 0, 0, 0, 0, 0, 0, ())
         wanted = arguments[2]
-        return [[_part(rows)] for _, rows in wanted], [False] * len(wanted), 0, 1
+        return Taken([[_part(rows)] for _, rows in wanted], [False] * len(wanted), 0, 1)
 
     def tell(self, method: str, *arguments: Any) -> None:
         pass
@@ -326,11 +324,18 @@ class _Link:
 
 def _part(rows: int) -> Any:
     from budgetloader.errors import EngineError
-    from budgetloader.service.blocks import BLOCK, Part
+    from budgetloader.service.blocks import BLOCK, Content, Part
 
     if not 0 < rows <= BLOCK:
         raise EngineError(f"{rows} rows")  # as the coordinator says
-    return Part(0, rows, {"images": np.zeros((rows, 8, 8, 3), np.uint8), "corrupt": {}, "replaced": {}, "seconds": 0.0})
+    return Part(0, rows, Content(np.zeros((rows, 8, 8, 3), np.uint8), {}, {}, 0.0))
+
+
+def _served() -> Any:
+    from budgetloader.service.protocol import ServedDataset
+
+    sizes = np.full(64, 40)
+    return ServedDataset("p", "f", (), False, 1 << 24, 1, sizes, sizes, np.arange(64))
 
 
 class _Index:
@@ -346,7 +351,7 @@ def _maker(made: Any) -> Any:
     from budgetloader.engines.base import Job, Output, Work
     from budgetloader.plans import Planner
     from budgetloader.schedule import Schedule
-    from budgetloader.service import client
+    from budgetloader.service.maker import BridgeMaker
 
     schedule = Schedule.full(epochs=1)
     made.index = _Index()
@@ -354,7 +359,7 @@ def _maker(made: Any) -> Any:
     planner = Planner(made.index, schedule=schedule, batch_size=8, seed=0)
     job = Job(made.index, Output(8, "uint8"), 8, 1, 3, "raise", planner.replacement)
     budget = schedule.budget(64, batch_size=8)
-    maker = client._Maker(job, Work(), made, budget=budget, seed=0)
+    maker = BridgeMaker(job, Work(), made, budget=budget, seed=0)
     maker._restarts = 99  # a process that ended is not started again here
     return maker, planner.plan(0, 0)
 

@@ -73,7 +73,7 @@ class Jpegs(Kind):
                 width=1 + window[3] % (width - left) if inside else window[3],
             )
             assert 0 <= y <= top and 0 <= x <= left and len(part) <= len(array) + 2
-            if height * width <= 1 << 20:  # what a dataset's limit is for
+            if height * width <= 1 << 20:  # a dataset's limit refuses larger ones
                 simplejpeg.decode_jpeg(part, buffer=np.empty(3 * height * width, np.uint8))
             return True
         except (DatasetError, ValueError):

@@ -52,7 +52,7 @@ class Kind(ABC):
 
     @abstractmethod
     def run(self, seed: int, number: int) -> bool:
-        """Run a case: whether it was accepted. Raises what no reader may raise."""
+        """Run a case: whether it was accepted. An error that is none of ours, which no reader may raise, is raised."""
 
 
 def mangle(rng: random.Random, data: bytearray, *, within: int) -> None:

@@ -60,7 +60,7 @@ _LEAST_SECONDS = 10  # that are left for a measurement to begin
 
 
 class Bench:
-    """What the parts share: the options, the data, and the time that is left."""
+    """The options, the data and the time that is left, for all parts."""
 
     def __init__(self, options: argparse.Namespace, say: Any) -> None:
         self.options, self.say, self.out = options, say, Path(options.out)
@@ -228,7 +228,7 @@ def imagenet(bench: Bench) -> list[dict[str, Any]]:
 
 
 def hours(row: dict[str, Any], *, batch_size: int) -> float:
-    """What ImageNet's 150 epochs would take by a setting, extrapolated from a full batch's time T_0."""
+    """Hours of ImageNet's 150 epochs by a setting, extrapolated from a full batch's time T_0."""
     from budgetloader import Schedule
 
     form = row["schedule"].partition("@")[0]
@@ -303,11 +303,11 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
     from budgetloader import engines
     from budgetloader.bench import page
     from budgetloader.bench.console import bars
-    from budgetloader.bench.data import prepare
     from budgetloader.bench.gpu_report import errors, grids
     from budgetloader.bench.record import command, environment, write_json
     from budgetloader.doctor import version
     from budgetloader.errors import EngineError
+    from budgetloader.prepare import prepare
 
     for engine in options.engines:
         if engine not in ENGINES and ":" not in engine:

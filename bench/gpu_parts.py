@@ -214,7 +214,7 @@ def jpeg_of(kind: str, *, beton: str) -> bytes:
 
 
 def rate(name: str, work: Any, *, tuning: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Images per second of a contender's second epoch; the first one fills what it prefetches.
+    """Images per second of a contender's second epoch; in the first one it fills its prefetch queue.
 
     Args:
         name: of `budgetloader.bench.contenders.CONTENDERS`, or MODULE:FUNCTION that makes an engine.
@@ -295,7 +295,7 @@ def trainer(*, beton: str, device: str, batch_size: int, image_size: int, width:
 
 
 def bytes_per_image(beton: str, *, image_size: int, images: int = 2048) -> dict[str, float]:
-    """What goes over the bus for an image: its whole JPEG, the window's cut out of it, or the window's pixels."""
+    """Bytes over the bus for an image: its whole JPEG, the one cut out for the window, or the window's pixels."""
     from budgetloader import Dataset, Schedule
     from budgetloader.jpeg import Cropper
     from budgetloader.plans import Planner

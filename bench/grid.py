@@ -16,7 +16,7 @@ class Grid:
         title: the quantity, the data and the machine.
         columns: their names.
         rows: one text for each column.
-        note: what a reader must know to read it right: how a column is made, what it does not show.
+        note: how to read it: how a column is computed, and its limits.
     """
 
     title: str

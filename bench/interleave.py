@@ -33,7 +33,7 @@ class Setting:
 
     Args:
         state: the file that it is saved to after each epoch; None: none.
-        seed: of what torch draws (dropout); each epoch has its own.
+        seed: of torch's generator (dropout); each epoch has its own.
         evaluation, eval_every: see `budgetloader.models.Training`.
 
     Attributes:
@@ -135,7 +135,7 @@ def run(
 def time_round(settings: Sequence[Setting], full: Setting, *, number: int) -> None:
     """Train one more epoch of each setting and of full training, a few batches of each in turn, for the times alone.
 
-    A machine's speed changes within seconds: what ran within the same second compares best.
+    A machine's speed changes within seconds: slices that ran within the same second compare best.
 
     Args:
         settings: none of them `full`; each gets pairs added to its `timed`.
@@ -166,7 +166,7 @@ def _slice(steps: Generator[EpochUnderWay, bool | None, EpochRecord], batches: i
     """Seconds a batch of an epoch's next few batches; None where fewer of full size are left.
 
     Args:
-        begun: whether the epoch had a slice before: what was done since is not its time.
+        begun: whether the epoch had a slice before; the time since then does not count.
     """
     for step in range(batches):
         try:

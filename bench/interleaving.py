@@ -1,7 +1,7 @@
 """Threads that run one at a time, in an order that a seed decides.
 
     run = Interleaving(seed)
-    with run.patched(engines.native, engines.threaded):
+    with run.patched(engines.render_threads, engines.base_threaded):
         ...  # the threads, locks, events and queues that these modules make belong to `run`
 
 A thread gives way where it uses one of them, or calls `give_way`; who goes on is drawn from those that can.

@@ -29,7 +29,7 @@ from budgetloader.bench.console import guarded
 from budgetloader.bench.record import environment, write_json
 from budgetloader.bench.serving import below
 
-# What a process is known by, in its command line; those that take the service with them are served anew each time.
+# Parts of a process's command line that tell which one it is.
 VICTIMS = {
     "worker": ("ray::_decode", "ray::IDLE", "ray::_warm_up"),
     "coordinator": ("ray::Coordinator",),
@@ -110,7 +110,7 @@ def _run(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     from rich.progress import Progress
 
     from budgetloader import BudgetLoader, Schedule
-    from budgetloader.bench.data import prepare
+    from budgetloader.prepare import prepare
 
     with Progress(disable=True) as progress:
         prepare(
@@ -176,7 +176,7 @@ class _Served:
             self._seen.update({pid: start_time(pid) for pid in (self._process.pid, *below(self._process.pid))})
 
     def end(self, seconds: float = 30.0) -> list[str]:
-        """End it if it has not ended; what it left behind."""
+        """End it if it has not ended; a list of everything that it left behind."""
         from budgetloader.service.registry import start_time
 
         if self._process is None:
@@ -204,7 +204,7 @@ def _try(served: _Served, victim: str, expected: list, rng: random.Random, comma
     server = served.start()
     with tempfile.TemporaryFile("w+") as output:
         trainer = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
-        # Where a trainer is to be killed, one more: what it takes with it must not be another one's.
+        # Where a trainer is killed, a second one runs beside it, and must not notice.
         quiet = subprocess.DEVNULL
         other = subprocess.Popen(command, stdout=quiet, stderr=quiet) if victim == "trainer" else None
         _wait_for_lines(trainer, output, 1)

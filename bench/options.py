@@ -80,7 +80,10 @@ def parser(
         metavar="S",
         help=f"full is always run; any schedule string, and baselines that spend as many samples: {baselines}",
     )
-    add("--data", help="a .beton, or a folder of images (with train and val in it, or held out); none: what is at hand")
+    add(
+        "--data",
+        help="a .beton, or a folder of images (with train and val in it, or held out); none: generated, or digits",
+    )
     add("--val", help="a .beton or a folder of images to evaluate on")
     add("--images", type=int, help="how many training images to generate (preset)")
     add("--epochs", type=int, help="of full training (preset)")

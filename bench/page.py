@@ -39,7 +39,7 @@ def write(
     Args:
         path: the file.
         title, claim: of the page: the measurement, and what it is to show.
-        command: what measures it again.
+        command: that measures it again.
         environment: see `budgetloader.bench.record.environment`.
         parts: grids, and figures of matplotlib, in order. The figures are closed.
     """

@@ -25,7 +25,7 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Date, machine, versions and git revision of what is running."""
+    """Date, machine, versions and git revision."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -88,7 +88,7 @@ _NUMBERS = re.compile(r"\[[-+.\deE,\s]+\]")
 
 
 def command(module: str, arguments: Sequence[str]) -> str:
-    """What was typed, without the machine's folders: of an absolute path its last name stays."""
+    """The command as typed, without the machine's folders: of an absolute path the last name is kept."""
     shown = [Path(part).name if part.startswith("/") else part for part in arguments]
     return shlex.join(["python", "-m", module, *shown])
 

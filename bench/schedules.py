@@ -14,10 +14,10 @@ from rich.console import Console
 
 from budgetloader.bench import job
 from budgetloader.bench.console import guarded
-from budgetloader.bench.data import Data
 from budgetloader.bench.options import Options, options_of, parser
 from budgetloader.bench.settings import Cell, cells
 from budgetloader.errors import ScheduleError
+from budgetloader.prepare import Data
 
 
 @dataclass(frozen=True)

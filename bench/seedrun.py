@@ -15,9 +15,9 @@ from rich.progress import Progress
 from budgetloader import engines, runs
 from budgetloader.bench.analysis import TARGET_POINTS, Measured
 from budgetloader.bench.boundary import measure as measure_boundary
-from budgetloader.bench.data import Data
 from budgetloader.bench.options import Options
 from budgetloader.bench.settings import Cell
+from budgetloader.prepare import Data
 
 
 class SeedRun:
@@ -192,7 +192,7 @@ class SeedRun:
             self._save_timed()
 
     def boundary(self, progress: Progress) -> list[dict[str, Any]]:
-        """What epochs' boundaries cost where no pause hides them; see `budgetloader.bench.boundary`."""
+        """The cost of epochs' boundaries; see `budgetloader.bench.boundary`."""
         cells = [setting.cell for setting in self.settings if setting.cell.group == self.settings[0].cell.group]
         progress.console.print("measuring boundaries: each setting's epochs one after the other, without a pause")
         return measure_boundary(

@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/soak"))
     parser.add_argument("--seed", type=int, default=0, help="of the trainers' comings and goings")
     options = parser.parse_args()
-    return guarded(lambda _: _main(options), interrupted=f"what was read until then is in {options.out}")
+    return guarded(lambda _: _main(options), interrupted=f"the readings so far are in {options.out}")
 
 
 def _main(options: argparse.Namespace) -> int:
@@ -81,7 +81,7 @@ def train(path: str | None, name: str | None, seconds: float, schedule: str, see
 def _soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from rich.progress import Progress
 
-    from budgetloader.bench.data import prepare
+    from budgetloader.prepare import prepare
 
     source: dict[str, Any] = {"evaluation": None, "folder": folder, "images": 1440, "seed": 0}
     prepare(None, **source, progress=Progress(disable=True), builtin="digits", image_size=32)

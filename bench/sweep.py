@@ -39,7 +39,7 @@ SETTINGS = (("full", 0.05), ("0.8", 0.02), ("0.618", 0.01), ("R1_0.618", 0.005))
 PARTS = ("take", "copy", "one", "train")
 KINDS = ("private", "service", "tensorsocket")
 NAME = "bench-sweep"
-LIMIT_SECONDS = 300.0  # of a turn; what takes longer hangs
+LIMIT_SECONDS = 300.0  # of a turn; a longer one hangs
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def produce(job: dict[str, Any]) -> int:
 
 @contextlib.contextmanager
 def _running(kind: str, job: dict[str, Any], memory: str) -> Iterator[None]:
-    """What has to run beside the trainers."""
+    """The service or producer that the trainers need."""
     if kind == "service":
         with serving(job["beton"], name=NAME, memory=memory):
             yield
@@ -189,7 +189,7 @@ def _kill(children: list[Child]) -> None:
 def _decoded() -> int:
     from budgetloader.service.client import status
 
-    return status(NAME)["decoded"]
+    return status(NAME).decoded
 
 
 def _jobs(options: argparse.Namespace, part: str, *, beton: Path, seed: int) -> list[dict[str, Any]]:
@@ -239,9 +239,9 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
 
     from budgetloader.bench import page
     from budgetloader.bench.console import bars
-    from budgetloader.bench.data import prepare
     from budgetloader.bench.estimate import interquartile_range, mean
     from budgetloader.bench.record import command, environment
+    from budgetloader.prepare import prepare
 
     out = Path(options.out)
     os.environ.setdefault("BUDGETLOADER_SERVICES", str((out / "services").resolve()))

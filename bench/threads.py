@@ -121,8 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from budgetloader.bench import page
     from budgetloader.bench.console import bars
-    from budgetloader.bench.data import prepare
     from budgetloader.bench.record import command, environment
+    from budgetloader.prepare import prepare
 
     out = Path(options.out)
     with bars(console) as progress:

@@ -39,8 +39,8 @@ PARTS = ("rates", "boundary", "cut")
 CUTS = ("0.1", "0.2", "0.5", "0.75", "1")
 BOUNDARY_BATCHES, BOUNDARY_EPOCHS = 8, 7  # the first epoch fills the pipeline, and is not counted
 STEP_SECONDS = {"a trainer of 50 ms a batch": 0.05, "taking only": 0.0}
-SETTLE_SECONDS = 0.5  # after a break, some loaders go on decoding what nobody takes
-REFERENCE = "native"  # what the ratios are of
+SETTLE_SECONDS = 0.5  # after a break, some loaders go on decoding
+REFERENCE = "native"  # the numerator of the ratios
 
 
 def contender(*, name: str, work: dict[str, Any]) -> Callable[..., list[dict[str, Any]]]:
@@ -138,7 +138,7 @@ def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def boundary(works: dict[str, Work], *, turns: int, say: Callable[[str], object]) -> list[dict[str, Any]]:
-    """What a boundary between epochs of a few batches costs: ours by schedule, the others' left by `break`.
+    """The cost of a boundary between epochs of a few batches: ours by schedule, the others left by `break`.
 
     In each turn: the median time from an epoch's last batch to the next one's first, less the median time of
     the other batches, in units of those.
@@ -204,7 +204,7 @@ def _samples(work: Work) -> int:
 
 
 def importable(name: str) -> bool:
-    """Whether what a contender needs can be imported, in a process of its own."""
+    """Whether a contender's packages can be imported, tried in a process of its own."""
     package = NEEDS.get(name)
     code = f"import {package}" + ("; spdl.io.demux_config()" if package == "spdl.io" else "")
     return package is None or not subprocess.run([sys.executable, "-c", code], capture_output=True).returncode
@@ -235,9 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from budgetloader.bench import compared, page
     from budgetloader.bench.console import bars
-    from budgetloader.bench.data import prepare
     from budgetloader.bench.record import command, environment, write_json
     from budgetloader.parallel import cores
+    from budgetloader.prepare import prepare
 
     say = console.print
     out = Path(options.out)

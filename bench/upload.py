@@ -29,7 +29,7 @@ import torch
 if TYPE_CHECKING:
     from rich.console import Console
 
-_COPY_SECONDS = 0.0008  # what the events say a copy takes: 64 images of 224 pixels over a bus of 12 GB/s
+_COPY_SECONDS = 0.0008  # of a copy, as the events have it: 64 images of 224 pixels over a bus of 12 GB/s
 MOST_COST = 0.03
 
 
@@ -135,8 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, console: Console) -> int:
     from budgetloader.bench.child import Child, together
     from budgetloader.bench.console import bars
-    from budgetloader.bench.data import prepare
     from budgetloader.bench.record import environment, write_json
+    from budgetloader.prepare import prepare
 
     out = Path(options.out)
     with bars(console) as progress:

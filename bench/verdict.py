@@ -68,7 +68,7 @@ def engine(*, name: str, data: str, small: str) -> Callable[..., dict[str, float
 
 
 def expected(name: str, ratio: float) -> float:
-    """What the verdict has to say of an engine that is `ratio` times as fast as its trainer; see this module."""
+    """The right verdict for an engine that is `ratio` times as fast as its trainer; see this module."""
     if name not in DIRECT:
         return ratio
     return ratio if 1 / (1 + ratio) <= WAIT_SHARE else ratio / (1 + ratio)
@@ -120,8 +120,8 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
     from budgetloader import engines
     from budgetloader.bench import page
     from budgetloader.bench.console import bars
-    from budgetloader.bench.data import prepare
     from budgetloader.bench.record import command, environment
+    from budgetloader.prepare import prepare
 
     out = Path(options.out)
     os.environ.setdefault("BUDGETLOADER_SERVICES", str((out / "services").resolve()))

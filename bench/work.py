@@ -13,7 +13,7 @@ Epochs = Iterator[Iterable[int]]
 
 @dataclass(frozen=True)
 class Work:
-    """What every contender does.
+    """The work of every contender.
 
     Args:
         beton, folder: the same images as a `.beton` and as an ImageFolder.

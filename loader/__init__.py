@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         LoaderError,
         ResumeError,
         ScheduleError,
+        ServiceGoneError,
     )
     from budgetloader.loader import BudgetLoader
     from budgetloader.sampler import BudgetSampler
@@ -63,6 +64,7 @@ _HOMES = {
     "ResumeError": "errors",
     "Schedule": "schedule",
     "ScheduleError": "errors",
+    "ServiceGoneError": "errors",
     "Verdict": "stats",
     "connect": "service.client",
 }
@@ -81,6 +83,7 @@ __all__ = [
     "ResumeError",
     "Schedule",
     "ScheduleError",
+    "ServiceGoneError",
     "Verdict",
     "connect",
     "theory",

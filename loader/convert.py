@@ -79,7 +79,7 @@ class Settings:
 
 @dataclass
 class Report:
-    """What a conversion did.
+    """Counts of a conversion.
 
     Attributes:
         samples, jpeg_bytes: that are in the file.
@@ -187,7 +187,7 @@ class _Encoded:
 
 
 class _Encoder:
-    """Gives image i of a source as it is stored, or what is wrong with it. Called from several threads."""
+    """Encodes image i of a source, or says why it cannot. Called from several threads."""
 
     def __init__(self, source: Source, settings: Settings) -> None:
         self._source, self._settings = source, settings

@@ -35,3 +35,7 @@ class ArgumentError(EngineError, ValueError):
 
 class ArgumentTypeError(ArgumentError, TypeError):
     """An argument of a type that cannot be used, or a keyword that there is not."""
+
+
+class ServiceGoneError(EngineError):
+    """A service that is not running, or ended while it was in use: `connect` again once it is back."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -16,6 +17,9 @@ from budgetloader.generate import generate
 from budgetloader.paths import local
 from budgetloader.plans import Index
 from budgetloader.sources import Source, cifar_folder, open_source
+
+if TYPE_CHECKING:
+    from budgetloader.plans import Index
 
 _HOLD_OUT = 8  # without a validation folder, every eighth image of each class is kept for it
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
-# What Pillow may take a file for, whatever its name: it knows formats that start other programs (EPS: Ghostscript).
+# The formats that Pillow may read, whatever a file's name: others start programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 _BYTES_PER_PIXEL = 16  # of the least compressed of these
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
-# What users also have their images in: name ends with → what it is, and what to do with it.
+# Files that users also have their images in: end of the name → its kind, and what to do.
 _FOREIGN = {
     **dict.fromkeys(
         (".beton",), "is a .beton already, which needs no conversion; to store it otherwise, convert its images"
@@ -56,7 +56,7 @@ class Source:
         load: gives image i as PIL has it, in any mode.
         lossy: whether the images have been through a lossy codec already (False for CIFAR's pixels).
         read: gives the bytes of image i's file, or None where there are no files.
-        warnings: what its user may not have meant, and what to do about it.
+        warnings: probable mistakes of its user, and what to do about them.
     """
 
     names: list[str]
@@ -80,7 +80,7 @@ def open_source(path: str | Path, *, split: str = "train", max_pixels: int = MAX
         max_pixels: of an image; larger ones cannot be read.
 
     Raises:
-        DatasetError: it is neither; the message says what it is, where that is known, and what to do with it.
+        DatasetError: it is neither; the message says what to do with a file of that kind.
     """
     root = local(path)
     if not root.is_dir():

@@ -15,7 +15,7 @@ import torch
 
 @dataclass
 class EpochRecord:
-    """What one epoch of training took. All times in seconds.
+    """Counts and times of one epoch of training. All times in seconds.
 
     Attributes:
         epoch, batches, images: counts.
@@ -49,11 +49,11 @@ class EpochRecord:
 
 
 class EpochUnderWay:
-    """An epoch that has begun: what a checkpoint in its middle must hold of it.
+    """An epoch that has begun, with everything that a checkpoint in its middle must hold.
 
     Args:
         epoch: its number.
-        state: what `state_dict` gave, to go on from; default: the epoch's beginning.
+        state: a `state_dict` to go on from; default: the epoch's beginning.
 
     Attributes:
         sizes, waits: of each step so far: images, and seconds of waiting for the batch.
@@ -102,7 +102,7 @@ class Clock:
         self.restart()
 
     def restart(self) -> None:
-        """Begin a lap now; what was since the last one's end does not count."""
+        """Begin a lap now; the time since the last one's end does not count."""
         self._begin = self._mark()
 
     def lap(self) -> None:

@@ -42,8 +42,8 @@ def fit(
         trainer, batches, epochs: see `Training`; so are those that are not named here.
         log: a JSON-lines file, a line for each epoch.
         tensorboard: a folder for TensorBoard's events; it needs the package.
-        seed: of what torch draws (dropout); each epoch has its own, so that resuming changes nothing.
-        after_load: called once, with what the checkpoint holds, before anything is trained.
+        seed: of Python's and torch's generators (dropout); each epoch has its own, so that resuming changes nothing.
+        after_load: called once, with the checkpoint's epochs, before anything is trained.
         after_epoch: called after each epoch.
 
     Raises:

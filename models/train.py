@@ -24,7 +24,7 @@ from budgetloader.models.recipes import Recipe
 
 
 class Batches(Sized, Iterable[tuple[torch.Tensor, torch.Tensor]], Protocol):
-    """What is trained on: its length is the number of batches of the epoch that comes next."""
+    """Batches to train on. The length is the number of batches of the next epoch."""
 
 
 class TrainingError(RuntimeError):
@@ -124,7 +124,7 @@ class Trainer:
         Args:
             batches: the epoch's batches, or its remaining ones; `len` is always the whole epoch's.
             epoch: for the learning rate and messages.
-            begun: what was done of it before a checkpoint; default: nothing.
+            begun: the part that was trained before a checkpoint; default: none.
 
         Yields:
             The epoch under way, after each step. Send True where time was spent on something else: it is then
@@ -164,7 +164,7 @@ class Trainer:
         return self._record(now, rate)
 
     def _record(self, now: EpochUnderWay, rate: float) -> EpochRecord:
-        """What a finished epoch took."""
+        """The record of a finished epoch."""
         laps = now.laps()
         loss = self._mean(now.loss_sum) / now.steps
         if int(now.wrong_labels):
@@ -264,7 +264,7 @@ class Trainer:
         """Model, optimiser and loss scaling, the same on every rank. See `budgetloader.models.fit` for the rest.
 
         Raises:
-            TrainingError: a weight is not finite; what was saved before is worth more.
+            TrainingError: a weight is not finite: the checkpoint before is worth more.
         """
         finite = torch.stack([p.isfinite().all() for p in self.model.parameters()])
         if not finite.all():

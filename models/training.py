@@ -29,9 +29,9 @@ class Training:
             has `state_dict` and `load_state_dict`, training resumes at the step of the checkpoint; without, at
             the beginning of its epoch.
         epochs: how many in all.
-        identity: what a checkpoint must have been written with to be resumed from, such as {"seed": 0}.
+        identity: values that a checkpoint must have been written with to be resumed from, such as {"seed": 0}.
         seed_of: (epoch, step, rank) → text from which Python's and torch's generators are seeded where an epoch begins
-            or goes on, for what a network draws (dropout).
+            or goes on, for random layers (dropout).
         evaluation: batches to evaluate on, or None.
         eval_every: evaluate after every so many epochs, and after the last; 0: after the last only.
         checkpoint: the file, written after each epoch; None: none.

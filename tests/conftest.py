@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+from services import data, environment, served, services
 
 from budgetloader.convert import Settings, convert
 from budgetloader.dataset import Dataset
@@ -19,6 +20,8 @@ from budgetloader.sources import Source, image_folder
 
 if TYPE_CHECKING:
     from budgetloader import BudgetLoader
+
+__all__ = ["data", "environment", "served", "services"]  # fixtures: running services, see services.py
 
 # A shell's background job ignores Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,7 @@ def test_the_ranks_ids_together_are_the_single_processs(place, reference, schedu
         (["--epochs", "0"], "--epochs 0"),
         (["--device", "cuda"], "GPU"),
         (["--data", "/nonexistent"], "does not exist"),
+        (["--data", "s3://bucket/train.beton"], "s3://bucket/train.beton is an address"),
     ],
 )
 def test_bad_input_is_one_line(options, why, tmp_path, capsys):
@@ -201,3 +203,13 @@ def test_too_few_classes_and_a_wrong_image_size_are_one_error_and_leave_the_chec
 def test_every_network_is_there():
     for name in ("resnet20", "resnet32", "resnet56", "mobilenet_v2", "crnet_cb", "crnet_cib"):
         assert network_of(name)(classes=3)(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+
+
+@pytest.mark.skipif(find_spec("budgetloader.cursor") is None, reason="this loader resumes no longer schedule")
+def test_a_run_goes_on_as_one_of_more_epochs(place, tmp_path, capsys):
+    small = ["--data", "digits", "--network", "resnet20", "--image-size", "16", "--batch-size", "240"]
+    small += ["--schedule", "0.35", "--workers", "1", "--out", str(tmp_path)]
+    assert main([*small, "--epochs", "1"]) == 0 and main([*small, "--epochs", "2"]) == 0
+    assert "going on from a run of 1 epochs as one of 2" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["batches"] for row in rows] == [2, 2]

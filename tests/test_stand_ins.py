@@ -15,7 +15,7 @@ def maker():
 
 
 def test_a_sample_of_a_service_that_stands_in_is_told_with_its_label(maker):
-    batch = maker(replaced=[[1, 40], [7, 3]]).next_batch()
+    batch = maker(replaced=((1, 40), (7, 3))).next_batch()
     shown = batch.plan.samples.copy()
     shown[[1, 7]] = 40, 3
     np.testing.assert_array_equal(batch.shown, shown)
@@ -23,7 +23,7 @@ def test_a_sample_of_a_service_that_stands_in_is_told_with_its_label(maker):
     assert batch.replaced == 2
 
 
-@pytest.mark.parametrize("replaced", [[[1, 64]], [[8, 1]], [[-1, 1]], [[1, -1]], [[1, 0.5]], [[1]], 3])
-def test_a_sample_that_there_is_not_cannot_stand_in(maker, replaced):
-    with pytest.raises(EngineError, match="answers without sense"):
-        maker(replaced=replaced).next_batch()
+@pytest.mark.parametrize("replaced", [(1, 64), (8, 1)])
+def test_a_sample_that_the_dataset_does_not_have_cannot_stand_in(maker, replaced):
+    with pytest.raises(EngineError, match="a batch that cannot be"):
+        maker(replaced=(replaced,)).next_batch()

@@ -15,7 +15,8 @@ function that makes an engine of one; it is given to a loader as ``BudgetLoader(
             return Batch(images, torch.from_numpy(plan.labels), plan)
 
 `DirectEngine` makes a batch when the trainer takes it. An engine that works ahead has the methods of `Engine`;
-`BaseEngine` does its bookkeeping, and `Work` counts what it does. `Output` says what a batch looks like.
+`BaseEngine` does its bookkeeping, and `Work` counts what it does. `Output` says what a batch looks like. With
+on_corrupt="replace", `stand_ins` gives the samples to try in place of one that does not decode.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     import torch
 
     from budgetloader.batch import Batch
-    from budgetloader.engines.base import BaseEngine, Engine, Job, Output, Work
+    from budgetloader.engines.base import BaseEngine, Engine, Job, Output, Work, stand_ins
     from budgetloader.engines.base_direct import DirectEngine
     from budgetloader.plans import BatchPlan
 
@@ -55,6 +56,7 @@ __all__ = [
     "installed",
     "package",
     "resolve",
+    "stand_ins",
 ]
 _HOMES = {
     "BaseEngine": "engines.base",
@@ -65,6 +67,7 @@ _HOMES = {
     "Job": "engines.base",
     "Output": "engines.base",
     "Work": "engines.base",
+    "stand_ins": "engines.base",
 }
 
 

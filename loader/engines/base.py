@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
@@ -29,6 +29,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 DTYPES = ("float32", "float16", "bfloat16", "uint8")
 LAYOUTS = ("channels_last", "contiguous")
 OnCorrupt = Literal["raise", "replace"]
+_ATTEMPTS = 15  # samples that may stand in for one: where they all fail, the file is damaged
 Pending = TypeVar("Pending")
 """What an engine keeps of a batch under way."""
 
@@ -133,6 +134,13 @@ class Job:
     capacity: int
     on_corrupt: OnCorrupt
     replacement: Callable[..., BatchPlan]
+
+
+def stand_ins(job: Job, plan: BatchPlan, row: int) -> Iterator[BatchPlan]:
+    """Plans of one sample each that may stand in for a row that does not decode, to be tried one after the other."""
+    if job.on_corrupt == "replace":
+        for attempt in range(_ATTEMPTS):
+            yield job.replacement(plan, row, attempt=attempt)
 
 
 class Engine(Protocol):

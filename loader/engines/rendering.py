@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import simplejpeg
 
 from budgetloader.batch import Batch
 from budgetloader.dataset import Dataset, corrupt
-from budgetloader.engines.base import Job, Output, Work
+from budgetloader.engines.base import Job, Output, Work, stand_ins
 from budgetloader.engines.buffers import BufferPool, tone
 from budgetloader.engines.upload import Uploader
 from budgetloader.errors import CorruptSampleError
@@ -17,15 +15,6 @@ from budgetloader.jpeg import Cropper, JpegError, SizeCheck
 from budgetloader.plans import BatchPlan
 from budgetloader.resize import resample
 from budgetloader.windows import PAD
-
-_ATTEMPTS = 15  # samples that may stand in for one: where they all fail, the file is damaged
-
-
-def stand_ins(job: Job, plan: BatchPlan, row: int) -> Iterator[BatchPlan]:
-    """Plans of one sample each that may stand in for a row that does not decode, to be tried one after the other."""
-    if job.on_corrupt == "replace":
-        for attempt in range(_ATTEMPTS):
-            yield job.replacement(plan, row, attempt=attempt)
 
 
 def compile_kernels(output: Output) -> None:

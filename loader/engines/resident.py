@@ -13,10 +13,10 @@ import torch
 
 from budgetloader.batch import Batch
 from budgetloader.dataset import corrupt
-from budgetloader.engines.base import Job
+from budgetloader.engines.base import Job, stand_ins
 from budgetloader.engines.base_direct import DirectEngine
 from budgetloader.engines.normalize import Normalize
-from budgetloader.engines.rendering import Decoder, pad, stand_ins
+from budgetloader.engines.rendering import Decoder, pad
 from budgetloader.engines.upload import Put, uploader
 from budgetloader.errors import CorruptSampleError, EngineError
 from budgetloader.parallel import in_order
