@@ -73,7 +73,7 @@ def test_blocks_that_are_not_run_call_what_there_is():
     checked = [(known[ast.unparse(node.func)], node) for node in calls if ast.unparse(node.func) in known]
     for called, node in checked:
         inspect.signature(called).bind(*node.args, **{keyword.arg: None for keyword in node.keywords})
-    assert len(checked) >= 4
+    assert len(checked) >= 2
 
 
 def test_every_keyword_of_dataloader_in_the_table_is_known_or_refused_with_advice(place):
