@@ -31,10 +31,21 @@ def test_every_option_of_every_python_command_exists():
     running = {
         key: subprocess.Popen([*command, *key, "--help"], stdout=subprocess.PIPE, text=True, cwd=ROOT) for key in asked
     }
+    shown = {key: process.communicate(timeout=100)[0] for key, process in running.items()}
     for key, options in asked.items():
-        shown = running[key].communicate(timeout=100)[0]
         for option in options:
-            assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown), f"{' '.join(key)} has no {option}"
+            assert re.search(rf"(?<![\w-]){option}(?![\w-])", shown[key]), f"{' '.join(key)} has no {option}"
+    every = "".join(shown.values())
+    others = {"--build-arg", "--shm-size"}  # docker's
+    spoken = {
+        (name, option)
+        for name, page in NAMES.items()
+        for code in re.findall(r"`([^`\n]+)`", page.read_text())
+        for option in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)
+    }
+    assert len(spoken) > 30
+    wrong = [(name, o) for name, o in spoken if o not in others and not re.search(rf"(?<![\w-]){o}(?![\w-])", every)]
+    assert wrong == [], "no command has these"
 
 
 def test_every_script_and_target_is_there():
