@@ -15,6 +15,7 @@ from budgetloader.dataset import Dataset
 from budgetloader.errors import DatasetError
 from budgetloader.generate import generate
 from budgetloader.paths import local
+from budgetloader.plans import Index
 from budgetloader.sources import Source, cifar_folder, open_source
 
 if TYPE_CHECKING:
