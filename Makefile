@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench pictures clean
+.PHONY: demo test lint bench docs pictures clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m budgetloader.bench.imagenet_mnv2 --out runs/demo
@@ -28,8 +28,12 @@ $(VENV)/.ready: pyproject.toml tools/setup.sh
 	PYTHON="$(PYTHON)" VENV="$(VENV)" bash tools/setup.sh all
 	touch $(VENV)/.demo $@
 
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 pictures: $(VENV)/.ready
 	$(BIN)/python -m budgetloader.bench.pictures
+	$(BIN)/python tools/house.py
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import types
 from collections import deque
@@ -18,7 +17,8 @@ import torch
 from budgetloader import Dataset, engines
 from budgetloader.bench.fake_cuda import FakeCUDA
 from budgetloader.engines.base import Engine, Job, Work
-from budgetloader.engines.threaded import ThreadedEngine
+from budgetloader.engines.base_threaded import ThreadedEngine
+from budgetloader.service import protocol
 
 SIZE = 16  # of the images
 PAD = ("native", "resident", "service")  # engines that pad
@@ -111,41 +111,39 @@ class _Pipeline:
 
 @contextmanager
 def _service(dataset: Dataset, options: dict[str, Any], fake: FakeCUDA) -> Iterator[Make]:
-    from budgetloader.service import client
+    from budgetloader.service.maker import BridgeMaker
 
     bridge = _Bridge(dataset, fake)
 
     def make(job: Job) -> Engine:
         work = Work()
         budget = options["schedule"].budget(len(dataset), batch_size=options["batch_size"])
-        maker = client._Maker(job, work, bridge, budget=budget, seed=options["seed"])  # type: ignore[arg-type]
+        maker = BridgeMaker(job, work, bridge, budget=budget, seed=options["seed"])  # type: ignore[arg-type]
         return ThreadedEngine(maker, capacity=job.capacity, work=work, name="service")
 
     yield make
 
 
 class _Bridge:
-    """The process between a trainer and its service, and the service."""
+    """Stands in for the bridge to a service, and for the service."""
 
     def __init__(self, dataset: Dataset, fake: FakeCUDA) -> None:
         self.index, self._fake = dataset, fake
         self._buffers: dict[int, tuple[int, tuple[int, ...]]] = {}
-        self._asked: deque[dict[str, Any]] = deque()
+        self._requests: deque[protocol.BatchRequest] = deque()
 
-    def send(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        message = json.loads(json.dumps(message))
-        if message["op"] == "buffer":
-            self._buffers[message["id"]] = (os.dup(descriptors[0]), tuple(message["shape"]))
-        elif message["op"] == "batch":
-            self._asked.append(message)
+    def send(self, request: protocol.Request, descriptors: list[int]) -> None:
+        if isinstance(request, protocol.Buffer):
+            self._buffers[request.id] = (os.dup(descriptors[0]), request.shape)
+        elif isinstance(request, protocol.BatchRequest):
+            self._requests.append(request)
 
-    def answer(self) -> tuple[dict[str, Any], list[int]]:
+    def answer(self, expected: type) -> tuple[protocol.BatchAnswer, list[int]]:
         self._fake.on_operation()
-        message = self._asked.popleft()
-        descriptor, shape = self._buffers[message["buffer"]]
-        count = sum(stop - start for start, stop in message["spans"])
-        os.pwrite(descriptor, bytes([message["step"] % 256]) * (count * int(np.prod(shape[1:]))), 0)
-        return {"decoded": count, "decode_busy_seconds": 0.0, "replaced": [], "copied": False}, []
+        request = self._requests.popleft()
+        descriptor, shape = self._buffers[request.buffer]
+        os.pwrite(descriptor, bytes([request.step % 256]) * (request.samples * int(np.prod(shape[1:]))), 0)
+        return protocol.BatchAnswer(decoded=request.samples, decode_busy_seconds=0.0, copied=0), []
 
     def close(self) -> None:
         for descriptor, _ in self._buffers.values():

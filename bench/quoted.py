@@ -1,13 +1,14 @@
-"""README's and docs' tables of figures, made from the records that they quote.
+"""Tables in README and docs, generated from the records that they quote.
 
     python -m budgetloader.bench.quoted            # write them again
-    python -m budgetloader.bench.quoted --check    # exit status 1 if a page does not say what its record says
+    python -m budgetloader.bench.quoted --check    # exit status 1 if a page differs from its records
 
 A page quotes a table between <!-- quote:NAME --> and <!-- /quote -->.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -19,7 +20,7 @@ from budgetloader.bench import compared, report
 from budgetloader.bench.grid import Grid
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md",)
+PAGES = ("README.md", "docs/results.md")
 _BLOCK = re.compile(r"(<!-- quote:([\w-]+) -->\n).*?(<!-- /quote -->)", re.S)
 
 
@@ -47,7 +48,7 @@ def _boundaries(record: dict[str, Any]) -> Grid:
     return report.boundaries(record["boundary"])
 
 
-# name → record, what makes the table
+# name → record, function that makes the table
 QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "demo": ("imagenet_mnv2_quick_2_cores", _training),
     "demo-busy": ("imagenet_mnv2_quick_busy_2_cores", _training),
@@ -62,12 +63,19 @@ QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
 }
 
 
-def filled(text: str, *, records: Path) -> str:
+def filled(text: str, *, records: Path, page: str = "README.md") -> str:
     """A page with its tables made again.
+
+    Args:
+        text: the page's.
+        records: the folder of the records.
+        page: its path in the repository, for the links to the records.
 
     Raises:
         KeyError: a quote that is not known.
     """
+
+    up = "../" * page.count("/")
 
     def table(found: re.Match[str]) -> str:
         name, make = QUOTES[found[2]]
@@ -76,7 +84,7 @@ def filled(text: str, *, records: Path) -> str:
         grid, machine = make(record), record["environment"]
         source = (
             f"`{record['command']}`, {machine['date'][:10]}, {machine['cores']} cores ({machine['cpu']}), "
-            f"[record](bench/results/{name}.json). {grid.note}"
+            f"[record]({up}bench/results/{name}.json). {grid.note}"
         )
         return f"{found[1]}{grid.markdown()}\n\n{source}\n{found[3]}"
 
@@ -84,18 +92,25 @@ def filled(text: str, *, records: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Write the pages' tables; the exit status is 1 where --check finds one that is not its record's."""
+    parser = argparse.ArgumentParser(
+        prog="python -m budgetloader.bench.quoted", description=(__doc__ or "").split("\n\n")[0]
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit status 1 if a page is not as its records"
+    )
+    check = parser.parse_args(arguments).check
     stale = 0
     for name in PAGES:
         page = ROOT / name
         before = page.read_text()
-        after = filled(before, records=ROOT / "bench" / "results")
+        after = filled(before, records=ROOT / "bench" / "results", page=name)
         if after != before:
             stale += 1
-            print(f"{name} does not say what its records say" if "--check" in given else f"{name}: written")
-            if "--check" not in given:
+            print(f"{name} does not say what its records say" if check else f"{name}: written")
+            if not check:
                 page.write_text(after)
-    return int(bool(stale) and "--check" in given)
+    return int(bool(stale) and check)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ Claim: `BudgetLoader.verdict()` says within 15 % how many times a trainer's dema
 How it is measured: every engine has a process of its own. In each turn it first says how many images per
 second it gives to a trainer that only takes them; then come trainers that sleep for each batch, so long
 that the engine could deliver 0.5 … 6 times what they take, with pauses between their epochs as an
-evaluation makes. The verdict's headroom is compared with what is known: for an engine that works ahead,
-the ratio r of the two speeds; for one that makes a batch when it is asked for (resident, synthetic), of
-which a trainer waits for all, r where the wait is below 5 % of the time, and otherwise the share of its own
-speed at which the trainer runs, r / (r + 1). Medians over the turns.
+evaluation makes. How long they slept is measured: a sleep of half a millisecond takes longer. The verdict's
+headroom is compared with what is known then: for an engine that works ahead, the ratio r of the two speeds;
+for one that makes a batch when it is asked for (resident, synthetic), of which a trainer waits for all, r
+where the wait is below 5 % of the time, and otherwise the share of its own speed at which the trainer runs,
+r / (r + 1). Medians over the turns.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ import contextlib
 import functools
 import os
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from budgetloader.bench.child import Child
+from budgetloader.bench.child import Child, together
 from budgetloader.bench.grid import Grid
+from budgetloader.bench.serving import serving
 
-if TYPE_CHECKING:  # the processes that measure need it not
+if TYPE_CHECKING:  # the processes that measure do not need it
     from rich.console import Console
 
 ENGINES = ("native", "dali", "ffcv", "resident", "synthetic", "service")
@@ -39,36 +40,44 @@ HEADROOMS = (0.5, 0.8, 1.5, 3.0, 6.0)
 WAIT_SHARE = 0.05  # of the time: where a trainer waits for more, the verdict is "loader-bound"
 NAME = "bench-verdict"
 PAUSE_SECONDS = 0.3  # between epochs
-BATCH, IMAGE = 32, 160
-EPOCHS, EPOCH_BATCHES = 4, 12
+BATCH, IMAGE = 128, 224  # as trainers take them: of a burst of 10 ms, waking up is a quarter
+SMALL_BATCH, SMALL_IMAGE = 512, 32
+EPOCHS, EPOCH_BATCHES = 4, 8
 
 
 def engine(*, name: str, data: str, small: str) -> Callable[..., dict[str, float]]:
     """A function that runs a trainer of known speed on an engine."""
     from budgetloader import BudgetLoader, Dataset, Schedule, connect
 
-    path, size = (small, 32) if name in DIRECT else (data, IMAGE)
-    ratio = EPOCH_BATCHES / -(-len(Dataset(path)) // BATCH)
+    path, size, batch_size = (small, SMALL_IMAGE, SMALL_BATCH) if name in DIRECT else (data, IMAGE, BATCH)
+    ratio = EPOCH_BATCHES / -(-len(Dataset(path)) // batch_size)
 
     def run(*, seconds_per_image: float, seed: int) -> dict[str, float]:
         schedule = Schedule.flat(min(ratio, 1), epochs=EPOCHS + 1)
-        options: dict[str, Any] = {"schedule": schedule, "batch_size": BATCH, "image_size": size, "seed": seed}
+        options: dict[str, Any] = {"schedule": schedule, "batch_size": batch_size, "image_size": size, "seed": seed}
         made = connect(NAME, **options) if name == "service" else BudgetLoader(path, engine=name, **options)
+        trained = 0.0
         with made as batches:
-            for _ in range(schedule.epochs):
+            for epoch in range(schedule.epochs):
                 for _, labels in batches:
+                    began = time.perf_counter()
                     if seconds_per_image:
                         time.sleep(seconds_per_image * len(labels))
+                    trained += time.perf_counter() - began if epoch else 0.0
                 time.sleep(PAUSE_SECONDS if seconds_per_image else 0)
             counted, verdict = batches.stats[1:], batches.verdict()
         images, seconds = sum(e.samples_emitted for e in counted), sum(e.seconds for e in counted)
-        return {"images_per_second": images / seconds, "headroom": verdict.headroom if verdict else 0.0}
+        return {
+            "images_per_second": images / seconds,
+            "trainer_seconds_per_image": trained / images,
+            "headroom": verdict.headroom if verdict else 0.0,
+        }
 
     return run
 
 
 def expected(name: str, ratio: float) -> float:
-    """What the verdict has to say of an engine that is `ratio` times as fast as its trainer; see this module."""
+    """The right verdict for an engine that is `ratio` times as fast as its trainer; see this module."""
     if name not in DIRECT:
         return ratio
     return ratio if 1 / (1 + ratio) <= WAIT_SHARE else ratio / (1 + ratio)
@@ -77,47 +86,27 @@ def expected(name: str, ratio: float) -> float:
 def measure(data: str, small: str, *, engines: Sequence[str], turns: int, say: Callable[[str], object]) -> list[Any]:
     """One row per engine and trainer."""
     files = {"data": data, "small": small}
-    children = {
-        name: Child("budgetloader.bench.verdict:engine", name=name, arguments={"name": name, **files})
-        for name in engines
-    }
-    said: dict[tuple[str, float], list[float]] = {}
-    try:
+    made = "budgetloader.bench.verdict:engine"
+    said: dict[tuple[str, float], list[tuple[float, float]]] = {}
+    with together(Child(made, name=name, arguments={"name": name, **files}) for name in engines) as children:
         for turn in range(turns + 1):
-            for name, child in children.items():
+            for child in children:
                 # a seed of its own for each run: a service must not find what it has decoded before
                 seeds = iter(range(100 * turn, 100 * turn + 100))
                 rate = child.ask(seconds_per_image=0, seed=next(seeds))["images_per_second"]
                 for ratio in HEADROOMS if turn else ():
                     result = child.ask(seconds_per_image=ratio / rate, seed=next(seeds))
-                    said.setdefault((name, ratio), []).append(result["headroom"])
+                    known = expected(child.name, rate * result["trainer_seconds_per_image"])
+                    said.setdefault((child.name, ratio), []).append((known, result["headroom"]))
             say(f"turn {turn} of {turns}" + ("" if turn else " (warm-up)"))
-    finally:
-        for child in children.values():
-            child.close()
     rows = []
-    for (name, ratio), headrooms in said.items():
-        known, median = expected(name, ratio), statistics.median(headrooms)
-        row = {"engine": name, "engine_per_trainer": ratio, "expected": known, "headroom": median}
-        rows.append({**row, "error": median / known - 1, "turns": headrooms})
+    for (name, ratio), pairs in said.items():
+        row = {"engine": name, "engine_per_trainer": ratio}
+        row |= {"expected": statistics.median(known for known, _ in pairs)}
+        row |= {"headroom": statistics.median(found for _, found in pairs)}
+        row |= {"error": statistics.median(found / known for known, found in pairs) - 1, "turns": pairs}
+        rows.append(row)
     return rows
-
-
-@contextlib.contextmanager
-def _service(path: str, *, wanted: bool) -> Iterator[None]:
-    if not wanted:
-        yield
-        return
-    command = [sys.executable, "-m", "budgetloader", "serve", path, "--name", NAME, "--memory", "500MB"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout
-        if not process.stdout.readline().startswith("serving"):
-            raise RuntimeError("the service did not start; see its message above")
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="those not installed: out")
     parser.add_argument("--turns", type=int, default=3, help="counted measurements of each")
-    parser.add_argument("--images", type=int, default=768, help="JPEGs to generate")
+    parser.add_argument("--images", type=int, default=1536, help="JPEGs to generate")
     parser.add_argument("--out", default="runs/verdict")
     options = parser.parse_args(arguments)
     from budgetloader.bench.console import guarded
@@ -140,23 +129,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from importlib.util import find_spec
 
-    from rich.progress import Progress
-
     from budgetloader import engines
     from budgetloader.bench import page
-    from budgetloader.bench.data import prepare
+    from budgetloader.bench.console import bars
     from budgetloader.bench.record import command, environment
+    from budgetloader.prepare import prepare
 
     out = Path(options.out)
     os.environ.setdefault("BUDGETLOADER_SERVICES", str((out / "services").resolve()))
-    with Progress(console=console) as progress:
+    with bars(console) as progress:
         made: dict[str, Any] = {"evaluation": None, "seed": 0, "progress": progress}
         prepare(None, folder=out / "data", images=options.images, **made)
         prepare(None, folder=out / "small", images=1440, builtin="digits", image_size=32, **made)
     data, small = out / "data" / "train.beton", out / "small" / "train.beton"
-    there = {name: find_spec("ray") if name == "service" else engines.installed(name) for name in options.engines}
-    with _service(str(data), wanted=bool(there.get("service"))):
-        names = [name for name in options.engines if there[name]]
+    installed = {name: find_spec("ray") if name == "service" else engines.installed(name) for name in options.engines}
+    wanted = serving(data, name=NAME, memory="500MB") if installed.get("service") else contextlib.nullcontext()
+    with wanted:
+        names = [name for name in options.engines if installed[name]]
         rows = measure(str(data), str(small), engines=names, turns=options.turns, say=console.print)
     results: dict[str, Any] = {
         "environment": environment(),

@@ -31,12 +31,15 @@ if TYPE_CHECKING:
     from budgetloader.budget import Budget
     from budgetloader.dataset import Dataset
     from budgetloader.errors import (
+        ArgumentError,
+        ArgumentTypeError,
         CorruptSampleError,
         DatasetError,
         EngineError,
         LoaderError,
         ResumeError,
         ScheduleError,
+        ServiceGoneError,
     )
     from budgetloader.loader import BudgetLoader
     from budgetloader.sampler import BudgetSampler
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 _HOMES = {
+    "ArgumentError": "errors",
+    "ArgumentTypeError": "errors",
     "Budget": "budget",
     "BudgetLoader": "loader",
     "BudgetSampler": "sampler",
@@ -59,10 +64,13 @@ _HOMES = {
     "ResumeError": "errors",
     "Schedule": "schedule",
     "ScheduleError": "errors",
+    "ServiceGoneError": "errors",
     "Verdict": "stats",
     "connect": "service.client",
 }
 __all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
     "Budget",
     "BudgetLoader",
     "BudgetSampler",
@@ -75,6 +83,7 @@ __all__ = [
     "ResumeError",
     "Schedule",
     "ScheduleError",
+    "ServiceGoneError",
     "Verdict",
     "connect",
     "theory",

@@ -1,13 +1,14 @@
-"""The trainer's side of the service against a process between that answers as a test says."""
+"""The trainer's side of the service against a bridge that answers as a test says."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from budgetloader import Schedule
-from budgetloader.batch import Planner
 from budgetloader.engines.base import Job, Output, Work
-from budgetloader.service import client
+from budgetloader.plans import Planner
+from budgetloader.service.maker import BridgeMaker
+from budgetloader.service.protocol import BatchAnswer
 
 
 class _Dataset:
@@ -31,11 +32,12 @@ class _Bridge:
     def __init__(self, answer):
         self._answer = answer
 
-    def send(self, message, descriptors):
+    def send(self, request, descriptors):
         pass
 
-    def answer(self):
-        return dict(self._answer), []
+    def answer(self, expected):
+        assert isinstance(self._answer, expected)
+        return self._answer, []
 
     def close(self):
         pass
@@ -47,7 +49,7 @@ class _Answering:
         planner = Planner(_Dataset(), schedule=schedule, batch_size=8, seed=0)
         job = Job(_Dataset(), Output(16, "uint8"), 8, 1, 3, "raise", planner.replacement)
         budget = schedule.budget(64, batch_size=8)
-        self._maker = client._Maker(job, Work(), _Bridge(answer), budget=budget, seed=0)
+        self._maker = BridgeMaker(job, Work(), _Bridge(answer), budget=budget, seed=0)
         self._plans = (planner.plan(0, step) for step in range(8))
 
     def next_batch(self):
@@ -58,4 +60,4 @@ class _Answering:
 
 def maker(**answer):
     """Something whose `next_batch` is made of the answers."""
-    return _Answering({"replaced": [], "decoded": 0, "decode_busy_seconds": 0.0, "copied": 0, **answer})
+    return _Answering(BatchAnswer(**{"decoded": 0, "decode_busy_seconds": 0.0, "copied": 0, **answer}))

@@ -1,4 +1,4 @@
-"""A trainer for the tests of the service: takes batches, and prints a hash of each as a line of JSON.
+"""A trainer for the tests of the service, which prints a hash of each batch as a line of JSON.
 
 python tests/service_trainer.py '{"name": …, "schedule": …, …}'
 """
@@ -8,7 +8,6 @@ import json
 import signal
 import sys
 import time
-from pathlib import Path
 
 import torch
 
@@ -37,53 +36,32 @@ def hashes(batches, kept=None, keep_every=1, scribble=False):
             yield line
 
 
-def options_of(asked):
-    return {
-        "schedule": Schedule.parse(asked["schedule"]),
-        "batch_size": asked.get("batch_size", 48),
-        "image_size": asked.get("image_size", 24),
-        "seed": asked.get("seed", 0),
-        "dtype": asked.get("dtype", "uint8"),
-        "on_corrupt": asked.get("on_corrupt", "raise"),
-        "rank": asked.get("rank", 0),
-        "world_size": asked.get("world_size", 1),
-        "with_ids": True,
-    }
+def options_of(schedule, **options):
+    """Keywords of a loader that is compared with another one."""
+    defaults = {"batch_size": 48, "image_size": 24, "dtype": "uint8", "crop": "resized", "with_ids": True}
+    return {**defaults, "schedule": Schedule.parse(schedule), **options}
 
 
-def private(path, **asked):
-    """The same hashes from a private loader."""
-    with BudgetLoader(path, engine="native", crop="resized", **options_of(asked)) as batches:
+def private(path, schedule, **options):
+    """The hashes from a private loader."""
+    with BudgetLoader(path, engine="native", **options_of(schedule, **options)) as batches:
         return list(hashes(batches))
 
 
 def main():
-    asked = json.loads(sys.argv[1])
-    state, left = None, asked.get("reconnect", 0)
-    kept = {} if "keep_every" in asked else None
-    signal.signal(signal.SIGUSR1, lambda *_: asked.update(step_seconds=0))
-    while True:
-        try:
-            batches = connect(asked["name"], crop="resized", label=asked.get("label", "test"), **options_of(asked))
-            if state is not None:
-                batches.load_state_dict(state)
-            with batches:
-                print(json.dumps({"connected": True}), flush=True)
-                for line in hashes(batches, kept, asked.get("keep_every", 1), asked.get("scribble", False)):
-                    print(json.dumps(line), flush=True)
-                    state = batches.state_dict()
-                    time.sleep(asked.get("step_seconds", 0))
-                decoded = sum(s.samples_decoded for s in batches.stats)
-            changed = [line for line, batch in (kept or {}).items() if digest(*batch) != line[2]]
-            lent = "/plasma" in Path("/proc/self/maps").read_text()
-            print(json.dumps({"finished": True, "decoded": decoded, "changed": changed, "lent": lent}), flush=True)
-            return
-        except EngineError as error:
-            print(json.dumps({"error": str(error), "at": time.time()}), flush=True)
-            if not left:
-                raise SystemExit(1) from None
-            left -= 1
-            time.sleep(1)
+    job = json.loads(sys.argv[1])
+    pause = [job.pop("step_seconds", 0)]
+    signal.signal(signal.SIGUSR1, lambda *_: pause.__setitem__(0, 0))
+    try:
+        with connect(job.pop("name"), label="test", **options_of(**job)) as batches:
+            print(json.dumps({"connected": True}), flush=True)
+            for line in hashes(batches):
+                print(json.dumps(line), flush=True)
+                time.sleep(pause[0])
+        print(json.dumps({"finished": True}), flush=True)
+    except EngineError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

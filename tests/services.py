@@ -1,10 +1,16 @@
-"""A service and its trainers as real processes, for the tests of several modules."""
+"""Services, which run as real processes, and their trainers, for the tests of several modules.
+
+Trainers run in the test's own process where they can: theirs is the whole way through a bridge to the service, and a
+process of their own would import torch for each. Those that are to be killed or stopped are processes.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,9 +18,7 @@ import time
 from pathlib import Path
 
 import pytest
-from rich.progress import Progress
 
-from budgetloader.bench.data import prepare
 from budgetloader.service import registry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,23 +26,26 @@ SAMPLES = 1440
 MEMORY = "200MB"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """Handwritten digits, 32×32."""
+    from rich.progress import Progress
+
+    from budgetloader.bench.data import prepare
+
     folder = tmp_path_factory.mktemp("service")
     options = {"evaluation": None, "folder": folder, "images": SAMPLES, "seed": 0}
     prepare(None, **options, progress=Progress(disable=True), builtin="digits", image_size=32)
     return folder / "train.beton"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-    return {
-        **os.environ,
-        registry.FOLDER_VARIABLE: str(tmp_path_factory.mktemp("known")),
-        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}",
-        "OMP_NUM_THREADS": "1",
-    }
+    """That of services and trainers; the folder of entries is the tests' own, for this process, too."""
+    folder = tmp_path_factory.mktemp("known")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(registry.FOLDER_VARIABLE, str(folder))
+        yield {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
 
 
 # Other loopback addresses stand for other machines, as long as nobody takes them for the loopback.
@@ -92,29 +99,40 @@ class Services:
     def __init__(self, data, environment):
         self.data, self.environment = data, environment
         self.running = []
+        self.folder = Path(environment[registry.FOLDER_VARIABLE])
 
-    def serve(self, name, *more, memory=MEMORY, data=None, python=("-m", "budgetloader")):
+    def serve(self, name, *more, memory=MEMORY, data=None, python=("-m", "budgetloader"), cwd=None):
         command = (*python, "serve", str(data or self.data), "--name", name, "--memory", memory)
-        process = Process(*command, *more, environment=self.environment)
+        process = Process(*command, *more, environment=self.environment, cwd=cwd)
         self.running.append(process)
         process.wait_for("serving")
         return process
 
-    def trainer(self, name, schedule, *, cwd=None, **asked):
-        job = json.dumps({"name": name, "schedule": schedule, **asked})
-        process = Process(str(ROOT / "tests" / "service_trainer.py"), job, environment=self.environment, cwd=cwd)
+    def trainer(self, name, schedule, **job):
+        """A trainer's process; see service_trainer.py."""
+        job = json.dumps({"name": name, "schedule": schedule, **job})
+        process = Process(str(ROOT / "tests" / "service_trainer.py"), job, environment=self.environment)
         self.running.append(process)
         return process
 
-    def status(self, name):
-        code = (
-            "import json, sys; from budgetloader.service.client import status; print(json.dumps(status(sys.argv[1])))"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code, name], env=self.environment, capture_output=True, text=True, timeout=60
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        return json.loads(done.stdout.splitlines()[-1])
+    def connect(self, name, schedule, **options):
+        """A trainer's loader in this process."""
+        from service_trainer import options_of
+
+        from budgetloader import connect
+
+        return connect(name, label=options.pop("label", "test"), **options_of(schedule, **options))
+
+    def hashes(self, name, schedule, **options):
+        """(epoch, step, hash) of each batch of a trainer in this process."""
+        from service_trainer import hashes
+
+        with self.connect(name, schedule, **options) as batches:
+            return list(hashes(batches))
+
+    def entry(self, name):
+        """What makes a service known."""
+        return json.loads((self.folder / f"{name}.json").read_text())
 
     def end(self):
         for process in self.running:
@@ -136,22 +154,88 @@ def services(data, environment):
     found.end()
 
 
+@pytest.fixture(scope="session")
+def served(data, environment, tmp_path_factory):
+    """A service that the tests share: started where strangers' modules lie, as an installed command is.
+
+    Attributes:
+        server: its process.
+        strangers: the folder of the strangers' modules, in which nothing is run.
+        metrics_port: at the loopback.
+    """
+    from test_apart import trap
+
+    found = Services(data, environment)
+    found.strangers = tmp_path_factory.mktemp("strangers")
+    trap(found.strangers, "loader", "budgetloader", "json", "numpy", "ray", "socket", "models", "bench", "msgspec")
+    script = tmp_path_factory.mktemp("bin") / "serve.py"
+    script.write_text("from budgetloader.cli import main; raise SystemExit(main())")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        found.metrics_port = free.getsockname()[1]
+    more = ("--host", "localhost", "--metrics-port", str(found.metrics_port))
+    found.server = found.serve("shared", *more, python=(str(script),), cwd=found.strangers)
+    yield found
+    found.end()
+
+
+def ends(services, server, how, *, kill=None):
+    """Seconds until a trainer is told that its service has ended, after which nothing of the service is left.
+
+    Args:
+        server: one of the services'.
+        how: the signal.
+        kill: the process that gets it; default: the server.
+    """
+    from budgetloader import ServiceGoneError
+
+    name = server.args[server.args.index("--name") + 1]
+    below, session = descendants(server.pid), services.entry(name)["session"]
+    assert any("raylet" in line for line in below.values())
+    with services.connect(name, "full@2000") as batches:
+        stream = (batch for _ in range(2000) for batch in batches)
+        next(stream)
+        began = time.monotonic()
+        os.kill(kill or server.pid, how)
+        with pytest.raises(ServiceGoneError, match=f"service '{name}' is gone"):
+            for _ in stream:
+                pass
+        told_seconds = time.monotonic() - began
+    server.wait(timeout=60)
+    assert gone(below), below
+    assert not Path(session).exists() and not list(services.folder.glob(f"{name}.*"))
+    with pytest.raises(ServiceGoneError, match="there is no service"):
+        services.connect(name, "full@1")
+    return told_seconds
+
+
+def gone(pids, seconds=90):
+    """Whether processes end within some time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in pids):
+        time.sleep(0.05)
+    return not any(registry.start_time(pid) for pid in pids)
+
+
 def descendants(pid):
     """pid → command line of every process below `pid`."""
     parents, lines = {}, {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
-            try:
+            with contextlib.suppress(OSError):
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
                 lines[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
                 parents[int(folder.name)] = int(fields[1])
-            except OSError:
-                continue
     found, level = {}, {pid}
     while level:
         level = {child for child, parent in parents.items() if parent in level}
         found.update({child: lines[child] for child in level})
     return found
+
+
+def bridges(pid):
+    """The pids of the bridges that a process has."""
+    return [child for child, line in descendants(pid).items() if "budgetloader.service.bridge" in line]
 
 
 def service_processes(server, kind, seconds=60):
@@ -161,5 +245,5 @@ def service_processes(server, kind, seconds=60):
     while time.monotonic() < deadline:
         if found := [pid for pid, line in descendants(server.pid).items() if line.startswith(lines)]:
             return found
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise AssertionError(f"no {kind} within {seconds} seconds")

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+from pages import NAMES, blocks
 from torch import nn
 
 import budgetloader
@@ -30,7 +31,7 @@ def taken(monkeypatch):
     batches, item = [], budgetloader.BudgetLoader._item
 
     def recorded(self, batch):
-        batches.append((batch.plan.epoch, batch.plan.rows[:, 0].tolist()))
+        batches.append((batch.plan.epoch, batch.plan.samples.tolist()))
         return item(self, batch)
 
     monkeypatch.setattr(budgetloader.BudgetLoader, "_item", recorded)
@@ -214,17 +215,23 @@ def test_a_dataset_of_ones_own_goes_on_where_it_was_killed(folder, tmp_path):
     ]
 
 
-def test_every_diff_in_the_readme_is_what_its_example_says():
-    """Each line that a diff adds or keeps stands in its example, in that order."""
-    readme = (ROOT / "README.md").read_text()
-    before, *blocks = re.split(r"```diff\n", readme)
-    names = [re.findall(r"examples/(\w+\.py)", text)[-1] for text in [before, *blocks][:-1]]
-    diffs = [(name, block.partition("```")[0]) for name, block in zip(names, blocks, strict=True)]
-    assert sorted(names) == sorted(path.name for path in EXAMPLES.glob("train_*.py"))
-    for name, diff in diffs:
-        source = [" ".join(line.split()) for line in (EXAMPLES / name).read_text().splitlines()]
-        rest = iter(source)
-        for line in diff.splitlines():
-            wanted = " ".join(line[1:].split())
-            if not line.startswith("-") and wanted:
-                assert any(wanted == have for have in rest), f"{name} has no line {wanted!r} (in this order)"
+def test_every_diff_of_the_pages_is_what_its_example_says():
+    """Each line that a diff adds or keeps stands in the example that the page speaks of before it, in that order."""
+    shown = set()
+    for name, page in NAMES.items():
+        text = page.read_text()
+        for block in blocks(page):
+            if block.kind != "diff" or block.title:  # one with a title is of a file of the page's own
+                continue
+            before = text[: text.index(block.text.splitlines()[0])]
+            example = re.findall(r"examples/(train_\w+\.py)", before)[-1]
+            shown.add(example)
+            rest = iter([" ".join(line.split()) for line in (EXAMPLES / example).read_text().splitlines()])
+            for line in block.text.splitlines():
+                wanted = " ".join(line[1:].split())
+                if not line.startswith("-") and wanted:
+                    assert any(wanted == have for have in rest), (
+                        f"{name}: {example} has no line {wanted!r} (in this order)"
+                    )
+    own = [path for path in EXAMPLES.glob("train_*.py") if "budgetloader.connect" not in path.read_text()]
+    assert shown == {path.name for path in own}  # over a service, nothing of the trainer differs

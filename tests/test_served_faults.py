@@ -5,11 +5,11 @@ import io
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,10 @@ import pytest
 pytest.importorskip("ray")
 
 from interrupts import interrupt, whole_stream
-from service_trainer import private
-from services import MEMORY, ROOT, Process, Services, data, descendants, environment, services
+from service_trainer import options_of, private
+from services import MEMORY, ROOT, Process, Services, bridges, descendants, ends, gone
 
-from budgetloader import BudgetLoader, Dataset, Schedule, beton, connect
-from budgetloader.service import registry
-
-__all__ = ["data", "environment", "services"]  # the fixtures
+from budgetloader import BudgetLoader, Dataset, EngineError, ResumeError, Schedule, beton
 
 # What stands in front of the decoder in the service's workers, and does what a file says.
 FAULTY = """
@@ -61,61 +58,66 @@ def named(data, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def served(named, environment, tmp_path_factory):
-    """A service whose decoder has faults when it is told to."""
+def faulty(named, environment, tmp_path_factory):
+    """A service whose decoder has faults when it is told to: what a `fault` file says.
+
+    Attributes:
+        fault: that file.
+        server: its process.
+    """
     folder = tmp_path_factory.mktemp("faulty")
     (folder / "simplejpeg").mkdir()
     (folder / "simplejpeg" / "__init__.py").write_text(FAULTY)
     found = Services(named, {**environment, "PYTHONPATH": f"{folder}:{environment['PYTHONPATH']}"})
-    found.serve("faulty", "--verify")
+    found.server = found.serve("faulty", "--verify")
     found.environment = environment  # the trainers' own
     found.fault = folder / "fault"
     yield found
     found.end()
 
 
-def gone(pids, seconds=90):
-    """Whether processes end within some time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in pids):
-        time.sleep(0.1)
-    return not any(registry.start_time(pid) for pid in pids)
-
-
-def test_ten_thousand_long_class_names_and_checksums_reach_a_trainer(served, monkeypatch):
-    monkeypatch.setenv(registry.FOLDER_VARIABLE, served.environment[registry.FOLDER_VARIABLE])
-    with connect("faulty", schedule=Schedule.full(epochs=1), batch_size=48, image_size=24, verify=True) as batches:
+def test_ten_thousand_long_class_names_and_checksums_reach_a_trainer(faulty):
+    with faulty.connect("faulty", "full@1", verify=True) as batches:
         assert len(batches.dataset.classes) == 10_000 and batches.dataset.classes[9999] == f"{9999:0200}"
-        assert sum(len(labels) for _, labels in batches) == len(Dataset(served.data))
+        assert sum(len(labels) for _, labels, _ in batches) == len(Dataset(faulty.data))
 
 
-def test_interrupts_over_the_service_change_no_later_batch(served, monkeypatch):
-    monkeypatch.setenv(registry.FOLDER_VARIABLE, served.environment[registry.FOLDER_VARIABLE])
-    options = {"schedule": Schedule.full(epochs=2), "batch_size": 48, "image_size": 24, "dtype": "uint8"}
-    with BudgetLoader(served.data, engine="native", crop="resized", with_ids=True, **options) as batches:
+def test_another_dataset_is_refused_when_a_trainer_resumes(faulty, served):
+    with served.connect("shared", "full@2") as batches:
+        next(iter(batches))
+        state = batches.state_dict()
+    with faulty.connect("faulty", "full@2") as batches, pytest.raises(ResumeError, match="dataset"):
+        batches.load_state_dict(state)
+
+
+def test_interrupts_over_the_service_change_no_later_batch(faulty):
+    with BudgetLoader(faulty.data, engine="native", **options_of("full@2")) as batches:
         expected = whole_stream(batches)
-    with connect("faulty", crop="resized", with_ids=True, **options) as batches:
+    with faulty.connect("faulty", "full@2") as batches:
         times = int(os.environ.get("INTERRUPTS", "150"))
         assert interrupt(batches, expected, times=times, seconds=0.02) > 20
 
 
-def test_a_block_that_ends_its_worker_each_time_is_an_error_for_all_who_wait_and_is_tried_again_later(served):
-    served.fault.write_text("crash")
-    trainers = [served.trainer("faulty", "full@1", seed=77) for _ in range(2)]
+def test_a_block_that_ends_its_worker_each_time_is_an_error_for_all_who_wait_and_is_tried_again_later(faulty):
+    def error_of_a_trainer(number):
+        with pytest.raises(EngineError) as error:
+            faulty.hashes("faulty", "full@1", seed=77, label=f"n{number}")
+        return str(error.value)
+
+    faulty.fault.write_text("crash")
     try:
-        for trainer in trainers:
-            got, last = trainer.hashes(seconds=200)
-            assert got == [] and "block 0 of epoch 0 ended the process that decodes it, 4 times" in last["error"]
-            ids = last["error"].partition("Its samples: ")[2].partition(". ")[0].split(", ")
-            assert len(set(ids)) == 256 and all(0 <= int(i) < len(Dataset(served.data)) for i in ids)
+        with ThreadPoolExecutor(2) as pool:
+            for error in pool.map(error_of_a_trainer, range(2)):
+                assert "block 0 of epoch 0 ended the process that decodes it, 4 times" in error
+                ids = error.partition("Its samples: ")[2].partition(". ")[0].split(", ")
+                assert len(set(ids)) == 256 and all(0 <= int(i) < len(Dataset(faulty.data)) for i in ids)
     finally:
-        served.fault.unlink()
-    got, last = served.trainer("faulty", "full@1", seed=77).hashes()
-    assert last["finished"] and got == private(served.data, schedule="full@1", seed=77)
+        faulty.fault.unlink()
+    assert faulty.hashes("faulty", "full@1", seed=77) == private(faulty.data, "full@1", seed=77)
 
 
 def test_the_samples_of_the_error_are_those_that_a_trainer_would_have_got():
-    from budgetloader.batch import Planner
+    from budgetloader.plans import Planner
     from budgetloader.service.blocks import Key, Spec
     from budgetloader.service.failures import samples_of
 
@@ -128,104 +130,92 @@ def test_the_samples_of_the_error_are_those_that_a_trainer_would_have_got():
 
     planner = Planner(Index(), schedule=Schedule.full(epochs=3), batch_size=300, seed=5)
     key = Key(Spec("", 24, "antialias", "resized", 5, "raise"), 2, 1)
-    assert samples_of(key, 44, 256, samples=1000) == planner.plan(2, 1).rows[:212, 0].tolist()
+    assert samples_of(key, 44, 256, samples=1000) == planner.plan(2, 1).samples[:212].tolist()
 
 
-def test_a_trainer_that_waits_for_what_never_comes_can_be_interrupted_and_leaves_no_bridge(served):
-    served.fault.write_text("hang")
+def test_a_trainer_that_waits_for_what_never_comes_can_be_interrupted_and_leaves_no_bridge(faulty):
+    faulty.fault.write_text("hang")
     try:
-        for how, status in ((signal.SIGINT, 1), (signal.SIGKILL, -9)):
-            trainer = served.trainer("faulty", "full@1", seed=78)
+        # Both at once: each waits for a block that is being decoded for ever.
+        ways = ((signal.SIGINT, (1, -signal.SIGINT, 130)), (signal.SIGKILL, (-signal.SIGKILL,)))
+        trainers = [faulty.trainer("faulty", "full@1", seed=78) for _ in ways]
+        for trainer, (how, statuses) in zip(trainers, ways, strict=True):
             trainer.wait_for("connected")
-            time.sleep(1)
-            bridges = [pid for pid, line in descendants(trainer.pid).items() if "budgetloader.service.bridge" in line]
-            assert len(bridges) == 1
+            time.sleep(0.5)
+            below = bridges(trainer.pid)
+            assert len(below) == 1
             trainer.send_signal(how)
             trainer.wait(timeout=40)  # 15 seconds where nothing else runs
-            assert trainer.returncode in (status, -how, 130) and gone(bridges)
+            assert trainer.returncode in statuses and gone(below)
     finally:
-        served.fault.unlink()
-        # Whoever hangs hangs in the service's workers.
-        (server,) = [process for process in served.running if "serve" in process.args]
-        for pid, line in descendants(server.pid).items():
+        faulty.fault.unlink()
+        for pid, line in descendants(faulty.server.pid).items():  # whoever hangs is one of the service's workers
             if line.startswith("ray::_decode"):
                 os.kill(pid, signal.SIGKILL)
-    got, last = served.trainer("faulty", "0.2@1", seed=78).hashes()
-    assert last["finished"] and got == private(served.data, schedule="0.2@1", seed=78)
+    assert faulty.hashes("faulty", "0.2@1", seed=78) == private(faulty.data, "0.2@1", seed=78)
 
 
-def test_a_block_that_failed_while_the_file_was_away_is_made_for_later_trainers(served):
-    away = served.data.with_suffix(".away")
-    served.data.rename(away)
+def test_a_block_that_failed_while_the_file_was_away_is_made_for_later_trainers(faulty):
+    away, options = faulty.data.with_suffix(".away"), {"seed": 79, "image_size": 20}
+    faulty.data.rename(away)
     try:
-        got, last = served.trainer("faulty", "0.1@1", seed=79, image_size=20).hashes()
-        assert got == [] and "does not exist" in last["error"]
+        with pytest.raises(EngineError, match="does not exist"):
+            faulty.hashes("faulty", "0.1@1", **options)
     finally:
-        away.rename(served.data)
-    got, last = served.trainer("faulty", "0.1@1", seed=79, image_size=20).hashes()
-    assert last["finished"] and got == private(served.data, schedule="0.1@1", seed=79, image_size=20)
+        away.rename(faulty.data)
+    assert faulty.hashes("faulty", "0.1@1", **options) == private(faulty.data, "0.1@1", **options)
 
 
-def test_a_file_that_is_cut_short_under_a_service_is_an_error(services, data, tmp_path):
-    path = tmp_path / "cut.beton"
-    shutil.copy(data, path)
-    services.serve("cut", data=path)
-    got, _ = services.trainer("cut", "0.1@1").hashes()
-    assert got == private(path, schedule="0.1@1")
-    os.truncate(path, path.stat().st_size // 2)
-    _, last = services.trainer("cut", "0.1@1", image_size=20).hashes()
-    assert "truncated or damaged" in last["error"] or "cut short" in last["error"]
-    _, last = services.trainer("cut", "full@1", seed=5).hashes()
-    assert "was cut short or written to while it was in use" in last["error"] or "truncated" in last["error"]
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_in_the_first_seconds_ends_the_server(services, how):
-    rng = random.Random(int(how))
-    folder = Path(services.environment[registry.FOLDER_VARIABLE])
-    for moment in (rng.uniform(0.6, 1.5), rng.uniform(1.5, 4)):
-        command = ("-m", "budgetloader", "serve", str(services.data), "--name", "early", "--memory", MEMORY)
-        server = Process(*command, environment=services.environment)
-        services.running.append(server)
-        time.sleep(moment)
-        below = set(descendants(server.pid))
+@pytest.mark.parametrize("seed", [2, 15])
+def test_a_signal_in_the_first_seconds_ends_the_server(services, seed):
+    """Two servers at a time, one by either signal."""
+    rng = random.Random(seed)
+    ways = {"first": signal.SIGTERM, "second": signal.SIGINT}
+    servers = {}
+    for name in ways:
+        command = ("-m", "budgetloader", "serve", str(services.data), "--name", name, "--memory", MEMORY)
+        servers[name] = Process(*command, environment=services.environment)
+        services.running.append(servers[name])
+    time.sleep(rng.uniform(0.6, 1.5) if seed == 2 else rng.uniform(1.5, 4))
+    for name, how in ways.items():
+        server, below = servers[name], set(descendants(servers[name].pid))
         began = time.monotonic()
         server.send_signal(how)
         server.wait(timeout=30)
         assert time.monotonic() - began < 20  # 5 where nothing else runs
         assert server.returncode in (0, 1, 130, 143, -how)
         assert len(server.error_text().strip().splitlines()) <= 1, server.error_text()
-        assert gone(below) and not list(folder.glob("early.*"))
+        assert gone(below) and not list(services.folder.glob(f"{name}.*"))
 
 
-@pytest.mark.parametrize("victim", ["raylet", "gcs_server"])
-def test_a_service_that_lost_a_vital_process_ends_and_its_trainers_are_told(services, victim):
-    server = services.serve("vital")
-    trainer = services.trainer("vital", "full@100", step_seconds=0.05)
-    trainer.wait_for("[0, 2,")
-    below = descendants(server.pid)
-    (pid,) = [pid for pid, line in below.items() if f"/{victim} " in line]
-    told = time.time()
-    os.kill(pid, signal.SIGKILL)
-    _, last = trainer.hashes(seconds=60)
-    assert "service 'vital' is gone" in last["error"]
-    assert last["at"] - told < 20  # 5 where nothing else runs
-    server.wait(timeout=30)
-    assert server.returncode != 0 and gone(below)
-
-
-def test_a_guard_that_was_killed_is_replaced(services):
-    server = services.serve("guarded")
+def test_a_service_that_lost_its_raylet_ends_and_a_guard_that_was_replaced_clears_up(services):
+    server = services.serve("raylet")
     guards = lambda: [pid for pid, line in descendants(server.pid).items() if "guard.py" in line]  # noqa: E731
     (first,) = guards()
     os.kill(first, signal.SIGKILL)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and (not guards() or first in guards()):
-        time.sleep(0.1)
-    below = descendants(server.pid)
-    server.kill()
-    server.wait()
-    assert gone(below)
+        time.sleep(0.02)
+    assert ends(services, server, signal.SIGKILL, kill=process_of(server, "raylet")) < 20  # 5 where nothing else runs
+    assert server.returncode == 1
+    assert "Ray's raylet" in server.error_text()
+
+
+def test_a_service_that_lost_its_gcs_ends_and_the_guard_ends_its_own_services_processes_alone(services):
+    """A user who looks at a log is not ended with the service."""
+    server = services.serve("gcs")
+    (log,) = Path(services.entry("gcs")["session"]).rglob("gcs_server.out")
+    with subprocess.Popen(["tail", "-f", str(log)], stdout=subprocess.DEVNULL) as reader:
+        assert ends(services, server, signal.SIGKILL, kill=process_of(server, "gcs_server")) < 20
+        assert reader.poll() is None
+        reader.kill()
+    assert server.returncode == 1
+
+
+def process_of(server, name):
+    """The pid of a process of Ray's."""
+    (pid,) = [pid for pid, line in descendants(server.pid).items() if f"/{name} " in line]
+    return pid
 
 
 def test_a_disk_that_is_full_is_one_line(services, tmp_path):
@@ -255,10 +245,9 @@ def test_a_disk_that_is_full_is_one_line(services, tmp_path):
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
-def test_rays_memory_monitor_ends_no_decoder(served):
+def test_rays_memory_monitor_ends_no_decoder(faulty):
     """It would, when trainers fill the memory; whoever decodes takes little."""
-    (server,) = [process for process in served.running if "serve" in process.args]
-    (line,) = [line for line in descendants(server.pid).values() if "/gcs_server " in line]
+    (line,) = [line for line in descendants(faulty.server.pid).values() if "/gcs_server " in line]
     (config,) = [part.partition("=")[2] for part in line.split() if part.startswith("--config_list=")]
     assert json.loads(base64.b64decode(config))["memory_monitor_refresh_ms"] == 0
 
@@ -266,14 +255,13 @@ def test_rays_memory_monitor_ends_no_decoder(served):
 def test_top_shows_a_name_as_it_is_and_what_is_copied():
     from rich.console import Console
 
+    from budgetloader.service.protocol import ServiceStatus, TrainerStatus
     from budgetloader.service.top import table
 
-    trainer = {"name": "[red]x[/", "schedule": "[b]", "epoch": 0, "step": 1, "emitted": 2, "decoded": 3, "copied": 4321}
-    trainer |= {"images_per_second": 1.0, "starved": 0.0, "silent_seconds": 0.0}
-    state = {"path": "/[a]/b", "uptime_seconds": 1, "used_bytes": 0, "memory_bytes": 1, "hits": 0, "misses": 0}
-    state |= {"decoded": 0, "emitted": 0, "trainers": [trainer]}
+    trainer = TrainerStatus("id", "[red]x[/", "[b]", 0, 1, 2, 3, 1.0, 0.0, 4321, 0.0)
+    status = ServiceStatus("/[a]/b", 9, 1.0, 1, 0, 0, 0, 0, 0, 0, (trainer,))
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(table("any", state))
+    console.print(table("any", status))
     shown = console.export_text()
     assert "[red]x[/" in shown and "[b]" in shown and "/[a]/b" in shown and "4,321" in shown
 

@@ -1,5 +1,6 @@
 """The service as its users start it: real processes, one faulty thing at a time and all at once."""
 
+import functools
 import json
 import os
 import random
@@ -7,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -15,295 +18,289 @@ import torch
 
 pytest.importorskip("ray")
 
-from rich.progress import Progress
-from service_trainer import private
+import service_trainer
+from service_trainer import digest, hashes
 from services import (
     MACHINES,
     MEMORY,
+    ROOT,
     SAMPLES,
     Process,
-    Services,
-    data,
+    bridges,
     descendants,
-    environment,
+    ends,
+    gone,
     service_processes,
-    services,
 )
 
-from budgetloader.bench.data import prepare
+import budgetloader
+from budgetloader import CorruptSampleError, EngineError, Schedule, ServiceGoneError
+from budgetloader.cli import main
 from budgetloader.service import registry
+from budgetloader.service.client import status
 
-__all__ = ["data", "environment", "services"]  # the fixtures
-
-
-@pytest.fixture(scope="module")
-def served(data, environment):
-    """A service that several tests share."""
-    found = Services(data, environment)
-    found.serve("shared", "--metrics-port", "19464")
-    yield found
-    found.end()
+private = functools.lru_cache(maxsize=None)(service_trainer.private)
 
 
 @pytest.mark.parametrize(
-    "asked",
+    ("schedule", "options"),
     [
-        {"schedule": "full@2"},
-        {"schedule": "of:1,0.1,0.618,0.35", "batch_size": 64},
-        {"schedule": "0.5@2", "batch_size": 17, "dtype": "float32", "seed": 5},
-        {"schedule": "0.8@2", "dtype": "float16", "rank": 1, "world_size": 2},
+        ("full@2", {}),
+        ("of:1,0.1,0.618,0.35", {"batch_size": 64}),
+        ("0.5@2", {"batch_size": 17, "dtype": "float32", "seed": 5}),
+        ("0.8@2", {"dtype": "float16", "rank": 1, "world_size": 2}),
     ],
 )
-def test_the_stream_is_the_private_loaders_hash_for_hash(served, asked):
-    got, last = served.trainer("shared", **asked).hashes()
-    assert got == private(served.data, **asked) and last["finished"]
+def test_the_stream_is_the_private_loaders_hash_for_hash(served, schedule, options):
+    assert served.hashes("shared", schedule, **options) == private(served.data, schedule, **options)
 
 
-def test_the_process_between_may_be_killed_again_and_again(served):
-    trainer = served.trainer("shared", "full@3", step_seconds=0.06, seed=11)
-    for step in ("[0, 5,", "[1, 20,"):
-        trainer.wait_for(step)
-        (bridge,) = [pid for pid, line in descendants(trainer.pid).items() if "budgetloader.service.bridge" in line]
-        os.kill(bridge, signal.SIGKILL)
-    rest, last = trainer.hashes()
-    assert last["finished"] and rest == private(served.data, schedule="full@3", seed=11)[-len(rest) :]
-    assert len(rest) == 39
+def test_the_bridge_may_be_killed_again_and_again(served):
+    got = []
+    with served.connect("shared", "full@2", seed=11) as batches:
+        for line in hashes(batches):
+            got.append(line)
+            if line[:2] in ((0, 5), (1, 20)):
+                (bridge,) = bridges(os.getpid())
+                os.kill(bridge, signal.SIGKILL)
+    assert got == private(served.data, "full@2", seed=11)
+
+
+def test_the_epochs_loop_over_a_service_goes_on_where_an_interrupt_left_it(served):
+    """As a private loader's, see test_loader_epochs.py."""
+    got = []
+    with served.connect("shared", "0.5@2") as batches:
+        for stop in (3, 1, None):
+            for count, (epoch, line) in enumerate(epochs_of(batches), start=1):
+                got.append((epoch, *line))
+                if count == stop:
+                    break
+            if stop:
+                next(iter(batches))  # a look at what comes next
+    assert got == private(served.data, "0.5@2")
+
+
+def epochs_of(batches):
+    for epoch in batches.epochs():
+        for images, labels, ids in batches:
+            yield epoch, (batches.step - 1, digest(images, labels, ids))
 
 
 def test_what_decodes_has_the_servers_own_priority(served):
     """Ray's default leaves its workers a thirtieth of a core that something else is busy on."""
-    (server,) = [process for process in served.running if "serve" in process.args]
-    kinds = "worker", "coordinator"
-    pids = [pid for kind in kinds for pid in service_processes(server, kind)]
+    pids = [pid for kind in ("worker", "coordinator") for pid in service_processes(served.server, kind)]
     assert len(pids) > 1
-    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids} == {os.getpriority(os.PRIO_PROCESS, server.pid)}
+    priorities = {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids}
+    assert priorities == {os.getpriority(os.PRIO_PROCESS, served.server.pid)}
 
 
-def test_where_nothing_can_be_written_it_says_so(served, tmp_path):
+def test_where_nothing_can_be_written_it_says_so(served, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     deep = tmp_path / ("long" * 20)
     deep.mkdir()
-    for variable, value, why in (
-        (registry.FOLDER_VARIABLE, tmp_path / "file", f"set {registry.FOLDER_VARIABLE}"),
-        ("TMPDIR", deep, "set TMPDIR to a shorter one"),
-    ):
-        command = [sys.executable, "-m", "budgetloader", "serve", str(served.data), "--name", "x", "--memory", MEMORY]
-        environment = {**served.environment, variable: str(value)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 1 and why in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    command = ["serve", str(served.data), "--name", "x", "--memory", MEMORY]
+    with monkeypatch.context() as patch:
+        patch.setenv(registry.FOLDER_VARIABLE, str(tmp_path / "file"))
+        assert main(command) == 1
+    assert re.fullmatch(rf"error: .*set {registry.FOLDER_VARIABLE}.*\n", capsys.readouterr().err)
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    assert main(command) == 1
+    assert re.fullmatch(r"error: .*set TMPDIR to a shorter one\n", capsys.readouterr().err)
     assert not list(deep.iterdir())
 
 
-def test_localhost_is_the_loopback(services):
-    services.serve("local", "--host", "localhost")
-    folder = Path(services.environment[registry.FOLDER_VARIABLE])
-    assert json.loads((folder / "local.json").read_text())["node"] == "127.0.0.1"
+def test_localhost_is_the_loopback(served):
+    assert served.entry("shared")["node"] == "127.0.0.1"
 
 
-def test_what_a_trainer_does_with_its_batches_is_its_own_affair(services):
-    """One writes over its batches, which are the store's own memory, one keeps them, while the cap is reached."""
-    services.serve("lent")
-    asked = {"schedule": "full@5", "image_size": 128}
-    writer = services.trainer("lent", **asked, scribble=True)
-    keeper = services.trainer("lent", **asked, keep_every=9)
-    expected = private(services.data, **asked)
-    assert writer.hashes()[0] == expected
-    got, last = keeper.hashes()
-    assert got == expected and last["changed"] == []
-    assert last["lent"], "the test would show nothing if batches were copied"
-
-
-def test_a_lent_batch_outlives_the_process_between_and_the_cap(services):
-    services.serve("orphan")
-    asked = {"schedule": "full@6", "image_size": 128, "seed": 3}
-    trainer = services.trainer("orphan", **asked, keep_every=12, step_seconds=0.02)
-    trainer.wait_for("[0, 13,")
-    (bridge,) = [pid for pid, line in descendants(trainer.pid).items() if "budgetloader.service.bridge" in line]
-    os.kill(bridge, signal.SIGKILL)
-    rest, last = trainer.hashes()
-    assert rest == private(services.data, **asked)[-len(rest) :] and len(rest) == 166
-    assert last["lent"] and last["changed"] == []
+def test_what_a_trainer_does_with_its_batches_is_its_own_affair(served):
+    """One writes over its batches, which are the store's own memory, another one keeps them and loses its bridge, while
+    the cap is reached."""
+    options = {"image_size": 128, "seed": 3}
+    expected, kept, got = private(served.data, "full@4", **options), {}, ([], [])
+    with (
+        served.connect("shared", "full@4", **options) as keeper,
+        served.connect("shared", "full@4", **options) as writer,
+    ):
+        (first, _) = sorted(bridges(os.getpid()))  # the keeper's is the older one
+        streams = hashes(keeper, kept, keep_every=9), hashes(writer, scribble=True)
+        for lines in zip(*streams, strict=True):
+            for lists, line in zip(got, lines, strict=True):
+                lists.append(line)
+            if lines[0][:2] == (0, 13):
+                os.kill(first, signal.SIGKILL)
+        assert "/plasma" in Path("/proc/self/maps").read_text(), "the test would show nothing if batches were copied"
+    assert got[0] == expected and got[1] == expected
+    assert len(kept) == 16 and [line for line, batch in kept.items() if digest(*batch) != line[2]] == []
 
 
 def test_a_trainer_takes_the_service_for_its_data(served, tmp_path):
     """budgetloader.bench.train: the same weights over the service as from the file."""
+    from budgetloader.bench import train
+
     shape = ("--network", "resnet20", "--schedule", "of:0.2,0.1", "--epochs", "2", "--image-size", "32")
     weights = []
     for source in ("service:shared", str(served.data)):
-        command = [
-            "-m",
-            "budgetloader.bench.train",
-            "--data",
-            source,
-            *shape,
-            "--engine",
-            "native",
-            "--out",
-            str(tmp_path / source[:3]),
-        ]
-        done = subprocess.run(
-            [sys.executable, *command], env=served.environment, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, done.stderr
-        state = torch.load(tmp_path / source[:3] / "checkpoint.pt", weights_only=True)
-        weights.append(state["trainer"]["model"])
-    assert all(torch.equal(mine, weights[1][name]) for name, mine in weights[0].items())
+        out = tmp_path / source[:3]
+        assert train.main(["--data", source, *shape, "--engine", "native", "--out", str(out)]) == 0
+        weights.append(torch.load(out / "checkpoint.pt", weights_only=True)["trainer"]["model"])
+    assert weights[0] and all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
-def test_staggered_trainers_decode_what_one_does(services):
-    services.serve("staggered")
-    trainers = []
-    for _ in range(4):
-        trainers.append(services.trainer("staggered", "0.8@4", step_seconds=0.05))
-        time.sleep(1)
-    expected = private(services.data, schedule="0.8@4")
-    assert all(trainer.hashes()[0] == expected for trainer in trainers)
-    status = services.status("staggered")
-    assert status["decoded"] == 4 * 24 * 48  # 4 epochs of ⌊0.8·30⌋ batches: no sample more
-    assert status["emitted"] == 4 * status["decoded"] and not status["trainers"]
+def test_staggered_trainers_of_different_ratios_decode_what_the_largest_does(served):
+    schedules, seed = ("full@6", "0.8@6", "0.8@6", "0.618@6", "R3@6"), 21
+    before = status("shared")
+    loaders, streams, got = [], [], [[] for _ in schedules]
+    try:
+        while len(streams) < len(schedules) or any(stream is not None for stream in streams):
+            if len(streams) < len(schedules):
+                loaders.append(served.connect("shared", schedules[len(streams)], seed=seed, label=f"n{len(streams)}"))
+                streams.append(hashes(loaders[-1]))
+            for _ in range(7):
+                for number, stream in enumerate(streams):
+                    line = next(stream, None) if stream is not None else None
+                    streams[number] = stream if line is not None else None
+                    got[number] += [line] if line is not None else []
+    finally:
+        for loader in loaders:
+            loader.close()
+    for schedule, lines in zip(schedules, got, strict=True):
+        assert lines == private(served.data, schedule, seed=seed)
+    after = status("shared")
+    assert after.decoded - before.decoded == 6 * SAMPLES  # no sample more
+    shorter = sum(len(lines) * 48 for lines in got)
+    assert after.emitted - before.emitted == shorter
+    assert not [trainer for trainer in after.trainers if re.fullmatch(r"n\d", trainer.name)]
 
 
-def test_trainers_of_different_ratios_decode_what_the_largest_does(services):
-    services.serve("ratios")
-    schedules = ("full@6", "0.8@6", "0.618@6", "R3@6")
-    trainers = [services.trainer("ratios", s, step_seconds=0.02) for s in schedules]
-    for schedule, trainer in zip(schedules, trainers, strict=True):
-        assert trainer.hashes()[0] == private(services.data, schedule=schedule)
-    assert services.status("ratios")["decoded"] == 6 * SAMPLES
+# The first of each kind kills more than one would: python -m budgetloader.bench.kill_matrix kills hundreds, one by one.
+KILLS = int(os.environ.get("KILLS", "14"))
 
 
-def test_fifty_kills_change_no_bit_of_any_stream(services):
-    """Workers, the coordinator and other trainers are killed at random while one trainer goes on, another one
-    is stopped for a minute, and the cap is reached all the time."""
+def test_kills_all_at_once_change_no_bit_of_any_stream_and_sigterm_leaves_nothing(services):
+    """Workers, the coordinator and other trainers are killed at random while one trainer goes on, another one is
+    stopped, and the cap is reached all the time. KILLS=50 for more."""
     server = services.serve("faulty", memory="90MB")
-    asked = [
-        {"schedule": "full@16", "image_size": 128, "batch_size": 48},
-        {"schedule": "0.618@8", "image_size": 128, "batch_size": 32},
+    jobs = [
+        ("full@8", {"image_size": 128, "batch_size": 48}),
+        ("0.618@4", {"image_size": 128, "batch_size": 32}),
     ]
-    survivors = [services.trainer("faulty", **a, step_seconds=0.25) for a in asked]
+    survivors = [services.trainer("faulty", schedule, **job, step_seconds=0.25) for schedule, job in jobs]
     for survivor in survivors:
         survivor.wait_for("connected")
-    paused = survivors[1]
-    paused.send_signal(signal.SIGSTOP)
-    stopped_at = time.monotonic()
+    survivors[1].send_signal(signal.SIGSTOP)
     rng = random.Random(0)
-    kinds = ["worker"] * 32 + ["coordinator"] * 13 + ["trainer"] * 5
-    for kind in rng.sample(kinds, len(kinds)):
+    kinds = (["worker"] * 9 + ["coordinator"] * 4 + ["trainer"]) * (-(-KILLS // 14))
+    for kind in rng.sample(kinds, len(kinds))[:KILLS]:
         if kind == "trainer":
             victim = services.trainer("faulty", "full@8", image_size=128)
             victim.wait_for(rng.choice(("connected", "[0, 2,", "[1, 5,")))
             victim.kill()
         else:
             service_processes(server, kind)
-            time.sleep(rng.uniform(0.2, 1.2))  # not always as it starts
+            time.sleep(rng.uniform(0.1, 0.8))  # not always as it starts
             os.kill(rng.choice(service_processes(server, kind)), signal.SIGKILL)
         assert all(s.poll() is None for s in survivors), [
             (s.hashes()[1], s.error_text()) for s in survivors if s.poll()
         ]
-    time.sleep(max(0.0, stopped_at + 60 - time.monotonic()))
-    paused.send_signal(signal.SIGCONT)
-    for survivor, a in zip(survivors, asked, strict=True):
+    survivors[1].send_signal(signal.SIGCONT)
+    for survivor, (schedule, job) in zip(survivors, jobs, strict=True):
         survivor.send_signal(signal.SIGUSR1)  # no pauses any more
-        assert survivor.hashes()[0] == private(services.data, **a)
+        assert survivor.hashes()[0] == private(services.data, schedule, **job)
+    assert ends(services, server, signal.SIGTERM) < 20  # an orderly end takes a while itself
+    assert server.returncode == 0
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_when_the_server_ends_and_trainers_are_told(services, how):
-    name = f"ending{int(how)}"
-    server = services.serve(name)
-    trainer = services.trainer(name, "full@100", step_seconds=0.05)
-    trainer.wait_for("connected")
-    below = descendants(server.pid)
-    assert any("raylet" in line for line in below.values())
-    session = json.loads((Path(services.environment[registry.FOLDER_VARIABLE]) / f"{name}.json").read_text())["session"]
-    told = time.time()
-    server.send_signal(how)
-    _, last = trainer.hashes(seconds=60)
-    assert f"service '{name}' is gone" in last["error"]
-    assert last["at"] - told < 5 + (10 if how != signal.SIGKILL else 0)  # an orderly end takes a while itself
-    server.wait(timeout=60)
-    assert server.returncode == (-how if how == signal.SIGKILL else 0)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and any(Path(f"/proc/{pid}").exists() for pid in below):
-        time.sleep(0.2)
-    left = {pid: line for pid, line in below.items() if Path(f"/proc/{pid}").exists()}
-    assert not left
-    assert not Path(session).exists()
-    assert not list(Path("/dev/shm").glob("plasma*"))
-    error = services.trainer(name, "full@1").hashes()[1]["error"]
-    assert "there is no service" in error or "is gone" in error
+def test_a_trainer_reconnects_to_a_new_server_and_goes_on(services, monkeypatch, capsys):
+    """As examples/train_service.py does it: no batch is left out, and none comes twice."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import train_service
+
+    schedule, taken, restarts = Schedule.parse("full@2"), [], []
+    with budgetloader.BudgetLoader(
+        services.data, schedule=schedule, batch_size=48, image_size=24, with_ids=True
+    ) as own:
+        expected = [(epoch, ids.tolist()) for epoch in range(2) for _, _, ids in own]
+    item, first = budgetloader.BudgetLoader._item, services.serve("again")
+    below = descendants(first.pid)
+
+    def recorded(loader, batch):
+        taken.append((batch.plan.epoch, batch.shown.tolist()))
+        if len(taken) == 35:
+            first.kill()
+            first.wait()
+            restarts.append(threading.Thread(target=services.serve, args=("again",)))
+            restarts[0].start()
+        return item(loader, batch)
+
+    monkeypatch.setattr(budgetloader.BudgetLoader, "_item", recorded)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 24 * 24, 10))
+    train_service.train(network, "again", schedule, batch_size=48, image_size=24)
+    assert taken == expected
+    assert "service 'again' is gone" in capsys.readouterr().out
+    assert gone(below)
 
 
-def test_a_trainer_reconnects_to_a_new_server_and_goes_on(services):
-    first = services.serve("again")
-    trainer = services.trainer("again", "full@4", step_seconds=0.05, reconnect=30)
-    trainer.wait_for("[0, 20,")
-    first.kill()
-    first.wait()
-    services.serve("again")
-    rest, last = trainer.hashes()
-    assert last["finished"]
-    assert rest == private(services.data, schedule="full@4")[21:]
-
-
-def test_another_dataset_under_the_same_name_is_refused(services, tmp_path):
-    options = {"evaluation": None, "folder": tmp_path, "images": 700, "seed": 0}
-    prepare(None, **options, progress=Progress(disable=True), builtin="digits", image_size=32)
-    first = services.serve("other")
-    trainer = services.trainer("other", "full@40", step_seconds=0.05, reconnect=60)
-    trainer.wait_for("[0, 5,")
-    first.kill()
-    first.wait()
-    services.serve("other", data=tmp_path / "train.beton")
-    errors = trainer.error_text()
-    assert trainer.returncode == 1 and "ResumeError" in errors and "dataset" in errors
-
-
-def test_a_corrupt_sample_is_named_or_replaced_as_by_a_private_loader(services, tmp_path):
+def test_a_corrupt_sample_is_named_or_replaced_and_a_file_that_is_cut_short_is_an_error(services, tmp_path):
     from conftest import damage
 
     copy = damage(services.data, tmp_path / "damaged.beton", samples=(100,))
-    services.serve("corrupt", data=copy)
-    got, _ = services.trainer("corrupt", "full@1", on_corrupt="replace").hashes()
-    assert got == private(copy, schedule="full@1", on_corrupt="replace")
-    errors = services.trainer("corrupt", "full@1").error_text()
-    assert "CorruptSampleError" in errors and "sample 100 does not decode" in errors
+    server = services.serve("damaged", data=copy)
+    options = {"on_corrupt": "replace"}
+    assert services.hashes("damaged", "full@1", **options) == private(copy, "full@1", **options)
+    with pytest.raises(CorruptSampleError, match="sample 100 does not decode") as error:
+        services.hashes("damaged", "full@1")
+    assert error.value.sample == 100
+    os.truncate(copy, copy.stat().st_size // 2)
+    with pytest.raises(EngineError, match=r"truncated or damaged|cut short"):
+        services.hashes("damaged", "0.1@1", image_size=20, **options)
+    with pytest.raises(EngineError, match=r"was cut short or written to while it was in use|truncated"):
+        services.hashes("damaged", "full@1", seed=5)
+    assert ends_in_order(services, server)
 
 
-def test_two_nodes_trainers_on_one_and_workers_on_the_other(services):
+def ends_in_order(services, server):
+    """Whether Ctrl-C ends a server whose file is damaged, with nothing left behind."""
+    below, session = descendants(server.pid), Path(services.entry("damaged")["session"])
+    server.send_signal(signal.SIGINT)
+    server.wait(timeout=60)
+    return (
+        server.returncode == 0 and gone(below) and not session.exists() and not list(services.folder.glob("damaged.*"))
+    )
+
+
+def test_two_nodes_trainers_on_one_and_workers_on_the_other(services, monkeypatch):
     server = services.serve("cluster", "--host", "127.0.0.2", python=MACHINES)
-    entry = json.loads((Path(services.environment[registry.FOLDER_VARIABLE]) / "cluster.json").read_text())
-    token = Path(services.environment[registry.FOLDER_VARIABLE]) / "token"
+    entry = services.entry("cluster")
+    token = services.folder / "token"
     token.write_text(entry["token"])
-    elsewhere = {**services.environment, registry.FOLDER_VARIABLE: str(token.parent / "elsewhere")}
+    elsewhere = {**services.environment, registry.FOLDER_VARIABLE: str(services.folder / "elsewhere")}
     command = (*MACHINES, "join", entry["address"], "--name", "cluster", "--token-file", str(token))
     node = Process(*command, "--host", "127.0.0.3", "--memory", "100MB", environment=elsewhere)
     services.running.append(node)
     node.wait_for("joined")
-    far = Services(services.data, elsewhere)
+    monkeypatch.setenv(registry.FOLDER_VARIABLE, elsewhere[registry.FOLDER_VARIABLE])
+    assert services.hashes("cluster", "0.618@2") == private(services.data, "0.618@2")
+    workers = [p for p, line in descendants(node.pid).items() if line.startswith("ray::_decode")]
+    assert not workers and descendants(server.pid)
+
+
+def test_a_wrong_token_opens_nothing(served):
+    entry = served.entry("shared")
+    assert (served.folder / "shared.json").stat().st_mode & 0o077 == 0
+    forged = served.folder / "forged.json"
+    forged.write_text(json.dumps({**entry, "name": "forged", "token": "0" * 64}))
     try:
-        got, _ = far.trainer("cluster", "0.618@3").hashes()
-        assert got == private(services.data, schedule="0.618@3")
-        workers = [p for p, line in descendants(node.pid).items() if line.startswith("ray::_decode")]
-        assert not workers and descendants(server.pid)
+        began = time.monotonic()
+        with pytest.raises(EngineError, match="does not answer to this token"):
+            served.connect("forged", "full@1")
+        assert time.monotonic() - began < 15  # imports included; the refusal itself takes milliseconds
     finally:
-        far.end()
-
-
-def test_a_wrong_token_opens_nothing(services):
-    services.serve("locked")
-    folder = Path(services.environment[registry.FOLDER_VARIABLE])
-    entry = json.loads((folder / "locked.json").read_text())
-    assert (folder / "locked.json").stat().st_mode & 0o077 == 0
-    (folder / "forged.json").write_text(json.dumps({**entry, "name": "forged", "token": "0" * 64}))
-    began = time.monotonic()
-    _, last = services.trainer("forged", "full@1").hashes()
-    assert "does not answer to this token" in last["error"]
-    assert time.monotonic() - began < 15  # imports included; the refusal itself takes milliseconds
+        forged.unlink()
 
 
 def test_it_listens_at_the_loopback_alone(served):
-    pids = {*descendants(served.running[0].pid), served.running[0].pid}
+    pids = {*descendants(served.server.pid), served.server.pid}
     inodes = set()
     for pid in pids:
         for link in Path(f"/proc/{pid}/fd").glob("*"):
@@ -326,17 +323,19 @@ def test_it_listens_at_the_loopback_alone(served):
 def test_metrics_and_top_show_the_trainers(served):
     import urllib.request
 
-    trainer = served.trainer("shared", "full@50", step_seconds=0.05, label="watched")
-    trainer.wait_for("[0, 3,")
-    text = urllib.request.urlopen("http://127.0.0.1:19464/metrics", timeout=20).read().decode()
-    emitted = r'reduced_sampling_trainer_samples_emitted_total{id="\w+",service="shared",trainer="watched"}'
-    assert re.search(emitted, text)
-    assert 'reduced_sampling_samples_decoded_total{service="shared"}' in text
-    command = [sys.executable, "-m", "budgetloader", "top", "shared", "--readings", "1"]
-    environment = {**served.environment, "COLUMNS": "140"}
-    shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
-    assert "watched" in shown and "starved" in shown and "samples decoded" in shown
-    trainer.kill()
+    with served.connect("shared", "full@2", label="watched") as batches:
+        stream = iter(batches)
+        for _ in range(3):
+            next(stream)
+        url = f"http://127.0.0.1:{served.metrics_port}/metrics"
+        text = urllib.request.urlopen(url, timeout=20).read().decode()
+        emitted = r'reduced_sampling_trainer_samples_emitted_total{id="\w+",service="shared",trainer="watched"}'
+        assert re.search(emitted, text)
+        assert 'reduced_sampling_samples_decoded_total{service="shared"}' in text
+        command = [sys.executable, "-m", "budgetloader", "top", "shared", "--readings", "1"]
+        environment = {**served.environment, "COLUMNS": "140"}
+        shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout
+        assert "watched" in shown and "starved" in shown and "samples decoded" in shown
 
 
 @pytest.mark.parametrize(
@@ -353,51 +352,39 @@ def test_metrics_and_top_show_the_trainers(served):
         (["--name", "x", "--metrics-port", "70000"], "--metrics-port 70000"),
     ],
 )
-def test_bad_calls_are_one_line(served, more, why):
-    command = [sys.executable, "-m", "budgetloader", "serve", str(served.data), *more]
-    done = subprocess.run(command, env=served.environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1 and why in done.stderr and len(done.stderr.strip().splitlines()) == 1
+def test_bad_calls_are_one_line(served, capsys, more, why):
+    assert main(["serve", str(served.data), *more]) == 1
+    shown = capsys.readouterr().err
+    assert why in shown and len(shown.strip().splitlines()) == 1
 
 
 def test_on_a_device_bytes_are_moved_and_normalised_there(served):
-    code = """if True:
-        import torch
-        from budgetloader.bench.fake_cuda import FakeCUDA
-        from budgetloader import Schedule, connect
-        shape = {"batch_size": 48, "image_size": 24, "schedule": Schedule.parse("full@1")}
-        shape |= {"dtype": "float16", "layout": "contiguous"}
-        with FakeCUDA() as fake, connect("shared", device="cuda", **shape) as ours, connect("shared", **shape) as same:
-            images, labels = next(iter(ours))
-            print(images.device, images.dtype, tuple(images.shape), images.is_contiguous(), labels.device)
-            print(torch.equal(images.cpu(), next(iter(same))[0]), fake.order.faults)
-    """
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=served.environment, capture_output=True, text=True, timeout=60)
-    shown = "cuda:0 torch.float16 (48, 3, 24, 24) True cuda:0\nTrue []"
-    assert done.stdout.strip() == shown, done.stderr[-2000:]
+    from budgetloader.bench.fake_cuda import FakeCUDA
+
+    options = {"dtype": "float16", "layout": "contiguous", "with_ids": False}
+    with FakeCUDA() as fake, served.connect("shared", "full@1", device="cuda", **options) as ours:
+        images, labels = next(iter(ours))
+        assert (str(images.device), str(labels.device), images.dtype) == ("cuda:0", "cuda:0", torch.float16)
+        assert tuple(images.shape) == (48, 3, 24, 24) and images.is_contiguous()
+        with served.connect("shared", "full@1", **options) as same:
+            assert torch.equal(images.cpu(), next(iter(same))[0])
+        assert fake.order.faults == []
 
 
 def test_a_batch_that_the_memory_could_never_hold_is_refused(served):
-    _, last = served.trainer("shared", "full@1", image_size=1024).hashes()
-    assert "batches of 48 images of 1024 pixels" in last["error"] and "--memory 3452MB" in last["error"]
+    with pytest.raises(EngineError, match=r"batches of 48 images of 1024 pixels need .* --memory 3452MB"):
+        served.connect("shared", "full@1", image_size=1024)
 
 
 def test_a_wrong_name_says_which_there_are(served):
-    _, last = served.trainer("imagnet", "full@1").hashes()
-    assert "no service 'imagnet'" in last["error"] and "shared" in last["error"]
+    with pytest.raises(ServiceGoneError, match=r"no service 'imagnet' \(running: .*shared"):
+        served.connect("imagnet", "full@1")
 
 
-@pytest.mark.parametrize(
-    ("options", "why"),
-    [
-        ({"engine": "dali"}, "engine='dali'"),
-        ({"workers": 4}, "workers=4"),
-        ({"train": False}, "train=False"),
-        ({"sampling": "cyclic"}, "sampling='cyclic'"),
-    ],
-)
-def test_what_cannot_be_shared_is_said(options, why):
-    from budgetloader import EngineError, connect
-
-    with pytest.raises(EngineError, match=why):
-        connect("any", batch_size=8, image_size=8, **options)
+def test_a_trainer_that_does_not_close_leaves_no_bridge(served):
+    batches = served.connect("shared", "full@1")
+    next(iter(batches))
+    below = bridges(os.getpid())
+    batches.close()
+    batches.close()
+    assert len(below) == 1 and gone(below, seconds=30)

@@ -96,9 +96,9 @@ def test_a_lost_block_is_made_again_once():
     st.lists(st.lists(st.tuples(st.integers(0, 10), st.integers(1, BLOCK)), max_size=6), max_size=40), st.integers(1, 6)
 )
 @settings(max_examples=100)
-def test_the_cap_holds_and_every_row_asked_for_comes_once(asked, most):
+def test_the_cap_holds_and_every_row_requested_comes_once(requests, most):
     made, blocks = cache(most)
-    for numbers in asked:
+    for numbers in requests:
         wanted = [(key(number), rows) for number, rows in numbers]
         found, _ = blocks.take(wanted)
         for (k, rows), parts in zip(wanted, found, strict=True):

@@ -9,6 +9,7 @@ import pytest
 
 from budgetloader.service import lending
 from budgetloader.service.lending import Borrower, Lender, Store
+from budgetloader.service.protocol import Loan, ProtocolError
 
 PAGE = mmap.ALLOCATIONGRANULARITY
 
@@ -26,9 +27,9 @@ def shared():
 
 @pytest.fixture
 def borrower(shared):
-    ours, theirs = socket.socketpair()
-    yield Borrower(os.dup(shared[0]), ours.detach()), theirs
-    theirs.close()
+    near, far = socket.socketpair()
+    yield Borrower(os.dup(shared[0]), near.detach()), far
+    far.close()
 
 
 def is_open(peer):
@@ -69,37 +70,37 @@ def test_what_is_written_to_a_loan_is_seen_by_it_alone(shared, borrower):
 
 def lent(shared, count):
     """A borrower, its arrays, and the other end of its connection."""
-    ours, theirs = socket.socketpair()
-    borrower = Borrower(os.dup(shared[0]), ours.detach())
-    return borrower, [borrower.array(n, offset=n * PAGE, shape=(PAGE,)) for n in range(count)], theirs
+    near, far = socket.socketpair()
+    borrower = Borrower(os.dup(shared[0]), near.detach())
+    return borrower, [borrower.array(n, offset=n * PAGE, shape=(PAGE,)) for n in range(count)], far
 
 
 def test_the_descriptors_are_closed_with_the_last_loan(shared):
-    borrower, arrays, theirs = lent(shared, 2)
+    borrower, arrays, far = lent(shared, 2)
     del borrower
     gc.collect()
     arrays.pop()
-    assert is_open(theirs)
+    assert is_open(far)
     arrays.pop()
     gc.collect()
-    assert not is_open(theirs)
+    assert not is_open(far)
 
 
 def test_the_descriptors_are_closed_where_nothing_is_lent(shared):
-    borrower, _, theirs = lent(shared, 0)
-    assert is_open(theirs)
+    borrower, _, far = lent(shared, 0)
+    assert is_open(far)
     del borrower
     gc.collect()
-    assert not is_open(theirs)
+    assert not is_open(far)
 
 
 def test_what_is_out_is_the_trainers_own_after_settling(shared):
-    borrower, arrays, theirs = lent(shared, 3)
+    borrower, arrays, far = lent(shared, 3)
     before = [array.copy() for array in arrays[1:]]
     arrays[0][:] = 3
     arrays[1][5] = before[0][5] = 77
     borrower.settle()
-    assert not is_open(theirs), "the store may free and use its memory now"
+    assert not is_open(far), "the store may free and use its memory now"
     shared[1][:] = 255
     assert (arrays[0] == 3).all()
     for array, expected in zip(arrays[1:], before, strict=True):
@@ -129,9 +130,9 @@ def lender(shared, monkeypatch):
 def test_the_descriptors_go_with_the_first_loan(shared, lender):
     lent, blocks = lender
     answer, descriptors = lent.lend(blocks[0, 1], of=blocks[0], most=1)
-    assert answer == {"loan": 0, "offset": PAGE // 4} and descriptors == [shared[0], 0]
+    assert answer == Loan(0, PAGE // 4) and descriptors == [shared[0], 0]
     answer, descriptors = lent.lend(blocks[0, 2], of=blocks[0], most=1)
-    assert answer == {"loan": 1, "offset": PAGE // 2} and descriptors == []
+    assert answer == Loan(1, PAGE // 2) and descriptors == []
     assert lent.store_bytes == 8 * PAGE
 
 
@@ -140,7 +141,7 @@ def test_no_more_is_held_than_may_be_and_what_is_returned_makes_room(lender):
 
     def lend(number, part):
         found = lent.lend(blocks[number, part], of=blocks[number], most=2)
-        return found and found[0]["loan"]
+        return found and found[0].number
 
     assert [lend(0, 0), lend(0, 1), lend(1, 0)] == [0, 1, 2]
     assert lend(2, 0) is None and lend(1, 1) == 3, "another batch of what is held costs nothing"
@@ -148,6 +149,15 @@ def test_no_more_is_held_than_may_be_and_what_is_returned_makes_room(lender):
     assert lend(2, 0) is None, "the block's other batch is still out"
     lent.take_back([1])
     assert lend(2, 0) == 4
+
+
+def test_what_was_not_lent_cannot_be_returned(lender):
+    lent, blocks = lender
+    lent.lend(blocks[0, 0], of=blocks[0], most=1)
+    lent.take_back([0])
+    for loan in (0, 1):
+        with pytest.raises(ProtocolError, match=f"loan {loan}"):
+            lent.take_back([loan])
 
 
 def test_what_is_lent_is_held_also_if_the_same_batch_was_lent_from_elsewhere(lender):

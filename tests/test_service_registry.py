@@ -28,8 +28,8 @@ def folder(tmp_path, monkeypatch):
 
 def entry(**changed):
     pid = os.getpid()
-    mine = {
-        "name": "mine",
+    fields = {
+        "name": "imagenet",
         "address": "127.0.0.1:1",
         "token": "t",
         "host": registry.socket.gethostname(),
@@ -39,24 +39,24 @@ def entry(**changed):
         "session": "/nowhere",
         "node": "127.0.0.1",
     }
-    return registry.Entry(**{**mine, **changed})
+    return registry.Entry(**{**fields, **changed})
 
 
 def test_an_entry_is_found_while_its_process_lives(folder):
     registry.write(entry())
-    assert registry.find("mine") == entry() and registry.names() == ["mine"]
-    assert (folder / "mine.json").stat().st_mode & 0o077 == 0
+    assert registry.find("imagenet") == entry() and registry.names() == ["imagenet"]
+    assert (folder / "imagenet.json").stat().st_mode & 0o077 == 0
     assert not dataclasses.replace(entry(), started=1).alive
     registry.remove(entry())
-    with pytest.raises(EngineError, match="there is no service 'mine'"):
-        registry.find("mine")
+    with pytest.raises(EngineError, match="there is no service 'imagenet'"):
+        registry.find("imagenet")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 def test_a_folder_that_cannot_be_written_to_can_be_read(folder):
     registry.write(entry())
     folder.chmod(0o500)
-    assert registry.find("mine") == entry()
+    assert registry.find("imagenet") == entry()
 
 
 @pytest.mark.parametrize("which", ["folder", "entry"])
@@ -64,7 +64,7 @@ def test_what_others_can_write_is_refused(folder, which):
     path = registry.write(entry())
     (folder if which == "folder" else path).chmod(0o777)
     with pytest.raises(EngineError, match="can be written by others; chmod"):
-        registry.find("mine")
+        registry.find("imagenet")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's files")
@@ -73,52 +73,52 @@ def test_what_belongs_to_another_user_is_refused(folder, which):
     path = registry.write(entry())
     os.chown(folder if which == "folder" else path, 65534, 65534)
     with pytest.raises(EngineError, match="belongs to another user"):
-        registry.find("mine")
+        registry.find("imagenet")
 
 
 def test_an_entry_behind_a_link_or_a_pipe_is_refused(folder, tmp_path):
     registry.write(entry()).rename(tmp_path / "elsewhere.json")
-    (folder / "mine.json").symlink_to(tmp_path / "elsewhere.json")
+    (folder / "imagenet.json").symlink_to(tmp_path / "elsewhere.json")
     os.mkfifo(folder / "pipe.json")
-    for name in ("mine", "pipe"):
+    for name in ("imagenet", "pipe"):
         with pytest.raises(EngineError, match="cannot be read|is no entry"):
             registry.find(name)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[" * 100_000, "null", '{"name": "mine"}', json.dumps({**dataclasses.asdict(entry()), "name": "other"}),
+    ["", "[" * 100_000, "null", '{"name": "imagenet"}', json.dumps({**dataclasses.asdict(entry()), "name": "other"}),
      json.dumps({**dataclasses.asdict(entry()), "pid": {"a": 1}}), "\x00" * 70_000],
 )  # fmt: skip
 def test_a_mangled_entry_is_one_error(folder, text):
-    (folder / "mine.json").write_text(text)
-    with pytest.raises(EngineError, match=r"mine\.json"):
-        registry.find("mine")
+    (folder / "imagenet.json").write_text(text)
+    with pytest.raises(EngineError, match=r"imagenet\.json"):
+        registry.find("imagenet")
 
 
 @pytest.mark.parametrize("changed", [{"host": "another"}, {"boot": "another"}])
 def test_another_machines_entry_is_refused_in_words(changed):
     registry.write(entry(**changed))
     with pytest.raises(EngineError, match=r"was started on machine .* budgetloader join"):
-        registry.find("mine")
+        registry.find("imagenet")
     assert registry.names() == [] and not entry(**changed).alive
 
 
 def test_a_dead_machines_entry_does_not_hold_the_name(folder):
     path = registry.write(entry(host="another"))
-    with pytest.raises(EngineError, match="is running on machine another"), registry.reserved("mine"):
+    with pytest.raises(EngineError, match="is running on machine another"), registry.reserved("imagenet"):
         pass
     os.utime(path, (time.time() - 3600,) * 2)  # nobody has touched it for an hour
-    with registry.reserved("mine"):
+    with registry.reserved("imagenet"):
         registry.write(entry())
-    assert registry.find("mine").here
+    assert registry.find("imagenet").here
 
 
 def test_a_beat_keeps_the_name():
     path = registry.write(entry(host="another"))
     os.utime(path, (time.time() - 3600,) * 2)
     registry.beat(entry())
-    with pytest.raises(EngineError, match="is running on machine another"), registry.reserved("mine"):
+    with pytest.raises(EngineError, match="is running on machine another"), registry.reserved("imagenet"):
         pass
 
 
@@ -128,7 +128,7 @@ def test_of_many_that_want_a_name_at_once_one_gets_it():
     def want():
         start.wait()
         try:
-            with registry.reserved("mine"):
+            with registry.reserved("imagenet"):
                 won.append(1)
                 done.wait(30)
         except EngineError as error:
@@ -143,23 +143,23 @@ def test_of_many_that_want_a_name_at_once_one_gets_it():
     for thread in threads:
         thread.join()
     assert len(won) == 1 and len(told) == 7 and all("is running already" in text for text in told)
-    with registry.reserved("mine"):
+    with registry.reserved("imagenet"):
         pass
 
 
 def test_a_killed_server_does_not_hold_its_name():
     code = (
-        "from budgetloader.service import registry; held = registry.reserved('mine'); held.__enter__();"
+        "from budgetloader.service import registry; held = registry.reserved('imagenet'); held.__enter__();"
         "print('has it', flush=True); input()"
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         process.stdout.readline()
-        with pytest.raises(EngineError, match="is running already"), registry.reserved("mine"):
+        with pytest.raises(EngineError, match="is running already"), registry.reserved("imagenet"):
             pass
         process.kill()
         process.wait()
-    with registry.reserved("mine"):
+    with registry.reserved("imagenet"):
         pass
 
 

@@ -173,6 +173,17 @@ def test_running_out_of_memory_is_the_batchs_error_and_no_reason_to_decode_elsew
     assert not fake.order.faults
 
 
+def test_closing_does_not_wait_for_a_gpu_that_hangs_for_ever(dataset, monkeypatch, caplog):
+    monkeypatch.setattr(upload, "JOIN_SECONDS", 0.05)
+    with FakeCUDA() as fake:
+        up = upload.uploader(engine_job(dataset, device="cuda:0"))
+        up.send(up.take(4), np.arange(4))
+        monkeypatch.setattr(fake.order, "passed", lambda event: False)
+        up.close()
+        assert "the GPU has not copied 1 batches" in caplog.text and len(upload._given_up) == 1
+        upload._given_up.clear()
+
+
 def test_a_ranks_gpu_is_resolved_once_and_no_other_is_touched(dataset):
     """As torchrun's second process: torch.cuda.set_device(1), device="cuda", threads that begin on GPU 0."""
     with FakeCUDA(devices=2, home={1}) as fake:

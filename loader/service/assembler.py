@@ -1,4 +1,4 @@
-"""Batches out of a service's blocks, in the process between."""
+"""Batches out of a service's blocks, in the bridge."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
-from typing import Any
 
 import numpy as np
 
 from budgetloader.errors import CorruptSampleError, EngineError
 from budgetloader.service import SHARE
-from budgetloader.service.blocks import BLOCK, Key, Part, Spans, Spec, runs
+from budgetloader.service.blocks import BLOCK, Key, Part, Spans, runs
 from budgetloader.service.failures import samples_of, worker_ended
 from budgetloader.service.lending import Lender
 from budgetloader.service.link import GONE_SECONDS, RETRY_SECONDS, Link
+from budgetloader.service.protocol import BatchAnswer, Loan, Progress, ProtocolError, ServedDataset, Setup, Taken
 
 _AHEAD = 6  # blocks, at most, that are asked for before a batch needs them; half of them at a time
 _TRAINERS = 8  # that the memory is divided among, until the service says how many there are
@@ -29,58 +29,36 @@ class Assembler:
 
     Args:
         link: to the service.
-        label, schedule: the trainer's, for people to see.
-        spec: what the images depend on.
-        layout: of a batch's buffer, "channels_last" or "contiguous".
-        tone: what to write for a pixel; see `budgetloader.resize.resample`.
-        capacity_bytes: of all blocks that the service keeps.
-        workers: that decode for it.
-        samples, path: of the dataset.
+        served: its dataset.
+        setup: what the trainer's batches look like.
+        label: the trainer's, for people to see.
     """
 
-    def __init__(
-        self,
-        link: Link,
-        *,
-        label: str,
-        schedule: str,
-        spec: Spec,
-        layout: str,
-        tone: np.ndarray,
-        capacity_bytes: int,
-        workers: int,
-        samples: int,
-        path: str,
-    ) -> None:
-        self._samples, self._path = samples, path
-        self._link, self._spec, self._layout, self._tone = link, spec, layout, tone
+    def __init__(self, link: Link, served: ServedDataset, setup: Setup, *, label: str) -> None:
+        self._samples, self._path = len(served.labels), served.path
+        self._link, self._spec, self._layout, self._tone = link, setup.spec, setup.layout, setup.tone_array
         self._trainer = uuid.uuid4().hex
-        self._label, self._schedule = label, schedule
+        self._label, self._schedule = label, setup.schedule
         self._wanted: Counter[Key] = Counter()  # how many batches under way need it
         self._ends: dict[int, int] = {}  # positions of each epoch's budget
         self._references: dict[Key, list[Part]] = {}
         self._values: dict[Key, list[Part]] = {}
-        self._older: set[Key] = set()  # blocks that somebody had asked for before
-        self._tried: set[Key] = set()  # of these, those that failed and were asked for anew
+        self._older: set[Key] = set()  # blocks that another trainer had asked for before
+        self._tried: set[Key] = set()  # those of them that failed and were asked for again
         self._last: Key | None = None
         self._ahead: list[Key] = []
-        self._capacity_bytes, self._workers = capacity_bytes, workers
-        plain = layout == "channels_last" and tone.shape[1] == 0  # what a block has is what a batch has
+        self._capacity_bytes, self._workers = served.capacity_bytes, served.workers
+        plain = self._layout == "channels_last" and self._tone.shape[1] == 0  # what a block has is what a batch has
         self._lender = Lender() if plain else None
         self._share(_TRAINERS)
         self._emitted, self._waited, self._decoded = 0, 0.0, 0
-        self._copied = 0  # batches that would have been lent, if the way to do it were not lost
+        self._copied = 0  # batches that were copied because the object store's memory was not found
         self._decode_seconds, self._decode_rows = 0.0, 0  # of all parts that came, whenever they were decoded
 
-    @property
-    def image_size(self) -> int:
-        """Pixels, of a batch's images."""
-        return self._spec.image_size
-
     def want(self, epoch: int, spans: Spans, ends: Sequence[int]) -> None:
-        """Note what a batch will need, and what those after it, up to `ends` of its epoch's order and the next one's.
+        """Note which blocks a batch needs, and those after it, up to the ends of its epoch's budget and the next one's.
 
-        The next question to the service asks for all that is noted.
+        The next request to the service asks for all that is noted.
         """
         keys = self._keys(epoch, spans)
         self._wanted.update(keys)
@@ -93,14 +71,21 @@ class Assembler:
                 self._drop(key)
         self._ahead = ahead
 
-    def make(self, epoch: int, step: int, spans: Spans, out: np.ndarray) -> tuple[dict[str, Any], list[int]]:
-        """Write a batch that was noted to `out`, or lend it: the answer to it, with its descriptors.
+    def make(self, epoch: int, step: int, spans: Spans, out: np.ndarray) -> tuple[BatchAnswer, list[int]]:
+        """Make a batch that was noted, and answer with its descriptors: it is lent, or written to `out`.
+
+        Args:
+            epoch, step: whose batch it is.
+            spans: its positions.
+            out: at least as many images, in the setup's dtype and layout.
 
         Raises:
             CorruptSampleError: one of its samples does not decode.
-            EngineError: the service is gone.
+            ProtocolError: requests contradict each other.
+            ServiceGoneError: the service has ended.
+            EngineError: it refuses, or cannot decode.
         """
-        asked = time.perf_counter()
+        began = time.perf_counter()
         keys = self._keys(epoch, spans)
         missing = [key for key in self._ahead if key not in self._references]
         if 2 * len(missing) >= self._most_ahead or any(key not in self._references for key in keys):
@@ -109,55 +94,59 @@ class Assembler:
             blocks = {key.number: self._block(key, epoch, step) for key in keys}
         finally:
             self._release(keys)
-        self._waited += time.perf_counter() - asked
+        self._waited += time.perf_counter() - began
         pieces = [
             (part, rows, to)
             for number, whole, into in runs(spans)
             for part, rows, to in _overlaps(blocks[number], whole, into)
         ]
-        replaced, loan = [], None
-        for part, rows, to in pieces:
-            content = part.content
-            for row, (message, sample) in content["corrupt"].items():
-                if rows.start <= row < rows.stop:
-                    raise CorruptSampleError(message, sample=sample)
-            for row, label in content["replaced"].items():
-                if rows.start <= row < rows.stop:
-                    replaced.append([row - rows.start + to.start, label])
-            images = content["images"][rows]
-            if len(pieces) == 1 and self._lender is not None:
-                loan = self._lender.lend(images, of=content["images"], most=self._most_lent)
-                self._copied += self._lender.lost
-            if loan is None:
-                self._copy(images, out[to])
+        if sum(rows.stop - rows.start for _, rows, _ in pieces) != sum(stop - start for start, stop in spans):
+            raise ProtocolError(f"another batch of epoch {epoch} came with a smaller budget")
+        replaced = tuple(row for piece in pieces for row in _replaced(*piece))  # raises before anything is lent
+        loan, descriptors = self._deliver(pieces, out)
         self._emitted += pieces[-1][2].stop
         busy, decoded = self._decode_busy(self._decoded), self._decoded
         self._decoded = 0
-        lent, descriptors = loan or ({}, [])
-        answer = {"replaced": replaced, "decoded": decoded, "decode_busy_seconds": busy, "copied": self._copied, **lent}
-        return answer, descriptors
+        return BatchAnswer(decoded, busy, self._copied, replaced, loan), descriptors
+
+    def _deliver(self, pieces: list[tuple[Part, slice, slice]], out: np.ndarray) -> tuple[Loan | None, list[int]]:
+        """Lend a batch that lies in one part, if that is possible; else copy it."""
+        if len(pieces) == 1 and self._lender is not None:
+            part, rows, _ = pieces[0]
+            images = part.content.images
+            lent = self._lender.lend(images[rows], of=images, most=self._most_lent)
+            self._copied += self._lender.lost
+            if lent is not None:
+                return lent
+        for part, rows, to in pieces:
+            self._copy(part.content.images[rows], out[to])
+        return None, []
 
     def _decode_busy(self, samples: int) -> float:
         """How long the service's workers are at work while so many samples are decoded for this trainer.
 
-        The others are taken to have as many decoded as this one: they share what it asked for, or ask for as much.
+        It assumes that the other trainers need as many: they share what this one asked for, or ask for as much.
         """
         each = self._decode_seconds / max(self._decode_rows, 1)
         return samples * each * self._sharing / self._workers
 
-    def take_back(self, loans: list[int]) -> None:
-        """The trainer does not need these any more."""
+    def take_back(self, loans: Sequence[int]) -> None:
+        """The trainer does not use these loans any more.
+
+        Raises:
+            ProtocolError: it never had one of them.
+        """
         if self._lender is not None:
             self._lender.take_back(loans)
 
     def leave(self) -> None:
-        """Say goodbye, and keep nothing but what is lent."""
+        """Tell the service that the trainer leaves, and keep nothing but what is lent."""
         self._references.clear()
         self._values.clear()
         self._link.tell("leave", self._trainer, self._emitted)
 
     def _share(self, trainers: int) -> None:
-        """Divide the memory: what is kept for blocks under way and ahead, and what is not for lent ones."""
+        """Divide the memory among the trainers: how many blocks to ask for ahead, and how many to lend."""
         self._sharing = max(trainers, 1)
         each = self._sharing * self._spec.block_bytes
         self._most_ahead = max(1, min(_AHEAD, self._capacity_bytes // each - _UNDER_WAY))
@@ -170,7 +159,7 @@ class Assembler:
         return [Key(self._spec, epoch, number) for number in dict.fromkeys(number for number, _, _ in runs(spans))]
 
     def _block(self, key: Key, epoch: int, step: int) -> list[Part]:
-        """A block's parts, asked for again where they were lost."""
+        """A block's parts; they are asked for again where they were lost."""
         ray = self._link.ray
         while key not in self._values:
             if key not in self._references:
@@ -179,10 +168,10 @@ class Assembler:
                 parts = self._references[key]
                 contents = ray.get([part.content for part in parts], timeout=GONE_SECONDS / 2)
                 self._values[key] = [part._replace(content=c) for part, c in zip(parts, contents, strict=True)]
-                self._decode_seconds += sum(content["seconds"] for content in contents)
-                self._decode_rows += sum(len(content["images"]) for content in contents)
+                self._decode_seconds += sum(content.seconds for content in contents)
+                self._decode_rows += sum(len(content.images) for content in contents)
             except ray.exceptions.GetTimeoutError:
-                self._link.call("status")  # it may just be slow; this raises if nobody is there
+                self._link.call("status")  # it may just be slow; this raises if the service has ended
             except (
                 ray.exceptions.RayTaskError,
                 ray.exceptions.WorkerCrashedError,
@@ -196,8 +185,7 @@ class Assembler:
                     continue
                 raise self._failed(key, parts, error) from None
             except ray.exceptions.RayError:
-                # Whatever was lost with a worker or the coordinator is asked for once more, with all that is
-                # not here yet.
+                # What was lost with a worker or the coordinator is asked for again, with all that has not come yet.
                 lost = [(k, r) for k, r in self._references.items() if k not in self._values]
                 for k, _ in lost:
                     del self._references[k]
@@ -213,27 +201,29 @@ class Assembler:
         return EngineError(f"service {self._link.entry.name!r}: {why}")
 
     def _forget(self, key: Key) -> None:
-        """Have a block that failed made anew when it is asked for again: what was wrong may be mended by then."""
+        """Have a block that failed decoded again by whoever asks next: the cause may be gone by then."""
         self._link.tell("forget", [(key, self._references.pop(key))])
 
     def _ask(self, epoch: int, step: int, lost: list[tuple[Key, list[Part]]]) -> None:
         """Ask for every block that is wanted and not asked for yet."""
         keys = [key for key in dict.fromkeys((*self._wanted, *self._ahead)) if key not in self._references]
-        report = {
-            "name": self._label,
-            "schedule": self._schedule,
-            "epoch": epoch,
-            "step": step,
-            "emitted": self._emitted,
-            "waited_seconds": self._waited,
-            "copied": self._copied,
-        }
+        progress = Progress(
+            name=self._label,
+            schedule=self._schedule,
+            epoch=epoch,
+            step=step,
+            emitted=self._emitted,
+            waited_seconds=self._waited,
+            copied=self._copied,
+        )
         wanted = [(key, min(BLOCK, self._ends[key.epoch] - key.number * BLOCK)) for key in keys]
-        references, before, decoded, trainers = self._link.call("take", self._trainer, report, wanted, lost)
-        self._older.update(key for key, older in zip(keys, before, strict=True) if older and key not in self._tried)
-        self._share(trainers)
-        self._references.update(zip(keys, references, strict=True))
-        self._decoded += decoded
+        taken = Taken(*self._link.call("take", self._trainer, progress, wanted, lost))
+        self._older.update(
+            key for key, cached in zip(keys, taken.cached, strict=True) if cached and key not in self._tried
+        )
+        self._share(taken.trainers)
+        self._references.update(zip(keys, taken.blocks, strict=True))
+        self._decoded += taken.decoded
 
     def _release(self, keys: list[Key]) -> None:
         """Let go of blocks that no batch under way needs, but for the last one: the next may begin in it."""
@@ -260,6 +250,20 @@ class Assembler:
             images = toned
         if images is not out:
             np.copyto(out, images if self._layout == "channels_last" else images.transpose(0, 3, 1, 2))
+
+
+def _replaced(part: Part, rows: slice, to: slice) -> Iterator[tuple[int, int]]:
+    """(row of the batch, sample) where, among some rows of a part, another sample stands in.
+
+    Raises:
+        CorruptSampleError: one of them does not decode.
+    """
+    for row, (message, sample) in part.content.corrupt.items():
+        if rows.start <= row < rows.stop:
+            raise CorruptSampleError(message, sample=sample)
+    for row, sample in part.content.replaced.items():
+        if rows.start <= row < rows.stop:
+            yield row - rows.start + to.start, sample
 
 
 def _overlaps(parts: list[Part], rows: slice, to: slice) -> Iterator[tuple[Part, slice, slice]]:

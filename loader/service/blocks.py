@@ -1,38 +1,48 @@
-"""What the service decodes, keeps and hands out: blocks of consecutive positions of an epoch's order."""
+"""What the service decodes, caches and hands out: blocks of consecutive positions of an epoch's order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:  # the coordinator restarts fast as long as it imports neither torch nor numba
-    from budgetloader.batch import Crop
+if TYPE_CHECKING:  # the coordinator restarts fast because it imports neither torch nor numba
     from budgetloader.dataset import Dataset
-    from budgetloader.engines.base import OnCorrupt
-    from budgetloader.resize import Interpolation
 
-Spans = Sequence[Sequence[int]]  # positions, as stretches [start, stop)
+Spans = Sequence[tuple[int, int]]  # positions, as stretches [start, stop)
 BLOCK = 256  # positions
+MOST_SIDE = 65_535  # pixels
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What an image depends on, apart from epoch and position.
+    """What an image depends on, apart from its epoch and position.
+
+    The choices are spelled out here, because a trainer's message is checked against them; they are those of
+    `budgetloader.resize.Interpolation`, `budgetloader.batch.Crop` and `budgetloader.engines.base.OnCorrupt`.
 
     Args:
         fingerprint: of the dataset.
         image_size, interpolation, crop, seed, on_corrupt: as in `BudgetLoader`.
+
+    Raises:
+        ValueError: an image size or a seed that no loader has.
     """
 
     fingerprint: str
     image_size: int
-    interpolation: Interpolation
-    crop: Crop
+    interpolation: Literal["antialias", "linear"]
+    crop: Literal["resized", "pad"]
     seed: int
-    on_corrupt: OnCorrupt
+    on_corrupt: Literal["raise", "replace"]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.image_size <= MOST_SIDE:
+            raise ValueError(f"image_size {str(self.image_size)[:20]} is not among 1 … {MOST_SIDE}")
+        if not 0 <= self.seed < 1 << 64:
+            raise ValueError(f"seed {str(self.seed)[:30]} is not among 0 … 2⁶⁴ − 1")
 
     @property
     def image_bytes(self) -> int:
@@ -64,12 +74,12 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One block.
+    """Names one block.
 
     Args:
-        spec: see there.
-        epoch: of the order.
-        number: positions number·BLOCK … (number + 1)·BLOCK of it.
+        spec: what its images depend on.
+        epoch: whose order the positions are of.
+        number: the block has the positions number·BLOCK … (number + 1)·BLOCK − 1.
     """
 
     spec: Spec
@@ -77,15 +87,32 @@ class Key:
     number: int
 
 
-class Part(NamedTuple):
-    """A part of a block, decoded at once.
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The decoded rows of a part of a block. Rows are counted from the part's first.
 
-    A trainer wants a block's first rows, as many as its budget reaches; another one that wants more of the
-    same block gets what is there, and the rest as another part.
+    Attributes:
+        images: uint8 [n, image_size, image_size, 3].
+        replaced: row → sample, of the rows where another sample stands in for one that does not decode.
+        corrupt: row → (message, sample), of the rows that do not decode; their images are black.
+        seconds: that decoding took.
+    """
+
+    images: np.ndarray
+    replaced: dict[int, int]
+    corrupt: dict[int, tuple[str, int]]
+    seconds: float
+
+
+class Part(NamedTuple):
+    """A part of a block, decoded in one go.
+
+    A trainer wants the first rows of a block, as many as its budget reaches. Another trainer that wants more rows of
+    the same block gets the part that is cached, and the rest as a second part.
 
     Attributes:
         start, stop: rows of the block.
-        content: what has been made of them, or a reference to it.
+        content: a `Content`, or a reference to it.
     """
 
     start: int
@@ -103,7 +130,7 @@ def spans(positions: np.ndarray) -> list[tuple[int, int]]:
 
 
 def runs(stretches: Spans) -> list[tuple[int, slice, slice]]:
-    """(block, rows of the block, rows of the batch) for each part of a stretch that lies in one block."""
+    """(block, rows of the block, rows of the batch) for each piece of a stretch that lies in one block."""
     found, row = [], 0
     for start, stop in stretches:
         while start < stop:

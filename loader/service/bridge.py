@@ -1,24 +1,9 @@
-"""The process between a trainer and the service: Ray's driver, in the trainer's stead.
+"""The bridge: a process between a trainer and the service, which is Ray's driver in the trainer's stead.
 
-Ray ends a driver's process when its cluster's node dies, at once and without an error; a trainer is not
-to end so. It starts this process and talks to it over a socket pair: JSON both ways, and the batches'
-memory as file descriptors: of the object store's own (see `lending`) where that is possible, else of anonymous
-shared memory, which nobody has to clean up. The trainer itself never imports Ray, and its own use of Ray is
-not disturbed.
-
-Messages of the trainer:
-
-- {"op": "hello", "entry", "label"}: connect; the answer describes the dataset, its arrays attached (see `wire` for
-  how large messages go).
-- {"op": "status"}: the answer is the coordinator's.
-- {"op": "setup", "spec", "schedule", "layout", "dtype", "tone"}: what batches look like; no answer.
-- {"op": "buffer", "id", "shape"}, memory attached: where batches are written to; no answer.
-- {"op": "batch", "buffer", "epoch", "step", "spans", "ends", "returned"}: make one of the positions in `spans`;
-  `ends` are how far this epoch's and the next one's budgets go. Answers come in order: what was `decoded` for
-  it, the labels of the samples that were `replaced` by row, and either the buffer is written, or the answer has
-  a "loan" in it (see `lending`), which the trainer will name in `returned`.
-
-An answer with "error" in it says what failed.
+Ray ends a driver's process at once and without an error when its cluster's node dies; a trainer must not end so. The
+trainer starts this process and exchanges the messages of `protocol` with it. Batches go as file descriptors: of the
+object store's own memory (see `lending`) where that is possible, else of anonymous shared memory, which nobody has to
+clean up. The trainer itself never imports Ray, and its own use of Ray is not disturbed.
 """
 
 from __future__ import annotations
@@ -32,154 +17,153 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Any
 
 import numpy as np
 
-from budgetloader.errors import CorruptSampleError, LoaderError
-from budgetloader.service import registry, wire
+from budgetloader.errors import LoaderError
+from budgetloader.service import wire
 from budgetloader.service.assembler import Assembler
-from budgetloader.service.blocks import Spec
-from budgetloader.service.link import Link, line
+from budgetloader.service.failures import first_line
+from budgetloader.service.link import Link
+from budgetloader.service.protocol import (
+    Answer,
+    BatchRequest,
+    Buffer,
+    Failure,
+    Hello,
+    ProtocolError,
+    Request,
+    ServedDataset,
+    Setup,
+    Welcome,
+    decode_request,
+    encode,
+)
 
-_LAYOUTS, _DTYPES, _MOST_SIDE = ("channels_last", "contiguous"), ("uint8", "uint16", "float32"), 65_535
 _GOODBYE_SECONDS = 2.0  # in which this process ends by itself once its trainer has
+# What a request that makes no sense ends in.
+NONSENSE = (ProtocolError, wire.WireError)
 
 
-# What a message without sense ends in, where it is used.
-NONSENSE = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, OSError)
-
-
-class _Bridge:
-    """Answers a trainer's messages until it closes its end."""
+class BridgeProcess:
+    """Answers a trainer's requests until the trainer closes its end."""
 
     def __init__(self, end: socket.socket) -> None:
         self._wire = end
         self._link: Link | None = None
         self._label = ""
-        self._index: dict[str, Any] = {}
+        self._served: ServedDataset | None = None
+        self._setup: Setup | None = None
         self._assembler: Assembler | None = None
         self._buffers: dict[int, np.ndarray] = {}
-        self._dtype = np.dtype(np.uint8)
-        self._queue: deque[tuple[dict[str, Any], list[int]]] = deque()
-        self._operations = {"hello": self._hello, "status": self._status, "buffer": self._buffer, "batch": self._batch}
+        self._queue: deque[Request] = deque()
 
     def run(self) -> None:
-        while self._queue or self._receive(wait="wait"):
-            while self._receive(wait="poll"):  # to know all that is wanted before the first is asked for
-                pass
+        """Answer requests.
+
+        Raises:
+            ProtocolError, WireError: one of them makes no sense.
+        """
+        while self._queue or self._receive():
+            while select.select([self._wire], [], [], 0)[0] and self._receive():
+                pass  # to know all that is wanted before the first block is asked for
             if not self._queue:
                 continue
-            message, descriptors = self._queue.popleft()
-            answer: dict[str, Any] | None
-            attached: list[int] = []
+            answer, attached = self._answer(self._queue.popleft())
             try:
-                answer, attached = self._operations[message["op"]](message, descriptors)
-            except CorruptSampleError as error:
-                answer = {"error": str(error), "sample": error.sample}
-            except LoaderError as error:
-                answer = {"error": str(error)}
-            if answer is None:
-                continue
-            try:
-                wire.send(self._wire, answer, attached)
-            except OSError:  # the trainer closed its end, and is not there for the answer
+                wire.send(self._wire, encode(answer), attached)
+            except OSError:  # the trainer closed its end, and does not wait for the answer
                 break
-            for descriptor in attached:  # the trainer's now; what they stand for stays open here, too
-                os.close(descriptor)
+            wire.close_all(attached)  # the trainer has copies; what they stand for stays open here, too
         if self._assembler is not None:
             self._assembler.leave()
 
-    def _receive(self, *, wait: str) -> bool:
-        if wait == "poll" and not select.select([self._wire], [], [], 0)[0]:
-            return False
+    def _receive(self) -> bool:
+        """Take a request; False where the trainer has closed its end.
+
+        A `Setup` or a `Buffer` has no answer, and is done at once.
+        """
         came = wire.receive(self._wire)
         if came is None:
             return False
-        message, descriptors = came
-        operation = message.get("op")
-        if operation != "buffer" or len(descriptors) != 1:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            descriptors = []
-        if operation == "setup":  # at once: batches that came with it are noted next
-            self._setup(message)
+        data, descriptors = came
+        try:
+            request = decode_request(data)
+            if isinstance(request, Buffer):
+                self._add_buffer(request, descriptors)
+                return True
+        finally:
+            wire.close_all(descriptors)
+        if isinstance(request, Setup):
+            self._set_up(request)
             return True
-        if operation not in self._operations:
-            raise wire.WireError(f"operation {str(operation)[:40]!r} is not known")
-        if operation == "batch":
-            if self._assembler is None:
-                raise wire.WireError("a batch is asked for before it was said what batches look like")
-            self._check_batch(message)
-            self._assembler.take_back(message["returned"])
-            self._assembler.want(message["epoch"], message["spans"], message["ends"])
-        self._queue.append((message, descriptors))
+        if isinstance(request, BatchRequest):
+            if self._assembler is None or self._served is None:
+                raise ProtocolError("a batch is asked for before a setup says what batches look like")
+            request.check(samples=len(self._served.labels))
+            self._assembler.take_back(request.returned)
+            self._assembler.want(request.epoch, request.spans, request.ends)
+        self._queue.append(request)
         return True
 
-    def _hello(self, message: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
-        self._link, self._label = Link(registry.Entry(**message["entry"])), message["label"]
-        self._index = index = self._link.call("index")
-        arrays = np.stack([np.asarray(index.pop(name), np.int64) for name in ("heights", "widths", "labels")])
-        index["samples"] = arrays.shape[1]
+    def _answer(self, request: Request) -> tuple[Answer, list[int]]:
+        try:
+            if isinstance(request, Hello):
+                return self._connect(request)
+            if isinstance(request, BatchRequest):
+                return self._make(request)
+            if self._link is None:
+                raise ProtocolError("a status is asked for before a service is connected to")
+            return self._link.call("status"), []
+        except LoaderError as error:
+            return Failure.of(error), []
+
+    def _connect(self, request: Hello) -> tuple[Welcome, list[int]]:
+        self._link, self._label = Link(request.entry), request.label
+        self._served = served = self._link.call("index")
+        arrays = np.stack([np.asarray(a, np.int64) for a in (served.heights, served.widths, served.labels)])
         descriptor = os.memfd_create("index")
         os.ftruncate(descriptor, arrays.nbytes)
         with mmap.mmap(descriptor, arrays.nbytes) as memory:
             memory[:] = arrays.tobytes()
-        return index, [descriptor]
-
-    def _status(self, message: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
-        assert self._link is not None
-        return self._link.call("status"), []
-
-    def _check_batch(self, message: dict[str, Any]) -> None:
-        """Nothing is looped over or allocated by a number that a batch cannot have."""
-        numbers = [message["epoch"], message["step"], *message["ends"], *message["returned"]]
-        numbers += [end for span in message["spans"] for end in span]
-        samples, rows = self._index["samples"], sum(stop - start for start, stop in message["spans"])
-        positions = all(0 <= start < stop <= samples for start, stop in message["spans"])
-        if not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers) or not positions or not rows:
-            raise wire.WireError("a batch is of positions that the dataset does not have")
-        if len(message["ends"]) != 2 or max(message["ends"]) > samples:
-            raise wire.WireError("a budget is beyond the dataset")
-
-    def _setup(self, message: dict[str, Any]) -> None:
-        if self._link is None or message["dtype"] not in _DTYPES or message["layout"] not in _LAYOUTS:
-            raise wire.WireError("what batches look like is not to be understood")
-        size, number = message["spec"]["image_size"], message["spec"]["seed"]
-        if type(size) is not int or not 0 < size <= _MOST_SIDE or type(number) is not int or not 0 <= number < 1 << 64:
-            raise wire.WireError(f"images of {str(size)[:20]} pixels, seed {str(number)[:30]}")
-        self._dtype = np.dtype(message["dtype"])
-        tone = np.array(message["tone"], self._dtype if self._dtype.itemsize == 2 else np.float32).reshape(3, -1)
-        self._assembler = Assembler(
-            self._link,
-            label=self._label,
-            schedule=message["schedule"],
-            spec=Spec(**message["spec"]),
-            layout=message["layout"],
-            tone=tone,
-            capacity_bytes=self._index["capacity_bytes"],
-            workers=self._index["workers"],
-            samples=self._index["samples"],
-            path=self._index["path"],
+        welcome = Welcome(
+            path=served.path,
+            fingerprint=served.fingerprint,
+            classes=served.classes,
+            verifies=served.verifies,
+            capacity_bytes=served.capacity_bytes,
+            workers=served.workers,
+            samples=len(served.labels),
         )
+        return welcome, [descriptor]
 
-    def _buffer(self, message: dict[str, Any], descriptors: list[int]) -> tuple[None, list[int]]:
-        (descriptor,) = descriptors
+    def _set_up(self, setup: Setup) -> None:
+        if self._link is None or self._served is None or self._setup is not None:
+            raise ProtocolError("a setup comes before a service is connected to, or a second time")
+        self._setup = setup
+        self._assembler = Assembler(self._link, self._served, setup, label=self._label)
+
+    def _add_buffer(self, buffer: Buffer, descriptors: list[int]) -> None:
+        """Map a buffer's memory."""
+        if self._setup is None or len(descriptors) != 1:
+            raise ProtocolError(f"a buffer comes before a setup, or with {len(descriptors)} descriptors in place of 1")
+        dtype = np.dtype(self._setup.dtype)
         try:
-            memory = mmap.mmap(descriptor, 0)
-        finally:
-            os.close(descriptor)
-        self._buffers[message["id"]] = np.frombuffer(memory, self._dtype).reshape(message["shape"])
-        return None, []
+            size = os.fstat(descriptors[0]).st_size
+            if size != buffer.size * dtype.itemsize:
+                raise ProtocolError(f"a buffer of shape {buffer.shape} has {size:,} bytes")
+            memory = mmap.mmap(descriptors[0], size)
+        except (OSError, ValueError, OverflowError) as error:
+            raise ProtocolError(f"a buffer cannot be mapped ({error})") from None
+        self._buffers[buffer.id] = np.frombuffer(memory, dtype).reshape(buffer.shape)
 
-    def _batch(self, message: dict[str, Any], _: list[int]) -> tuple[dict[str, Any], list[int]]:
-        assert self._assembler is not None
-        out = self._buffers[message["buffer"]]
-        size, rows = self._assembler.image_size, sum(stop - start for start, stop in message["spans"])
-        fits = out.shape[1:] in ((size, size, 3), (3, size, size))
-        if out.ndim != 4 or not fits or rows > len(out):
-            raise wire.WireError(f"a batch of {rows:,} images of {size} pixels does not fit its buffer {out.shape}")
-        return self._assembler.make(message["epoch"], message["step"], message["spans"], out)
+    def _make(self, request: BatchRequest) -> tuple[Answer, list[int]]:
+        assert self._assembler is not None and self._setup is not None, "checked when the request came"
+        out, side = self._buffers.get(request.buffer), self._setup.spec.image_size
+        shape = (side, side, 3) if self._setup.layout == "channels_last" else (3, side, side)
+        if out is None or out.shape[1:] != shape or request.samples > len(out):
+            raise ProtocolError(f"a batch of {request.samples:,} images of {side} pixels does not fit its buffer")
+        return self._assembler.make(request.epoch, request.step, request.spans, out)
 
 
 def _end_with_the_trainer(end: int, trainer: int) -> None:
@@ -202,9 +186,9 @@ def main() -> None:
     end = int(sys.argv[1])
     threading.Thread(target=_end_with_the_trainer, args=(os.dup(end), os.getppid()), daemon=True).start()
     try:
-        _Bridge(socket.socket(fileno=end)).run()
-    except (wire.WireError, *NONSENSE) as error:
-        print(f"the trainer's message makes no sense: {line(error) or type(error).__name__}", file=sys.stderr)
+        BridgeProcess(socket.socket(fileno=end)).run()
+    except NONSENSE as error:
+        print(f"the trainer's request makes no sense: {first_line(error) or type(error).__name__}", file=sys.stderr)
         os._exit(1)
     os._exit(0)  # without waiting for Ray's threads
 

@@ -1,6 +1,6 @@
-"""Which blocks there are: decoded once, kept under a cap, the least recently wanted ones dropped first.
+"""The cache of blocks: each is decoded once, and the least recently used are dropped where memory is full.
 
-Nothing here knows Ray: a block is whatever `decode` gives for its key.
+It does not know Ray: a part's content is whatever `decode` gives for its key.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from budgetloader.service.blocks import Key, Part
 
 @dataclass
 class Counts:
-    """What was asked for and what it cost, since the start.
+    """What was asked for since the start, and what it cost.
 
     Attributes:
-        hits, misses: blocks that were there (or under way) when they were asked for, or were not.
+        hits, misses: blocks that were cached (or being decoded) when they were asked for, or were not.
         decoded: samples of the misses.
     """
 
@@ -29,7 +29,7 @@ class Counts:
 
 @dataclass
 class BlockCache:
-    """See this module's docstring.
+    """Blocks under a cap of memory.
 
     Args:
         decode: makes the rows start … stop of a block, or begins to; called once per miss.
@@ -65,11 +65,11 @@ class BlockCache:
             if key in self._blocks:
                 self._blocks.move_to_end(key)
         for key, rows in wanted:
-            there = self._blocks[key][-1].stop if key in self._blocks else 0
-            missing = rows - there
+            cached = self._blocks[key][-1].stop if key in self._blocks else 0
+            missing = rows - cached
             if missing > 0:
                 self._make_room(missing * key.spec.image_bytes, but=key)
-                self._blocks.setdefault(key, []).append(Part(there, rows, self.decode(key, there, rows)))
+                self._blocks.setdefault(key, []).append(Part(cached, rows, self.decode(key, cached, rows)))
                 self.used_bytes += missing * key.spec.image_bytes
                 decoded += missing
                 self.counts.misses += 1

@@ -1,84 +1,169 @@
-"""The trainer's side of the service: batches that a process of its own puts together (see `bridge`)."""
+"""`budgetloader.connect`: a loader whose batches come from a running service."""
 
 from __future__ import annotations
 
-import dataclasses
+import difflib
+import inspect
 import logging
 import math
-import mmap
 import os
 import socket
 import time
-from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from budgetloader.batch import Batch, BatchPlan
-from budgetloader.budget import Budget
-from budgetloader.engines.base import Job, Work
-from budgetloader.engines.buffers import BufferPool, buffer_dtype, tone
-from budgetloader.engines.threaded import ThreadedEngine
-from budgetloader.engines.upload import uploader
-from budgetloader.errors import CorruptSampleError, EngineError
+from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Job, OnCorrupt, Work
+from budgetloader.engines.base_threaded import ThreadedEngine
+from budgetloader.errors import EngineError, ServiceGoneError
 from budgetloader.loader import BudgetLoader
+from budgetloader.resize import Interpolation
+from budgetloader.schedule import Schedule
 from budgetloader.service import SHARE, registry
-from budgetloader.service.blocks import BLOCK, Spec, spans
-from budgetloader.service.connection import POLL_SECONDS, Bridge, BridgeEnded
-from budgetloader.service.lending import Borrower
-from budgetloader.service.link import gone
+from budgetloader.service.blocks import BLOCK
+from budgetloader.service.connection import Bridge
+from budgetloader.service.maker import BridgeMaker
+from budgetloader.service.protocol import ServiceStatus, StatusRequest
+
+if TYPE_CHECKING:
+    import torch
 
 _LABEL_LETTERS = 200
+_RETRY_SECONDS = 0.5
 _log = logging.getLogger("budgetloader")
-_COPIED = (
-    "service %r: batches are copied, which costs time: the object store's memory is not to be found (another version "
-    "of Ray, or a hidden /proc)"
-)
-_RESTARTS = 5  # of the bridge without a batch in between
+# What BudgetLoader takes and connect does not, the values that say nothing else than connect does, and why.
+_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "engine": ((), "the service decodes; leave it out"),
+    "workers": ((), "`budgetloader serve --workers` says how many there are; leave it out"),
+    "train": ((True,), "evaluation is not shared; make a BudgetLoader from the file"),
+    "sampling": (
+        ("independent",),
+        "only sampling='independent' can be shared; the order of the others depends on the schedule",
+    ),
+    "label_field": ((None,), "the service opens the file, and takes the field named 'label'; leave it out"),
+}
+# What torch's DataLoader takes.
+_TORCH = {
+    "num_workers": "`budgetloader serve --workers` says how many processes decode",
+    "shuffle": "every epoch is a fresh shuffle",
+    "drop_last": "an epoch has a whole number of batches; only the last of a full epoch (ratio 1) may be short",
+    "pin_memory": "give device='cuda', and batches come on the device",
+    "transform": "images come cropped, flipped and normalised; see crop, mean and std",
+}
 
 
-def connect(name: str, *, batch_size: int, image_size: int, **options: Any) -> BudgetLoader:
+def connect(
+    name: str,
+    *,
+    schedule: Schedule,
+    batch_size: int,
+    image_size: int,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    dtype: str | torch.dtype = "float32",
+    layout: str = "channels_last",
+    interpolation: Interpolation = "antialias",
+    crop: str = "auto",
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+    prefetch: int = 3,
+    rank: int | None = None,
+    world_size: int | None = None,
+    on_corrupt: OnCorrupt = "raise",
+    verify: bool = False,
+    with_ids: bool = False,
+    label: str | None = None,
+    wait_seconds: float = 0.0,
+    **unknown: Any,
+) -> BudgetLoader:
     """A `BudgetLoader` whose images come from a running service.
 
-    Several connections share what they both want: the same seed, image_size, interpolation, crop and
-    on_corrupt. Schedules, batch sizes, dtypes, ranks and speeds may differ. The service decodes a few blocks
-    of 256 images ahead of the foremost trainer, also of the epoch to come.
+    Its batches are those of a `BudgetLoader` of the service's file, bit for bit. Trainers share the decoding where
+    they agree in seed, image_size, interpolation, crop and on_corrupt. The service decodes a few blocks of 256 images
+    ahead of the foremost trainer, also of the next epoch.
 
     Args:
-        name: the service's, as `budgetloader serve` was given it.
-        batch_size, image_size, options: as for `BudgetLoader`, without `engine` and `workers`;
-            `sampling` must be "independent", and `train` True.
-        label: among the options: what `budgetloader top` calls this trainer.
+        name: the service's, as `budgetloader serve --name` was given it.
+        schedule, batch_size, image_size, device, seed, dtype, layout, interpolation, crop, mean, std, prefetch, rank,
+            world_size, on_corrupt, with_ids: as for `BudgetLoader`.
+        verify: require that the service compares checksums (`budgetloader serve --verify`).
+        label: what `budgetloader top` calls this trainer, at most 200 letters; default: host and process.
+        wait_seconds: how long to wait for a service that is not running (yet, or again).
+        unknown: none; the error says what to use instead.
 
     Raises:
-        EngineError: there is no such service, or it is gone: within 5 seconds, now and later. Start it
-            again, connect, and `load_state_dict` to go on.
+        ServiceGoneError: the service is not running, or ended: here and in every later call, within 5 seconds. Connect
+            again, and `load_state_dict` to go on; `examples/reconnect.py` shows how.
+        EngineError: the service refuses what it is asked for, or its memory is too small for it.
+        TypeError: a keyword that `connect` does not have.
     """
-    label = str(options.pop("label", f"{socket.gethostname()}:{os.getpid()}"))[:_LABEL_LETTERS]
-    for option in ("engine", "workers"):
-        if option in options:
-            raise EngineError(f"{option}={options[option]!r}: the service decides that; leave it out")
-    if not options.get("train", True):
-        raise EngineError("train=False: evaluation is not shared; make a BudgetLoader from the file")
-    if options.get("sampling", "independent") != "independent":
-        raise EngineError(
-            f"sampling={options['sampling']!r}: only sampling='independent' can be shared; the others' "
-            "order depends on the schedule"
-        )
-    bridge = Bridge(registry.find(name), label=label)
-    schedule, seed = options.get("schedule"), options.get("seed", 0)
+    options = dict(locals())
+    for own in ("name", "label", "wait_seconds", "unknown"):
+        del options[own]
+    _refuse(unknown)
+    return _loader(_connect(name, label=label, wait_seconds=wait_seconds), options)
+
+
+def status(name: str) -> ServiceStatus:
+    """What a service is doing.
+
+    Raises:
+        ServiceGoneError: it is not running.
+    """
+    bridge = Bridge(registry.find(name), label="status")
+    try:
+        return bridge.ask(StatusRequest(), ServiceStatus)[0]
+    finally:
+        bridge.close()
+
+
+def _refuse(unknown: dict[str, Any]) -> None:
+    """Say of each keyword that `connect` does not have what to do instead."""
+    for keyword, value in unknown.items():
+        if keyword in _REFUSED:
+            allowed, why = _REFUSED[keyword]
+            if value not in allowed:
+                raise EngineError(f"{keyword}={value!r}: {why}")
+            continue
+        if keyword in _TORCH:
+            raise TypeError(f"connect() has no keyword {keyword!r}: {_TORCH[keyword]}; leave it out")
+        has = [p.name for p in inspect.signature(connect).parameters.values() if p.kind == p.KEYWORD_ONLY]
+        close = difflib.get_close_matches(keyword, has, n=1)
+        advice = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(has)}"
+        raise TypeError(f"connect() has no keyword {keyword!r}; {advice}")
+
+
+def _connect(name: str, *, label: str | None, wait_seconds: float) -> Bridge:
+    """A bridge to a service, at the latest after some time."""
+    if isinstance(wait_seconds, bool) or not isinstance(wait_seconds, (int, float)) or not 0 <= wait_seconds < math.inf:
+        raise EngineError(f"wait_seconds {wait_seconds!r} is no time; give seconds, 0 or more")
+    label = (f"{socket.gethostname()}:{os.getpid()}" if label is None else str(label))[:_LABEL_LETTERS]
+    deadline = time.monotonic() + wait_seconds
+    said = False
+    while True:
+        try:
+            return Bridge(registry.find(name), label=label)
+        except ServiceGoneError as error:
+            if time.monotonic() >= deadline:
+                raise
+            if not said:
+                _log.warning("waiting for service %r, up to %g s: %s", name, wait_seconds, error)
+                said = True
+            time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+def _loader(bridge: Bridge, options: dict[str, Any]) -> BudgetLoader:
+    """A loader whose engine is a service; the bridge is closed with it."""
+    schedule, batch_size, seed = (options[name] for name in ("schedule", "batch_size", "seed"))
 
     def engine(job: Job) -> ThreadedEngine:
         work = Work()
-        assert schedule is not None, "BudgetLoader has refused that by now"
         _check_memory(bridge, job)
         budget = schedule.budget(len(bridge.index), batch_size=batch_size)
-        maker = _Maker(job, work, bridge, budget=budget, seed=seed)
-        return ThreadedEngine(maker, capacity=job.capacity, work=work, name=f"service-{name}")
+        maker = BridgeMaker(job, work, bridge, budget=budget, seed=seed)
+        return ThreadedEngine(maker, capacity=job.capacity, work=work, name=f"service-{bridge.entry.name}")
 
-    engine.engine_name = f"service:{name}"  # type: ignore[attr-defined]
+    engine.engine_name = f"service:{bridge.entry.name}"  # type: ignore[attr-defined]
     try:
-        return BudgetLoader(bridge.index, batch_size=batch_size, image_size=image_size, engine=engine, **options)
+        return BudgetLoader(bridge.index, engine=engine, **options)
     except BaseException:
         bridge.close()
         raise
@@ -93,180 +178,3 @@ def _check_memory(bridge: Bridge, job: Job) -> None:
             f"service {bridge.entry.name!r} keeps {bridge.index.capacity_bytes:,}; serve with at least "
             f"--memory {math.ceil(least / SHARE / 1e6)}MB"
         )
-
-
-def status(name: str) -> dict[str, Any]:
-    """What a service is doing: see `budgetloader.service.coordinator.Coordinator.status`."""
-    bridge = Bridge(registry.find(name), label="status")
-    try:
-        return bridge.ask({"op": "status"})[0]
-    finally:
-        bridge.close()
-
-
-class _Maker:
-    """Has batches made; see `budgetloader.engines.threaded.Maker`."""
-
-    def __init__(self, job: Job, work: Work, bridge: Bridge, *, budget: Budget, seed: int) -> None:
-        self.depth = job.capacity
-        self._job, self._work, self._bridge = job, work, bridge
-        self._ends = [*(budget.epoch_samples(epoch) for epoch in range(len(budget.batches))), 0]
-        self._uploader = uploader(job)
-        output = self._uploader.host
-        spec = Spec(
-            bridge.index.fingerprint, output.image_size, output.interpolation, output.crop, seed, job.on_corrupt
-        )
-        self._setup = {
-            "op": "setup",
-            "spec": dataclasses.asdict(spec),
-            "schedule": str(budget.schedule),
-            "layout": output.layout,
-            "dtype": str(buffer_dtype(output)),
-            "tone": tone(output).tolist(),
-        }
-        self._shared: dict[int, tuple[int, tuple[int, ...]]] = {}  # address → descriptor, shape
-        self._pool = BufferPool(output, job.batch_size, allocate=self._allocate)
-        self._pending: deque[tuple[BatchPlan, np.ndarray]] = deque()
-        self._borrower: Borrower | None = None
-        self._broken: BaseException | None = None
-        self._restarts = 0
-        self._said = False  # that batches are copied
-        try:
-            bridge.send(self._setup, [])
-        except BridgeEnded as error:
-            self._broken = error
-
-    def enter(self) -> None:
-        self._uploader.enter()
-
-    def begin(self, plan: BatchPlan) -> None:
-        try:
-            buffer = self._pool.take(len(plan))
-            self._pending.append((plan, buffer))
-            if self._broken is None:
-                self._request(plan, buffer)
-        except BridgeEnded as error:
-            self._broken = error
-
-    def finish(self, plan: BatchPlan) -> Batch:
-        answer = self._answer()
-        begun, buffer = self._pending.popleft()
-        assert begun is plan, "batches are answered in order"
-        if isinstance(answer, BaseException):
-            raise answer
-        try:
-            return self._made(plan, buffer, answer)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
-            raise EngineError(
-                f"the process between here and service {self._bridge.entry.name!r} answers without sense ({error!r}); "
-                "is it of the same version?"
-            ) from None
-
-    def _made(self, plan: BatchPlan, buffer: np.ndarray, answer: dict[str, Any]) -> Batch:
-        """The batch that an answer stands for."""
-        self._restarts = 0
-        if answer["decoded"]:
-            self._work.add_decoded(plan.epoch, answer["decoded"])
-            self._work.add_busy(answer["decode_busy_seconds"], stage="decode")
-        if answer["copied"] and not self._said:
-            self._said = True
-            _log.warning(_COPIED, self._bridge.entry.name)
-        if "loan" in answer:
-            if self._borrower is None:
-                raise ValueError("a loan without descriptors")
-            buffer = self._borrower.array(answer["loan"], offset=answer["offset"], shape=buffer.shape)
-        labels = plan.labels.copy()
-        for row, label in answer["replaced"]:
-            if not 0 <= row < len(labels) or not -(1 << 63) <= label < 1 << 63:
-                raise ValueError(f"label {label} of row {row}")
-            labels[row] = label
-        # The memory is shared with the process between, and not pinned: a device gets a copy.
-        sent = self._uploader.send(buffer, labels, foreign=True)
-        return Batch(sent.images, sent.labels, plan, len(answer["replaced"]), sent.arrival)
-
-    def give_up(self) -> None:
-        """Called by another thread: whatever `finish` waits for is not wanted any more."""
-        self._bridge.given_up = True
-
-    def close(self) -> None:
-        self._settle()
-        self._uploader.close()
-        self._bridge.close()
-        for descriptor, _ in self._shared.values():
-            os.close(descriptor)
-        self._shared.clear()
-
-    def _answer(self) -> dict[str, Any] | BaseException:
-        while True:
-            try:
-                if self._broken is not None:
-                    self._restart()
-                answer, descriptors = self._bridge.answer()
-                if descriptors:
-                    self._borrow(descriptors)
-                return answer
-            except BridgeEnded as error:
-                self._broken = error
-            except (EngineError, CorruptSampleError) as error:
-                return error
-
-    def _borrow(self, descriptors: list[int]) -> None:
-        if len(descriptors) != 2:
-            for descriptor in descriptors:
-                os.close(descriptor)
-            raise EngineError(f"{len(descriptors)} descriptors came with a batch, and not 2")
-        self._settle()
-        self._borrower = Borrower(*descriptors)
-
-    def _settle(self) -> None:
-        """Owe this process between nothing any more; the next one lends its own."""
-        if self._borrower is not None:
-            self._borrower.settle()
-            self._borrower = None
-
-    def _restart(self) -> None:
-        """Start the process between again, and ask again for all that it owed; what it made is the same."""
-        entry = self._bridge.entry
-        deadline = time.monotonic() + 2 * POLL_SECONDS
-        while entry.alive and time.monotonic() < deadline:  # it may have ended a moment before the service did
-            time.sleep(0.05)
-        self._restarts += 1
-        if not entry.alive:
-            raise gone(entry, f"process {entry.pid} has ended")
-        if self._restarts > _RESTARTS:
-            raise gone(entry, f"the connection to it breaks: {self._bridge.last_words()}")
-        self._bridge.close()
-        self._settle()
-        self._bridge.start()
-        self._bridge.send(self._setup, [])
-        for address, (descriptor, shape) in self._shared.items():
-            self._bridge.send({"op": "buffer", "id": address, "shape": shape}, [descriptor])
-        for plan, buffer in self._pending:
-            self._request(plan, buffer)
-        self._broken = None
-
-    def _request(self, plan: BatchPlan, buffer: np.ndarray) -> None:
-        message = {
-            "op": "batch",
-            "buffer": buffer.ctypes.data,
-            "epoch": plan.epoch,
-            "step": plan.step,
-            "spans": spans(plan.positions),
-            "ends": self._ends[plan.epoch : plan.epoch + 2],
-            "returned": self._borrower.returned() if self._borrower is not None else [],
-        }
-        self._bridge.send(message, [])
-
-    def _allocate(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Anonymous memory that both processes see."""
-        size = int(np.prod(shape)) * dtype.itemsize
-        descriptor = os.memfd_create("batch")
-        os.ftruncate(descriptor, size)
-        array = np.frombuffer(mmap.mmap(descriptor, size), dtype).reshape(shape)
-        self._shared[array.ctypes.data] = (descriptor, shape)
-        if self._broken is None:
-            try:
-                self._bridge.send({"op": "buffer", "id": array.ctypes.data, "shape": shape}, [descriptor])
-            except BridgeEnded as error:  # the next one is told of all buffers
-                self._broken = error
-        return array

@@ -20,7 +20,7 @@ def serve(options: argparse.Namespace) -> int:
     if options.metrics_port is not None and not 0 < options.metrics_port < 1 << 16:
         raise LoaderError(f"--metrics-port {options.metrics_port} is no port; give 1 … 65535")
     with (
-        stopping(last=lambda: None) as stop,
+        stopping() as stop,
         service(
             options.file,
             name=options.name,
@@ -51,7 +51,7 @@ def join(options: argparse.Namespace) -> int:
     except (OSError, ValueError, KeyError) as error:
         raise LoaderError(f"--token-file {options.token_file} cannot be read ({error})") from None
     with (
-        stopping(last=lambda: None) as stop,
+        stopping() as stop,
         joined(
             options.address,
             name=options.name,
@@ -74,13 +74,14 @@ def top(options: argparse.Namespace) -> int:
     from rich.live import Live
 
     from budgetloader.service.connection import Bridge
+    from budgetloader.service.protocol import ServiceStatus, StatusRequest
     from budgetloader.service.top import table
 
     bridge = Bridge(registry.find(options.name), label="top")
     try:
         with Live(auto_refresh=False) as live:
             for reading in itertools.count(1):
-                live.update(table(options.name, bridge.ask({"op": "status"})[0]), refresh=True)
+                live.update(table(options.name, bridge.ask(StatusRequest(), ServiceStatus)[0]), refresh=True)
                 if reading == options.readings:
                     return 0
                 time.sleep(options.seconds)

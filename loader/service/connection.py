@@ -1,26 +1,25 @@
-"""A trainer's connection to a service: the process between, and the questions to it."""
+"""A trainer's connection to a service: it starts the bridge, sends it requests and takes its answers."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import mmap
-import os
 import select
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from budgetloader import apart
-from budgetloader.errors import CorruptSampleError, EngineError
-from budgetloader.service import registry, wire
-from budgetloader.service.link import gone
+from budgetloader.errors import EngineError
+from budgetloader.service import protocol, registry, wire
+from budgetloader.service.failures import check_alive, gone
 
 POLL_SECONDS = 0.5
 _KILLED_SECONDS = 5.0  # that a killed process may take to be gone
+_A = TypeVar("_A", protocol.Welcome, protocol.BatchAnswer, protocol.ServiceStatus)
 
 
 @dataclass
@@ -41,41 +40,34 @@ class Index:
 
 
 class BridgeEnded(Exception):
-    """The process between here and the service is not there any more."""
+    """The bridge's process has ended; another one can be started."""
 
 
 class Bridge:
-    """The process between here and a service, and the questions to it.
+    """The bridge to a service, as its trainer sees it.
 
     Args:
         entry: the service.
         label: of the trainer.
+
+    Raises:
+        ServiceGoneError: the service has ended.
+        EngineError: it refuses this trainer.
     """
 
     def __init__(self, entry: registry.Entry, *, label: str) -> None:
         self.entry, self.label = entry, label
         self.given_up = False  # whether nobody waits for an answer any more
-        if not entry.alive:
-            raise gone(entry, f"process {entry.pid} has ended")
-        answer, (descriptor,) = self.start()
+        check_alive(entry)
+        self._process: subprocess.Popen | None = None
         try:
-            with mmap.mmap(descriptor, 0) as memory:
-                arrays = np.frombuffer(memory, np.int64).reshape(3, -1).copy()
-        finally:
-            os.close(descriptor)
-        self.index = Index(
-            answer["path"],
-            answer["fingerprint"],
-            tuple(answer["classes"]),
-            heights=arrays[0],
-            widths=arrays[1],
-            labels=arrays[2],
-            capacity_bytes=answer["capacity_bytes"],
-            verifies=answer["verifies"],
-        )
+            self.index = _index(*self.start())
+        except BaseException:
+            self.close()
+            raise
 
-    def start(self) -> tuple[dict[str, Any], list[int]]:
-        """Start the process, and have it connect."""
+    def start(self) -> tuple[protocol.Welcome, list[int]]:
+        """Start the bridge's process, and have it connect."""
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - of the process, to say why it ended
         self._wire, other = wire.pair()
         with other:
@@ -88,75 +80,126 @@ class Bridge:
                 start_new_session=True,
                 cwd="/",
             )
-        return self.ask({"op": "hello", "entry": dataclasses.asdict(self.entry), "label": self.label})
+        return self.ask(protocol.Hello(self.entry, self.label), protocol.Welcome)
 
-    def ask(self, message: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-        """The answer to a message.
+    def ask(self, request: protocol.Request, expected: type[_A]) -> tuple[_A, list[int]]:
+        """The answer to a request, and the descriptors that came with it.
+
+        Args:
+            request: while no other request waits for its answer.
+            expected: what answers it.
 
         Raises:
-            EngineError: the service is gone, or says so.
+            ServiceGoneError: the service has ended, or the bridge did.
+            EngineError, CorruptSampleError: the answer is an error.
         """
         try:
-            self.send(message, [])
-            return self.answer()
+            self.send(request, [])
+            return self.answer(expected)
         except BridgeEnded:
             raise gone(self.entry, f"the connection to it broke: {self.last_words()}") from None
 
-    def send(self, message: dict[str, Any], descriptors: list[int]) -> None:
+    def send(self, request: protocol.Request, descriptors: list[int]) -> None:
+        """Send a request; `answer` gives what is said to it.
+
+        Raises:
+            BridgeEnded: the bridge has ended.
+            EngineError: it is too large.
+        """
         try:
-            wire.send(self._wire, message, descriptors)
+            wire.send(self._wire, protocol.encode(request), descriptors)
         except OSError:
             raise BridgeEnded from None
         except wire.WireError as error:
             raise EngineError(str(error)) from None
 
-    def answer(self) -> tuple[dict[str, Any], list[int]]:
-        """The answer to the message that was sent first and not answered yet.
+    def answer(self, expected: type[_A]) -> tuple[_A, list[int]]:
+        """The answer to the oldest request that waits for one, and the descriptors that came with it.
 
         Raises:
-            BridgeEnded: the process ended; `EngineError` if the service did, too.
-            CorruptSampleError, EngineError: it says so.
+            BridgeEnded: the bridge ended.
+            ServiceGoneError: the service did.
+            EngineError, CorruptSampleError: the answer is an error, or none that is expected.
         """
         while not self.given_up and not select.select([self._wire], [], [], POLL_SECONDS)[0]:
-            if not self.entry.alive:
-                raise gone(self.entry, f"process {self.entry.pid} has ended")
+            check_alive(self.entry)
         if self.given_up:
             raise EngineError("the loader was closed while it waited for the service")
         try:
             came = wire.receive(self._wire)
         except wire.WireError as error:
-            raise EngineError(f"the process between here and service {self.entry.name!r} answers: {error}") from None
+            raise self._nonsense(error) from None
         if came is None:
             raise BridgeEnded
-        message, descriptors = came
-        if "sample" in message or "error" in message:
-            for descriptor in descriptors:
-                os.close(descriptor)
-        if "sample" in message:
-            raise CorruptSampleError(str(message.get("error")), sample=message["sample"])
-        if "error" in message:
-            raise EngineError(str(message["error"]))
-        return message, descriptors
+        data, descriptors = came
+        try:
+            answer = protocol.decode_answer(data)
+            if isinstance(answer, protocol.Failure):
+                raise answer.error
+            if not isinstance(answer, expected):
+                raise protocol.ProtocolError(f"{type(answer).__name__} in place of {expected.__name__}")
+        except BaseException as error:
+            wire.close_all(descriptors)
+            if isinstance(error, protocol.ProtocolError):
+                raise self._nonsense(error) from None
+            raise
+        return answer, descriptors
 
     def last_words(self) -> str:
-        """What the process said last, or how it ended."""
+        """What the bridge wrote last, or how it ended."""
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         if lines:
             return lines[-1]
+        assert self._process is not None
         try:
-            return f"its process ended with status {self._process.wait(timeout=1)}"
+            return f"its bridge ended with status {self._process.wait(timeout=1)}"
         except subprocess.TimeoutExpired:
-            return "its process says nothing"
+            return "its bridge closed the connection"
 
     def close(self) -> None:
+        """End the bridge. May be called twice."""
+        if self._process is None:
+            return
         self._wire.close()  # which ends the process
         if not self.entry.alive:
-            self._process.kill()  # it may be waiting for what will never come
+            self._process.kill()  # it may wait for an answer that never comes
         if _ended(self._process, 2):
             return
         self._process.kill()
         _ended(self._process, _KILLED_SECONDS)  # one that a broken disk holds is not waited for longer
+
+    def _nonsense(self, error: Exception) -> EngineError:
+        return EngineError(
+            f"the bridge to service {self.entry.name!r} answers what makes no sense ({error}); is another version of "
+            "budgetloader in the search path?"
+        )
+
+
+def _index(welcome: protocol.Welcome, descriptors: list[int]) -> Index:
+    """The dataset that a bridge describes; the descriptors are closed.
+
+    Raises:
+        EngineError: it does not describe one.
+    """
+    try:
+        (descriptor,) = descriptors
+        with mmap.mmap(descriptor, 0) as memory:
+            arrays = np.frombuffer(memory, np.int64).reshape(3, welcome.samples).copy()
+    except (ValueError, OSError) as error:
+        raise EngineError(f"the bridge does not describe the dataset ({error})") from None
+    finally:
+        wire.close_all(descriptors)
+    return Index(
+        welcome.path,
+        welcome.fingerprint,
+        welcome.classes,
+        heights=arrays[0],
+        widths=arrays[1],
+        labels=arrays[2],
+        capacity_bytes=welcome.capacity_bytes,
+        verifies=welcome.verifies,
+    )
 
 
 def _ended(process: subprocess.Popen, seconds: float) -> bool:

@@ -1,15 +1,38 @@
-"""What a trainer is told of a block that cannot be made."""
+"""The errors that trainers are told."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from budgetloader.budget import Budget
+from budgetloader.errors import ServiceGoneError
 from budgetloader.order import Order
 from budgetloader.schedule import Schedule
 from budgetloader.service.blocks import BLOCK, Key
+from budgetloader.service.registry import Entry
 
 ATTEMPTS = 4  # at a block whose worker ends each time
+
+
+def gone(entry: Entry, why: object) -> ServiceGoneError:
+    """The error of a service that has ended."""
+    return ServiceGoneError(
+        f"service {entry.name!r} is gone ({first_line(why)}); start it again, connect, and load_state_dict to go on"
+    )
+
+
+def check_alive(entry: Entry) -> None:
+    """Make sure that the process of a service lives.
+
+    Raises:
+        ServiceGoneError: it has ended.
+    """
+    if not entry.alive:
+        raise gone(entry, f"process {entry.pid} has ended")
+
+
+def first_line(text: object) -> str:
+    return str(text).strip().partition("\n")[0]
 
 
 def samples_of(key: Key, start: int, stop: int, *, samples: int) -> list[int]:
@@ -30,5 +53,5 @@ def worker_ended(key: Key, ids: list[int], path: str) -> str:
     return (
         f"block {key.number} of epoch {key.epoch} ended the process that decodes it, {ATTEMPTS} times: the decoder "
         f"crashes at one of its samples, the disk cannot read it, or memory is full (`dmesg` may say). Its samples: "
-        f"{', '.join(map(str, ids))}. Look for it with budgetloader verify {path}"
+        f"{', '.join(map(str, ids))}. Find the sample with budgetloader verify {path}"
     )

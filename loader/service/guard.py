@@ -1,12 +1,12 @@
 """A process that outlives a service's server and clears up behind it, also after kill -9.
 
 Run as a script, with the standard library alone: python guard.py DESCRIPTOR FOLDER ENTRY. When the other end of
-the pipe DESCRIPTOR closes, which is when the server has ended, however that was, it kills the service's processes
-(some of Ray's take half a minute to notice by themselves), and removes FOLDER and what made the service known.
+the pipe DESCRIPTOR closes, the server has ended, in whatever way. The guard then kills the service's processes (some of
+Ray's take half a minute to notice by themselves), and removes FOLDER and ENTRY.
 
-A process is the service's if it was started with FOLDER in its environment, as `MARK`. (Ray's agents write their
-title over it: what calls itself one of Ray's and has a file open in FOLDER is the service's, too.) Whoever merely
-looks at a file in FOLDER is nobody's to kill.
+A process is the service's if it was started with FOLDER in its environment, as `MARK`. Ray's agents write their title
+over their environment: a process that has a title of Ray's and a file open in FOLDER is the service's, too. A user's
+process that merely reads a file in FOLDER is left alone.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ MARK = "BUDGETLOADER_SESSION"
 
 
 def processes_of(folder: str, *, spared: set[int]) -> list[int]:
-    """The processes of the service whose folder this is, but for those to be spared."""
+    """The processes of the service that has this folder, without those to be spared."""
     mark, found = f"{MARK}={folder}".encode(), []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -61,7 +61,7 @@ def clear(folder: str, entry: str, *, spared: set[int]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     lock = os.path.splitext(entry)[0] + ".lock"
     with contextlib.suppress(OSError, ValueError), open(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)) as held:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or a server that came since has the name, and the entry
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if a new server has the name by now, and the entry
         if os.path.samestat(os.fstat(held.fileno()), os.stat(lock)):
             with contextlib.suppress(OSError, ValueError), open(entry) as file:
                 if json.load(file).get("session") == folder:
@@ -73,7 +73,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     descriptor, folder, entry = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-    spared = {os.getpid(), os.getppid()}  # the server, where it lives on, ends by itself
+    spared = {os.getpid(), os.getppid()}  # a server that still runs ends by itself
     os.read(descriptor, 1)
     clear(folder, entry, spared=spared)
 

@@ -21,14 +21,14 @@ from budgetloader.service.session import session
 def joined(
     address: str, *, name: str, token: str, host: str, workers: int = 0, memory_bytes: int = 1 << 30
 ) -> Iterator[Served]:
-    """This machine as a part of a service's cluster: trainers here connect by name, as they do there.
+    """This machine as a part of a service's cluster, where trainers connect by name as on the service's machine.
 
     Args:
         address: of the service's cluster, host:port.
         name, token: the service's.
         host: this machine's address, as the service's machine sees it.
-        workers: decoding processes to add; they need the dataset at the path that it has there.
-        memory_bytes: of shared memory here, for blocks on their way.
+        workers: decoding processes to add; they need the dataset at the path that it has on the service's machine.
+        memory_bytes: of shared memory on this machine, for blocks that its trainers use.
 
     Raises:
         EngineError: the cluster does not answer, or not to this token.
@@ -41,7 +41,7 @@ def joined(
     try:
         check_token(address, name=name)
     except ConnectionError as error:
-        raise EngineError(f"{error}; is the address right, and does service {name!r} run there?") from None
+        raise EngineError(f"{error}; is the address right, and is service {name!r} running?") from None
     command = [
         *apart.command("ray.scripts.scripts", "start", "--block", f"--address={address}"),
         *(f"--node-ip-address={host}", "--num-cpus=0", f"--object-store-memory={memory_bytes}"),
@@ -49,11 +49,11 @@ def joined(
         *("--include-log-monitor=false",),
     ]
     with (
-        registry.reserved(name),  # it never writes over the entry of a service that runs here
+        registry.reserved(name),  # the entry of a service that runs here is never overwritten
         session(entry=registry.path_of(name)) as made,
         open(made.folder / "ray.log", "w+") as log,
     ):
-        # A folder of this machine's own for Ray: it would make the other machine's here, for everybody to write to.
+        # Without a folder of this machine's own, Ray would make the service's here, for everybody to write to.
         command.append(f"--temp-dir={made.ray_folder}")
         environment = {**os.environ, **made.environment}
         node = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=made.folder)

@@ -1,12 +1,11 @@
 """Batches without a copy: a part of the object store's own memory, lent to a trainer.
 
-Ray neither frees nor moves an object while a process has it. The process between a trainer and the service
-has the block, and gives the trainer two descriptors: the store's memory, a part of which the trainer maps
-privately (what it writes there, nobody else sees), and the very connection through which the block is held.
-The store lets go of a block when that connection is closed by all who have it: a batch in a trainer's hands
-stays as it is, also if the process between is killed.
+Ray neither frees nor moves an object while a process has it. The bridge has the block, and gives the trainer two
+descriptors: the store's memory, a part of which the trainer maps privately (nobody else sees what it writes there), and
+the very connection through which the bridge holds the block. The store lets go of a block when that connection is
+closed by all who have it: a batch in a trainer's hands stays as it is, even if the bridge is killed.
 
-Ray has no call for either descriptor; where they are not found, batches are copied.
+Ray has no call for either descriptor. Where they are not found, batches are copied.
 """
 
 from __future__ import annotations
@@ -22,6 +21,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+from budgetloader.service.protocol import Loan, ProtocolError
 
 _SEARCHES = 5  # for the store: a search takes as long as an image
 _LEAST_BYTES = 1 << 17  # Ray keeps objects below 100 KiB elsewhere
@@ -66,7 +67,7 @@ def find_store(array: np.ndarray) -> Store | None:
 def _mapping(address: int) -> tuple[int, int, int, tuple[int, int]]:
     """Start, stop, offset and (device, inode) of the store's mapping that an address is in; see proc_pid_maps(5).
 
-    What the store has no room for, Ray puts into files on a disk, and unmaps them: that is not the store.
+    Ray puts what the store has no room for into files on a disk; those are not the store.
     """
     with open("/proc/self/maps") as maps:
         for line in maps:
@@ -104,7 +105,7 @@ def _memory(server: int, file: tuple[int, int]) -> int:
 
 
 class Lender:
-    """What the process between has lent to its trainer."""
+    """What a bridge has lent to its trainer."""
 
     def __init__(self) -> None:
         self._store: Store | None = None
@@ -124,16 +125,16 @@ class Lender:
         """Whether batches are copied because the store cannot be found: another version of Ray, a hidden /proc."""
         return self._store is None and not self._searches_left
 
-    def lend(self, images: np.ndarray, *, of: np.ndarray, most: int) -> tuple[dict[str, int], list[int]] | None:
+    def lend(self, images: np.ndarray, *, of: np.ndarray, most: int) -> tuple[Loan, list[int]] | None:
         """Lend images, if that is possible.
 
         Args:
             images: contiguous.
-            of: the array in the store that they are a part of; held until they are returned.
+            of: the array in the store that they are a part of; it is held until they are returned.
             most: arrays to hold at a time; a trainer that keeps more gets copies.
 
         Returns:
-            The answer's "loan" and "offset", and the descriptors that go with the first.
+            The loan, and the descriptors that go with the first one; None where nothing can be lent.
         """
         name = of.ctypes.data
         if name not in self._held and len(self._held) >= most:
@@ -149,11 +150,18 @@ class Lender:
         self._held.setdefault(name, (of, set()))[1].add(loan)
         descriptors = [] if self._introduced else list(self._store.descriptors)
         self._introduced = True
-        return {"loan": loan, "offset": offset}, descriptors
+        return Loan(loan, offset), descriptors
 
     def take_back(self, loans: Iterable[int]) -> None:
+        """Let go of what the trainer has returned.
+
+        Raises:
+            ProtocolError: it does not have one of these loans.
+        """
         for loan in loans:
-            name = self._loans.pop(loan)
+            name = self._loans.pop(loan, None)
+            if name is None:
+                raise ProtocolError(f"loan {loan} is returned, and is not out")
             loans_of_it = self._held[name][1]
             loans_of_it.remove(loan)
             if not loans_of_it:
@@ -161,9 +169,9 @@ class Lender:
 
 
 class Borrower:
-    """What a trainer has been lent by one process between. The descriptors are closed with the last loan.
+    """What one bridge has lent a trainer. The descriptors are closed with the last loan.
 
-    A process that the trainer forks has them, too, until it ends.
+    A process that the trainer forks inherits them, and holds them until it ends.
 
     Args:
         memory, connection: the descriptors.
@@ -177,7 +185,7 @@ class Borrower:
         self._close.atexit = False
 
     def array(self, loan: int, *, offset: int, shape: tuple[int, ...]) -> np.ndarray:
-        """A loan as uint8 [shape], to read and to write; it is returned when nothing shows it any more."""
+        """A loan as uint8 [shape], to read and to write; it counts as returned when no array shows it any more."""
         size = int(np.prod(shape))
         within = offset % mmap.ALLOCATIONGRANULARITY
         try:
@@ -188,7 +196,7 @@ class Borrower:
                 prot=mmap.PROT_READ | mmap.PROT_WRITE,
                 offset=offset - within,
             )
-        finally:  # also without one: it is returned then
+        finally:  # where mapping fails, it is returned with the next request
             self._lent.add(loan)
         self._out[loan] = memory
         weakref.finalize(memory, _keep, self).atexit = False  # this lives as long as the last loan
@@ -202,17 +210,17 @@ class Borrower:
         return gone
 
     def settle(self) -> None:
-        """Make what is still out the trainer's own, and let go of the store. Nothing more can be borrowed."""
+        """Copy what is still used to the trainer's own memory, and let go of the store. Nothing more can be lent."""
         try:
             for memory in list(self._out.values()):
-                memory.madvise(_POPULATE_WRITE)  # each private page is copied, and its content left as it is
-        except OSError:  # an older kernel, or no memory for copies: the last loan lets go
+                memory.madvise(_POPULATE_WRITE)  # copies each private page, with its content
+        except OSError:  # an older kernel, or no memory for copies: the store is let go of with the last loan
             return
         self._close()
 
 
 def _keep(_: object) -> None:
-    """Nothing: an argument lives until the finalizer was called."""
+    """Does nothing: a finalizer keeps its arguments until it is called."""
 
 
 def _close(*descriptors: int) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 from budgetloader.errors import EngineError
 from budgetloader.service import LOOPBACK, NAMESPACE, registry
+from budgetloader.service.failures import check_alive, first_line, gone
 
 GONE_SECONDS = 4.0  # without a sign of life; an error follows within 5
 RETRY_SECONDS = 0.1
-_RESTART_SECONDS = 120.0  # that a coordinator may take to be there again, while its cluster is alive
+_RESTART_SECONDS = 120.0  # that a coordinator may take to restart, while its cluster is alive
 _ANSWER_SECONDS = 3.0
 
 
@@ -40,17 +41,17 @@ def check_token(address: str, *, name: str) -> None:
 
     Raises:
         EngineError: it does not.
-        ConnectionError: nobody answers there.
+        ConnectionError: nothing answers at the address.
     """
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise ConnectionError(f"{address} does not answer: {line(error)}") from None
+        raise ConnectionError(f"{address} does not answer: {first_line(error)}") from None
     try:
         from ray._raylet import GcsClient  # type: ignore[attr-defined]
         from ray.exceptions import AuthenticationError
-    except ImportError:  # not where this version of Ray has it: it finds out by itself
+    except ImportError:  # this version of Ray has it elsewhere; `init` finds out by itself
         return
     try:
         with _quiet():
@@ -65,7 +66,7 @@ def check_token(address: str, *, name: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray's C++ warns of a wrong token, too, straight to the descriptor, and to be told once is enough."""
+    """Ray's C++ warns of a wrong token straight to the descriptor, beside the exception; one message is enough."""
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -77,11 +78,19 @@ def _quiet() -> Iterator[None]:
 
 
 class Link:
-    """A connection to a service's cluster and coordinator."""
+    """A connection to a service's cluster and coordinator. This process becomes a driver of Ray's.
+
+    Args:
+        entry: the service.
+
+    Raises:
+        ServiceGoneError: it has ended.
+        EngineError: Ray is not installed, is of another version, or the token is wrong.
+    """
 
     def __init__(self, entry: registry.Entry) -> None:
         self.entry = entry
-        self._check_alive()
+        check_alive(entry)
         set_environment(entry.token, host=entry.node)
         try:
             import ray
@@ -101,21 +110,25 @@ class Link:
                 logging_level=logging.ERROR,
                 configure_logging=False,
             )
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            message = f"service {entry.name!r} at {entry.address} does not answer ({line(error)}); start it again"
-            raise EngineError(message) from None
+        except ConnectionError as error:
+            raise gone(entry, f"{entry.address} does not answer: {first_line(error)}") from None
+        except (RuntimeError, ValueError, ray.exceptions.RayError) as error:  # another version of Ray or Python, …
+            raise EngineError(
+                f"service {entry.name!r} at {entry.address} cannot be connected to ({first_line(error)})"
+            ) from None
         self._coordinator: Any = None
 
     def call(self, method: str, *arguments: Any) -> Any:
         """Ask the coordinator, and again while it restarts.
 
         Raises:
-            EngineError: nobody was there for `GONE_SECONDS`, or it refused.
+            ServiceGoneError: the cluster gave no sign of life for `GONE_SECONDS`.
+            EngineError: the coordinator refused.
         """
         ray = self.ray
         began = alive = time.monotonic()
         while True:
-            self._check_alive()
+            check_alive(self.entry)
             try:
                 if self._coordinator is None:
                     self._coordinator = ray.get_actor(f"coordinator-{self.entry.name}", namespace=NAMESPACE)
@@ -127,26 +140,14 @@ class Link:
                 self._coordinator = None
                 now = time.monotonic()
                 if now - alive > GONE_SECONDS or now - began > _RESTART_SECONDS:
-                    raise gone(self.entry, f"no answer for {now - began:.0f} s: {line(error)}") from None
+                    raise gone(self.entry, f"no answer for {now - began:.0f} s: {first_line(error)}") from None
                 time.sleep(RETRY_SECONDS)
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """The same without an answer or an error. It waits a moment: what is sent just before an end is lost."""
+        """The same without an answer or an error.
+
+        It waits for up to a second, because what is sent just before this process ends would be lost.
+        """
         if self._coordinator is not None and self.entry.alive:
             with contextlib.suppress(self.ray.exceptions.RayError):
                 self.ray.get(getattr(self._coordinator, method).remote(*arguments), timeout=1)
-
-    def _check_alive(self) -> None:
-        if not self.entry.alive:
-            raise gone(self.entry, f"process {self.entry.pid} has ended")
-
-
-def gone(entry: registry.Entry, why: object) -> EngineError:
-    """The error of a service that is not there any more."""
-    return EngineError(
-        f"service {entry.name!r} is gone ({line(why)}); start it again, connect, and load_state_dict to go on"
-    )
-
-
-def line(text: object) -> str:
-    return str(text).strip().partition("\n")[0]

@@ -1,11 +1,11 @@
-"""Where running services are found: a file for each, readable by their user alone.
+"""Where running services are found: a file (an entry) for each, which its user alone can read.
 
-It holds what is needed to connect, the token among it: who can read it may use the service. Who could write it
-could send a trainer elsewhere, so that files and folders that others can write to are refused.
+An entry holds what is needed to connect, with the token: who can read it can use the service. Who could write it could
+send a trainer to a service of his own, so entries and folders that others can write to are refused.
 
-A server holds a lock on its name for as long as it lives, so that of two that want it one gets it. The folder may
-be shared by machines (a home on a file server): a server touches its file every few seconds, and a name whose
-file nobody on another machine has touched for long is free.
+A server holds a lock on its name for as long as it lives, so only one of two that want a name gets it. The folder may
+be shared by machines (a home on a file server): a server touches its entry every few seconds, and a name whose entry
+on another machine has not been touched for long is free.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from budgetloader.errors import EngineError
+from budgetloader.errors import EngineError, ServiceGoneError
 
 FOLDER_VARIABLE = "BUDGETLOADER_SERVICES"
 BEAT_SECONDS = 10.0
@@ -39,8 +39,8 @@ class Entry:
         name: what trainers connect to.
         address: Ray's, host:port.
         token: Ray's; every call carries it.
-        host, boot: of the serving machine: its name, and which of its starts this is.
-        pid, started: the serving process, and when the kernel started it.
+        host, boot: of the machine that serves: its name, and the kernel's id of this boot.
+        pid, started: the process that serves, and when the kernel started it.
         session: its folder on this machine.
         node: the address of this machine's part of the cluster.
     """
@@ -57,17 +57,17 @@ class Entry:
 
     @property
     def here(self) -> bool:
-        """Whether it was started on this machine, since that was started."""
+        """Whether it was started on this machine, and since its last boot."""
         return (self.host, self.boot) == (socket.gethostname(), boot())
 
     @property
     def alive(self) -> bool:
-        """Whether its process is there; False for one on another machine."""
+        """Whether its process runs; False for one on another machine."""
         return self.here and start_time(self.pid) == self.started
 
 
 def folder() -> Path:
-    """Where the entries lie, made if need be: $BUDGETLOADER_SERVICES, or in the user's runtime folder.
+    """The folder of entries, made if need be: $BUDGETLOADER_SERVICES, or one in the user's runtime folder.
 
     Raises:
         EngineError: it cannot be made, or others could write to it.
@@ -104,7 +104,7 @@ def path_of(name: str) -> Path:
 
 @contextlib.contextmanager
 def reserved(name: str) -> Iterator[None]:
-    """The name is this process's for as long as the block lasts; of two that want it at once, one gets it.
+    """Hold a name for as long as the block lasts.
 
     Raises:
         EngineError: another process has it, here or on a machine that shares the folder.
@@ -138,7 +138,7 @@ def _lock(path: Path, name: str) -> int:
         except BlockingIOError:
             os.close(descriptor)
             raise EngineError(f"service {name!r} is running already; give another --name, or stop that one") from None
-        except FileNotFoundError:  # whoever had the name let go of it between the two calls
+        except FileNotFoundError:  # another process let go of the name between the two calls
             pass
         except OSError as error:
             os.close(descriptor)
@@ -165,7 +165,7 @@ def write(entry: Entry) -> Path:
 
 
 def beat(entry: Entry) -> None:
-    """Say that a service is alive, to machines that share the folder. Every `BEAT_SECONDS`."""
+    """Tell machines that share the folder that a service is alive; called every `BEAT_SECONDS`."""
     with contextlib.suppress(OSError, EngineError):
         os.utime(path_of(entry.name))
 
@@ -181,13 +181,14 @@ def read(name: str) -> Entry:
     """The service of that name, on whatever machine.
 
     Raises:
-        EngineError: there is none, or others could have written what says where it is.
+        ServiceGoneError: none of that name is running.
+        EngineError: its entry cannot be read, or others could have written it.
     """
     try:
         return _read(name)[0]
     except FileNotFoundError:
         known = ", ".join(sorted(names())) or "none"
-        raise EngineError(
+        raise ServiceGoneError(
             f"there is no service {name!r} (running: {known}); start it: budgetloader serve FILE --name {name}"
         ) from None
 
@@ -196,20 +197,21 @@ def find(name: str) -> Entry:
     """The service of that name on this machine, to connect to.
 
     Raises:
-        EngineError: there is none here.
+        ServiceGoneError: none of that name is running.
+        EngineError: it runs on another machine, or its entry cannot be read.
     """
     entry = read(name)
     if not entry.here:
         raise EngineError(
             f"service {name!r} was started on machine {entry.host} (this one is {socket.gethostname()}), or before "
-            f"this one was started anew; to use it from here, serve it there with --host, and run budgetloader "
-            f"join here, with {FOLDER_VARIABLE} set to a folder of this machine alone"
+            f"the last boot; to use it from here, serve it on {entry.host} with --host, and run budgetloader join "
+            f"here, with {FOLDER_VARIABLE} set to a folder of this machine alone"
         )
     return entry
 
 
 def names() -> list[str]:
-    """The services whose process is there, on this machine."""
+    """The services whose process runs on this machine."""
     found = []
     for path in folder().glob("*.json"):
         with contextlib.suppress(EngineError, FileNotFoundError):
@@ -245,7 +247,7 @@ def _now(parent: Path) -> float:
 
 
 def boot() -> str:
-    """Which of this machine's starts this is; the same in all its containers."""
+    """The kernel's id of this boot; the same in all containers of a machine."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -253,7 +255,7 @@ def boot() -> str:
 
 
 def start_time(pid: int) -> int | None:
-    """When the kernel started a process, in its ticks; None if there is none. Tells a reused pid apart."""
+    """When the kernel started a process, in ticks; None if it does not run. Tells apart processes that reuse a pid."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""`budgetloader serve`: a Ray cluster of one node, its coordinator, and their end."""
+"""`budgetloader serve`: starts and ends a Ray cluster of one node, with the coordinator."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from budgetloader.limits import MAX_PIXELS
 from budgetloader.parallel import cores
 from budgetloader.service import COORDINATE, DECODE, LOOPBACK, NAMESPACE, registry
 from budgetloader.service.blocks import Reading
+from budgetloader.service.failures import first_line
+from budgetloader.service.protocol import ServiceStatus
 from budgetloader.service.session import Session, session
 from budgetloader.service.stopping import Stopping, rearm
 
@@ -93,13 +95,13 @@ def service(
 
 @contextlib.contextmanager
 def _said_in_one_line(made: Session) -> Iterator[None]:
-    """Ray's errors at its start as ours: a disk or a memory that is full, a port that is taken."""
+    """Raise Ray's errors at its start as one line: a disk or a memory that is full, a port that is taken."""
     try:
         yield
     except (EngineError, KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:
-        why = str(error).strip().partition("\n")[0] or type(error).__name__
+        why = first_line(error) or type(error).__name__
         room = shutil.disk_usage(made.folder).free
         raise EngineError(
             f"Ray does not start ({why}); {room / 1e6:,.0f} MB are free for its files in {made.folder.parent}: set "
@@ -108,7 +110,7 @@ def _said_in_one_line(made: Session) -> Iterator[None]:
 
 
 def _shut_down() -> None:
-    """Ray's own end, which can wait for processes that are gone: whatever it has not ended then is killed."""
+    """End Ray. Its shutdown can wait for processes that have ended: what still runs after a while is killed."""
     shutdown = getattr(sys.modules.get("ray"), "shutdown", None)
     if shutdown is None:  # the start was broken off before Ray was imported
         return
@@ -118,12 +120,12 @@ def _shut_down() -> None:
 
 
 def own_address(host: str) -> str:
-    """The IPv4 address of this machine that a name or an address stands for; the loopback's are all 127.0.0.1.
+    """The IPv4 address of this machine that a name or an address stands for; 127.0.0.1 for all of the loopback's.
 
     Ray listens at the loopback alone where it is told of that one address, and at every address otherwise.
 
     Raises:
-        EngineError: it is none, or all of them: others must be able to connect to it.
+        EngineError: it is no address of this machine, or stands for all of them: others must be able to connect.
     """
     advice = "give an address of this machine by which the others reach it"
     try:
@@ -144,7 +146,7 @@ def own_address(host: str) -> str:
 
 @contextlib.contextmanager
 def known(name: str, address: str, token: str, made: Session, *, node: str) -> Iterator[registry.Entry]:
-    """This process as a service that trainers here can find, for as long as the block lasts."""
+    """Make this process known as a service that trainers on this machine can find, for as long as the block lasts."""
     pid = os.getpid()
     entry = registry.Entry(
         name=name,
@@ -164,8 +166,8 @@ def known(name: str, address: str, token: str, made: Session, *, node: str) -> I
         registry.remove(entry)
 
 
-def status(name: str) -> dict[str, Any]:
-    """What a service is doing, asked from the process that runs it."""
+def status(name: str) -> ServiceStatus:
+    """What a service is doing, for the process that runs it."""
     import ray
 
     coordinator: Any = ray.get_actor(f"coordinator-{name}", namespace=NAMESPACE)
@@ -252,14 +254,15 @@ def _coordinator(reading: Reading, name: str, memory_bytes: int, workers: int) -
 def serve_until_stopped(served: Served, *, stop: Stopping, metrics_port: int | None) -> None:
     """Wait for Ctrl-C or SIGTERM; serve Prometheus metrics at the loopback meanwhile, if asked.
 
-    When a process that the service cannot be without has ended, this one ends at once: trainers are told by that, and
-    Ray's own end would wait for what is gone. The guard clears up.
+    When a process of Ray's that the service cannot run without has ended, this one exits at once: by that trainers are
+    told, while Ray's shutdown would wait for what has ended. The guard clears up.
     """
     rearm(stop)
     if metrics_port is not None:
         from budgetloader.service.metrics import start
 
-        start(served.entry.name, port=metrics_port, host=LOOPBACK)
+        name = served.entry.name
+        start(name, lambda: status(name), port=metrics_port, host=LOOPBACK)
     next_beat = 0.0
     while not stop.wait(0.2):
         try:

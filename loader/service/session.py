@@ -1,4 +1,4 @@
-"""A service's folder on this machine, the process that clears it up, and the watch over Ray's own."""
+"""A service's folder on this machine, its guard, and the watch over Ray's processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from budgetloader.errors import EngineError
 from budgetloader.service import guard, registry
 
 _MOST_FOLDER_LETTERS = 43  # a socket's path may have 107, and Ray adds as many as 64 to its folder's
-_VITAL = {"raylet": "raylet", "gcs_server": "GCS"}  # without them a cluster is none
+_VITAL = {"raylet": "raylet", "gcs_server": "GCS"}  # a cluster cannot run without them
 
 
 class Session:
@@ -32,18 +32,18 @@ class Session:
         if len(os.fsencode(self.ray_folder)) > _MOST_FOLDER_LETTERS:
             self.folder.rmdir()
             raise EngineError(
-                f"{self.folder} is too long a name for the folder of Ray's sockets; set TMPDIR to a shorter one"
+                f"the name {self.folder} is too long for the folder of Ray's sockets; set TMPDIR to a shorter one"
             )
         self._vital: dict[int, tuple[str, int | None]] = {}
         self._start_guard()
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the service's processes have in their environment: the guard knows them by it."""
+        """What the service's processes have in their environment, for the guard to know them by."""
         return {guard.MARK: str(self.folder)}
 
     def watch(self) -> None:
-        """Take note of those of Ray's processes that the service cannot be without."""
+        """Take note of the processes of Ray's that the service cannot run without."""
         for pid in guard.processes_of(str(self.folder), spared=set()):
             with contextlib.suppress(OSError):
                 name = _VITAL.get(Path(f"/proc/{pid}/comm").read_text().strip())
@@ -72,7 +72,7 @@ class Session:
         with contextlib.suppress(subprocess.TimeoutExpired):
             if self._guard.wait(timeout=30) == 0:
                 return
-        guard.clear(str(self.folder), str(self._entry), spared={os.getpid()})  # in the stead of one that was killed
+        guard.clear(str(self.folder), str(self._entry), spared={os.getpid()})  # in place of a guard that was killed
 
     def _start_guard(self) -> None:
         reading, self._writing = os.pipe()
@@ -95,10 +95,10 @@ def session(*, entry: Path) -> Iterator[Session]:
     """A session for as long as the block lasts.
 
     Args:
-        entry: the file that makes the service known; whoever clears up removes it.
+        entry: the file that makes the service known; the guard removes it.
 
     Raises:
-        EngineError: TMPDIR is too long a name, or cannot be written to.
+        EngineError: TMPDIR's name is too long, or it cannot be written to.
     """
     try:
         made = Session(entry=entry)

@@ -1,4 +1,4 @@
-"""The end of a server: asked for by a signal, and there within seconds, whatever Ray is doing."""
+"""Signals end a server within seconds, whatever Ray is doing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 _EARLY = "interrupted while it started; nothing is left of it"
 END_SECONDS = 4.0  # from the signal to the end, at most
@@ -18,27 +18,28 @@ class Stopping:
     """Whether Ctrl-C or SIGTERM came.
 
     Attributes:
-        started: set it once the service is up: a stop is an orderly one from then on.
+        started: set it once the service runs: from then on, a signal ends it in order.
+        number: of the signal.
     """
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._requested = threading.Event()
         self.started = False
         self.number = 0
 
     @property
-    def asked(self) -> bool:
-        return self._asked.is_set()
+    def requested(self) -> bool:
+        return self._requested.is_set()
 
     def take(self, number: int, _: object) -> None:
-        """The signals' handler: while the service starts, whatever is under way is left at once."""
+        """The signals' handler: while the service starts, it interrupts whatever is being done."""
         self.number = number
-        self._asked.set()
+        self._requested.set()
         if not self.started:
             raise KeyboardInterrupt
 
     def wait(self, seconds: float) -> bool:
-        return self._asked.wait(seconds)
+        return self._requested.wait(seconds)
 
     @property
     def status(self) -> int:
@@ -46,14 +47,11 @@ class Stopping:
 
 
 @contextlib.contextmanager
-def stopping(*, last: Callable[[], None]) -> Iterator[Stopping]:
-    """Signals end this process in order, or 4 seconds later without: its guard clears up behind it.
+def stopping() -> Iterator[Stopping]:
+    """A signal ends the block in order. If that takes more than 4 seconds, the process exits, and its guard clears up.
 
-    The descriptor that signals are written to tells a thread of them even while the main one is deep in Ray, which
-    also puts a handler of its own in the place of ours.
-
-    Args:
-        last: called before an end without order.
+    Python writes a signal's number to a descriptor, so that a thread sees it even while the main thread is deep in Ray,
+    which also replaces our handlers.
     """
     state = Stopping()
     reading, writing = os.pipe()
@@ -67,10 +65,8 @@ def stopping(*, last: Callable[[], None]) -> Iterator[Stopping]:
             came = [number for number in data if number in numbers]
             if came:
                 state.number = state.number or came[0]
-                state._asked.set()
+                state._requested.set()
                 time.sleep(END_SECONDS)
-                with contextlib.suppress(Exception):
-                    last()
                 if not state.started:
                     print(_EARLY, file=sys.stderr, flush=True)
                 os._exit(state.status)
@@ -79,21 +75,21 @@ def stopping(*, last: Callable[[], None]) -> Iterator[Stopping]:
     try:
         yield state
     except BaseException as error:
-        stop = isinstance(error, (KeyboardInterrupt, SystemExit))  # ours, or that of Ray's own handler
-        if not state.asked or (state.started and not stop):
+        stop = isinstance(error, (KeyboardInterrupt, SystemExit))  # of our handler or of Ray's
+        if not state.requested or (state.started and not stop):
             raise
-        if not state.started:  # whatever was under way broke off in its own way
+        if not state.started:
             print(_EARLY, file=sys.stderr, flush=True)
         raise SystemExit(state.status) from None
     finally:
         signal.set_wakeup_fd(descriptor)
         for number, handler in before.items():
             signal.signal(number, handler)
-        if not state.asked:
-            os.close(writing)  # ends the thread; once asked it stays, in case Ray's own end takes long
+        if not state.requested:
+            os.close(writing)  # ends the thread; after a signal it stays, in case Ray's shutdown takes long
 
 
 def rearm(state: Stopping) -> None:
-    """Put our handlers back where Ray put its own."""
+    """Put our handlers back in place of Ray's."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, state.take)

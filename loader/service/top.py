@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.table import Table
 from rich.text import Text
 
+from budgetloader.service.protocol import ServiceStatus, TrainerStatus
 
-def table(name: str, state: dict[str, Any]) -> Table:
-    """A service's state for people."""
-    asked = state["hits"] + state["misses"]
+_SILENT_SECONDS = 30.0  # after which a trainer's speed says nothing any more
+
+
+def table(name: str, status: ServiceStatus) -> Table:
+    """A service's status for people."""
+    requested = status.hits + status.misses
     view = Table(
-        title=Text(f"{name}: {state['path']}, up {state['uptime_seconds']:,.0f} s"),
+        title=Text(f"{name}: {status.path}, up {status.uptime_seconds:,.0f} s"),
         caption=(
-            f"{state['used_bytes'] / 1e6:,.0f} of {state['memory_bytes'] / 1e6:,.0f} MB; "
-            f"{state['hits'] / asked if asked else 0:.0%} of blocks were there; "
-            f"{state['decoded']:,} samples decoded for {state['emitted']:,} emitted"
+            f"{status.used_bytes / 1e6:,.0f} of {status.memory_bytes / 1e6:,.0f} MB; "
+            f"{status.hits / requested if requested else 0:.0%} of blocks were cached; "
+            f"{status.decoded:,} samples decoded for {status.emitted:,} emitted"
         ),
     )
     for column in ("trainer", "schedule", "epoch", "step", "emitted", "decoded first", "images/s", "starved", "copied"):
         view.add_column(column, justify="left" if column in ("trainer", "schedule") else "right")
-    for t in state["trainers"]:
-        view.add_row(
-            Text(t["name"]),  # a name is no markup
-            Text(t["schedule"]),
-            *(f"{t[k]:,}" for k in ("epoch", "step", "emitted", "decoded")),
-            f"{t['images_per_second']:,.0f}",
-            f"{t['starved']:.0%}" if t["silent_seconds"] < 30 else f"silent for {t['silent_seconds']:.0f} s",
-            f"{t['copied']:,}" if t["copied"] else "",
-        )
+    for trainer in status.trainers:
+        view.add_row(*_row(trainer))
     return view
+
+
+def _row(trainer: TrainerStatus) -> tuple[Text | str, ...]:
+    silent = trainer.silent_seconds
+    return (
+        Text(trainer.name),  # a name is no markup
+        Text(trainer.schedule),
+        f"{trainer.epoch:,}",
+        f"{trainer.step:,}",
+        f"{trainer.emitted:,}",
+        f"{trainer.decoded:,}",
+        f"{trainer.images_per_second:,.0f}",
+        f"{trainer.starved:.0%}" if silent < _SILENT_SECONDS else f"silent for {silent:.0f} s",
+        f"{trainer.copied:,}" if trainer.copied else "",
+    )

@@ -1,21 +1,19 @@
-"""Messages between a trainer and the process between: JSON over a socket pair, with descriptors attached.
+"""A socket pair between a trainer and its bridge: messages as bytes, with file descriptors attached.
 
-A message above the socket's limit (a dataset's class names) goes as memory whose descriptor is attached. Both ends
-are one user's, but neither believes the other: a message that is none, or too large, is a `WireError`.
+A message above the socket's limit (a dataset's class names) goes as memory whose descriptor is attached. What the bytes
+mean is `protocol`'s concern. Neither end trusts the other: what is no message, or too large, is a `WireError`.
 """
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import socket
-from typing import Any
 
 MESSAGE_BYTES = 1 << 16  # sent as they are
 MOST_BYTES = 1 << 28  # of a message in memory
 _MOST_DESCRIPTORS = 4
-_IN_MEMORY = b"@"  # what stands for such a message; no JSON begins so
+_IN_MEMORY = b"@"  # stands for a message in memory; no JSON begins with it
 
 
 class WireError(Exception):
@@ -30,30 +28,29 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-def send(end: socket.socket, message: dict[str, Any], descriptors: list[int]) -> None:
-    """Send a message.
+def send(end: socket.socket, message: bytes, descriptors: list[int]) -> None:
+    """Send a message, not empty.
 
     Raises:
         OSError: the other end is closed.
         WireError: it is too large.
     """
-    data = json.dumps(message).encode()
-    if len(data) <= MESSAGE_BYTES:
-        socket.send_fds(end, [data], descriptors)
+    if len(message) <= MESSAGE_BYTES:
+        socket.send_fds(end, [message], descriptors)
         return
-    if len(data) > MOST_BYTES:
-        raise WireError(f"a message of {len(data):,} bytes is more than {MOST_BYTES:,}")
+    if len(message) > MOST_BYTES:
+        raise WireError(f"a message of {len(message):,} bytes is longer than {MOST_BYTES:,}")
     memory = os.memfd_create("message")
     try:
         with os.fdopen(os.dup(memory), "wb") as file:
-            file.write(data)
+            file.write(message)
         socket.send_fds(end, [_IN_MEMORY], [memory, *descriptors])
     finally:
         os.close(memory)
 
 
-def receive(end: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """The next message and its descriptors, which no process that is started later has; None at the end.
+def receive(end: socket.socket) -> tuple[bytes, list[int]] | None:
+    """The next message and its descriptors, which processes started later do not inherit; None at the end.
 
     Raises:
         WireError: it is no message.
@@ -68,30 +65,30 @@ def receive(end: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         return None
     try:
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(data) > MESSAGE_BYTES:
-            raise WireError("a message is longer than messages are")
+            raise WireError(f"a message is longer than {MESSAGE_BYTES:,} bytes")
         if data == _IN_MEMORY:
             data = _from_memory(descriptors)
-        message = json.loads(data)
-        if not isinstance(message, dict):
-            raise WireError("a message is no object")
-        return message, descriptors
-    except BaseException as error:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        if isinstance(error, (ValueError, RecursionError)):
-            raise WireError(f"a message is no JSON ({str(error)[:60]})") from None
+        return data, descriptors
+    except BaseException:
+        close_all(descriptors)
         raise
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close descriptors that nobody needs."""
+    while descriptors:
+        os.close(descriptors.pop())
 
 
 def _from_memory(descriptors: list[int]) -> bytes:
     """The bytes of a message in memory. Its descriptor, the first, is closed."""
     if not descriptors:
-        raise WireError("a message's memory did not come with it")
+        raise WireError("the memory of a long message is missing")
     memory = descriptors.pop(0)
     try:
         size = os.fstat(memory).st_size
         if not 0 < size <= MOST_BYTES:
-            raise WireError(f"a message of {size:,} bytes is none")
+            raise WireError(f"a message of {size:,} bytes is not among 1 … {MOST_BYTES:,}")
         with mmap.mmap(memory, size, prot=mmap.PROT_READ) as view:
             return view[:]
     except OSError as error:

@@ -1,22 +1,21 @@
-"""Decoding of blocks: stateless, so that any worker can make any block, again if need be."""
+"""Decoding of blocks. It keeps no state, so that any worker can make any block, also a second time."""
 
 from __future__ import annotations
 
 import time
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
-from budgetloader.batch import Planner
 from budgetloader.engines.base import Job, Output, Work
-from budgetloader.engines.native import Renderer
+from budgetloader.engines.rendering import Renderer
 from budgetloader.errors import CorruptSampleError, DatasetError
+from budgetloader.plans import Planner
 from budgetloader.schedule import Schedule
-from budgetloader.service.blocks import BLOCK, Key, Reading, Spec
+from budgetloader.service.blocks import BLOCK, Content, Key, Reading, Spec
 
 
-def decode_block(reading: Reading, key: Key, start: int, stop: int) -> dict[str, Any]:
+def decode_block(reading: Reading, key: Key, start: int, stop: int) -> Content:
     """Make a part of a block.
 
     Args:
@@ -24,9 +23,8 @@ def decode_block(reading: Reading, key: Key, start: int, stop: int) -> dict[str,
         key: which block.
         start, stop: which of its rows.
 
-    Returns (valid until the next call: Ray copies it):
-        images: uint8 [n, image_size, image_size, 3]; replaced: {row: label} where another sample stands
-        in; corrupt: {row: (message, sample)} of the rows that do not decode; seconds: what it took.
+    Returns:
+        Its content; the images are valid until the next call, because Ray copies them.
 
     Raises:
         DatasetError: the file is gone, or another one now.
@@ -36,21 +34,22 @@ def decode_block(reading: Reading, key: Key, start: int, stop: int) -> dict[str,
     first = key.number * BLOCK
     plan = planner.at(key.epoch, np.arange(first + start, first + stop, dtype=np.int64))
     images = buffer[: len(plan)]
-    labels, replaced = plan.labels.copy(), {}
+    replaced: dict[int, int] = {}
     corrupt: dict[int, tuple[str, int]] = {}
     for row in range(len(plan)):
         try:
-            if renderer.fill(plan, row, images[row], labels):
-                replaced[row] = int(labels[row])
+            sample = renderer.fill(plan, row, images[row])
+            if sample != plan.samples[row]:
+                replaced[row] = sample
         except CorruptSampleError as error:
             images[row] = 0
             corrupt[row] = (str(error), error.sample)
-    return {"images": images, "replaced": replaced, "corrupt": corrupt, "seconds": time.perf_counter() - began}
+    return Content(images, replaced, corrupt, time.perf_counter() - began)
 
 
 @lru_cache(maxsize=4)
 def _tools(reading: Reading, spec: Spec) -> tuple[Planner, Renderer, np.ndarray]:
-    """What a worker keeps between blocks of the same kind; new memory for each would cost as much as a copy."""
+    """What a worker keeps between blocks of one spec; new memory for each block would cost as much as a copy."""
     dataset = reading.open()
     if dataset.fingerprint != spec.fingerprint:
         raise DatasetError(

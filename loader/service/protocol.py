@@ -1,0 +1,393 @@
+"""The messages between a trainer, its bridge and the service's coordinator.
+
+A trainer starts a bridge and sends it requests, as JSON over a socket pair (`wire`). The bridge answers in the order of
+the requests. Some messages come with file descriptors:
+
+    request (trainer → bridge)               answer (bridge → trainer)
+    Hello           connect to the service   Welcome        one: the dataset's sizes and labels
+    StatusRequest   what is going on         ServiceStatus
+    Setup           what batches look like   none
+    Buffer          one: the memory          none
+    BatchRequest    make a batch             BatchAnswer    with the first loan two: the object store's memory, and the
+                                                            bridge's connection to the store (see `lending`)
+
+A `Failure` may stand in place of any answer.
+
+Trainer and bridge belong to one user and are of one version, but neither trusts the other: decoding checks that every
+field is present, of its type and in its range. What depends on the dataset is checked by `BatchRequest.check`.
+
+The bridge and the coordinator exchange `Progress`, `Taken`, `ServedDataset` and `ServiceStatus` through Ray.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple, TypeVar
+
+import numpy as np
+
+from budgetloader.errors import CorruptSampleError, EngineError, LoaderError, ServiceGoneError
+from budgetloader.service.blocks import Part, Spec
+from budgetloader.service.registry import Entry
+
+try:
+    import msgspec
+    from msgspec import Meta, Struct
+except ImportError:
+    raise EngineError("msgspec is not installed; pip install 'budgetloader[service]'") from None
+
+Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
+Positive = Annotated[int, Meta(ge=1, lt=1 << 62)]
+Seconds = Annotated[float, Meta(ge=0)]
+Span = tuple[Count, Count]
+_TONE_COLUMNS = {"uint8": 0, "uint16": 256, "float32": 2}  # see `budgetloader.resize.resample`
+
+
+class ProtocolError(Exception):
+    """What came is no message of this protocol."""
+
+
+class _Message(Struct, frozen=True, tag_field="op", forbid_unknown_fields=True):
+    pass
+
+
+# Requests
+
+
+class Hello(_Message, frozen=True, tag="hello"):
+    """Connect to a service.
+
+    Attributes:
+        entry: where the service is, and its token.
+        label: what people see this trainer as.
+    """
+
+    entry: Entry
+    label: str
+
+
+class StatusRequest(_Message, frozen=True, tag="status"):
+    """What is the service doing?"""
+
+
+class Setup(_Message, frozen=True, tag="setup"):
+    """What the trainer's batches look like.
+
+    Attributes:
+        spec: what their images depend on.
+        schedule: the trainer's, for people to see.
+        layout, dtype: of the buffers; float16 and bfloat16 are uint16, by their bits.
+        tone: three rows: what to write for a pixel value of each channel; see `budgetloader.resize.resample`.
+    """
+
+    spec: Spec
+    schedule: str
+    layout: Literal["channels_last", "contiguous"]
+    dtype: Literal["uint8", "uint16", "float32"]
+    tone: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+
+    def __post_init__(self) -> None:
+        columns = _TONE_COLUMNS[self.dtype]
+        if any(len(row) != columns for row in self.tone):
+            raise ValueError(f"a tone of {self.dtype} has {columns} columns")
+        if self.dtype == "uint16" and not all(0 <= v < 1 << 16 and v.is_integer() for row in self.tone for v in row):
+            raise ValueError("a tone of uint16 has whole numbers below 65,536")
+
+    @property
+    def tone_array(self) -> np.ndarray:
+        """The tone as `budgetloader.resize.apply_tone` takes it: uint16 [3, 256], or float32 [3, 2] or [3, 0]."""
+        return np.array(self.tone, np.uint16 if self.dtype == "uint16" else np.float32).reshape(3, -1)
+
+
+class Buffer(_Message, frozen=True, tag="buffer"):
+    """Memory that batches are written to; its descriptor is attached.
+
+    Attributes:
+        id: by which batches name it.
+        shape: [batch, height, width, 3] or [batch, 3, height, width].
+    """
+
+    id: Count
+    shape: tuple[Positive, Positive, Positive, Positive]
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+
+class BatchRequest(_Message, frozen=True, tag="batch"):
+    """Make a batch.
+
+    Attributes:
+        buffer: where it is written to, unless it is lent.
+        epoch, step: whose batch it is.
+        spans: its positions in the epoch's order, as stretches [start, stop).
+        ends: how many positions this epoch's budget has, and the next one's.
+        returned: loans that the trainer does not use any more.
+    """
+
+    buffer: Count
+    epoch: Count
+    step: Count
+    spans: tuple[Span, ...]
+    ends: tuple[Count, Count]
+    returned: tuple[Count, ...]
+
+    @property
+    def samples(self) -> int:
+        return sum(stop - start for start, stop in self.spans)
+
+    def check(self, *, samples: int) -> None:
+        """Nothing is looped over or allocated by a number that a batch cannot have.
+
+        Args:
+            samples: of the dataset.
+
+        Raises:
+            ProtocolError: the batch reaches beyond the dataset, or is empty.
+        """
+        if max(self.ends) > samples:
+            raise ProtocolError(f"a budget is larger than the dataset of {samples:,} samples")
+        if not self.spans or not all(start < stop <= self.ends[0] for start, stop in self.spans):
+            raise ProtocolError(f"a batch is of positions that a budget of {self.ends[0]:,} samples does not have")
+
+
+Request = Hello | StatusRequest | Setup | Buffer | BatchRequest
+
+
+# Answers
+
+
+class Welcome(_Message, frozen=True, tag="welcome"):
+    """The dataset. Attached: int64 [3, samples], its heights, widths and labels.
+
+    Attributes:
+        path, fingerprint, classes, verifies: see `ServedDataset`.
+        capacity_bytes: of the blocks that the service caches.
+        workers: decoding processes.
+        samples: of the dataset.
+    """
+
+    path: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    verifies: bool
+    capacity_bytes: Count
+    workers: Positive
+    samples: Positive
+
+
+class Loan(Struct, frozen=True, forbid_unknown_fields=True):
+    """A batch in the object store's memory.
+
+    Attributes:
+        number: by which the trainer returns it.
+        offset: of the batch, in bytes from the start of the store's memory.
+    """
+
+    number: Count
+    offset: Count
+
+
+class BatchAnswer(_Message, frozen=True, tag="batch"):
+    """A batch: in the buffer, or lent.
+
+    Attributes:
+        decoded: samples that were decoded because this trainer asked first.
+        decode_busy_seconds: that the service's workers are at work for it.
+        copied: batches so far that were copied because the object store's memory was not found.
+        replaced: (row, sample) where another sample stands in for one that does not decode.
+        loan: where the batch is, if it is lent.
+    """
+
+    decoded: Count
+    decode_busy_seconds: Seconds
+    copied: Count
+    replaced: tuple[tuple[Count, Count], ...] = ()
+    loan: Loan | None = None
+
+
+class Failure(_Message, frozen=True, tag="failure"):
+    """An error in place of an answer.
+
+    Attributes:
+        message: for people.
+        kind: "gone": the service; "sample": one that does not decode; "engine": anything else.
+        sample: its number, where it is one that does not decode.
+    """
+
+    message: str
+    kind: Literal["engine", "gone", "sample"] = "engine"
+    sample: Count = 0
+
+    @classmethod
+    def of(cls, error: LoaderError) -> Failure:
+        """The message for an error."""
+        if isinstance(error, CorruptSampleError):
+            return cls(str(error), "sample", error.sample)
+        return cls(str(error), "gone" if isinstance(error, ServiceGoneError) else "engine")
+
+    @property
+    def error(self) -> LoaderError:
+        """The error that the trainer gets."""
+        if self.kind == "sample":
+            return CorruptSampleError(self.message, sample=self.sample)
+        return ServiceGoneError(self.message) if self.kind == "gone" else EngineError(self.message)
+
+
+class TrainerStatus(Struct, frozen=True, forbid_unknown_fields=True):
+    """One trainer of a service.
+
+    Attributes:
+        id: tells trainers of one name apart.
+        name: the label that it connected with.
+        schedule: its schedule.
+        epoch, step: of the batch that it took last.
+        emitted: samples that it was given.
+        decoded: samples that were decoded because it asked first.
+        images_per_second: over the last seconds.
+        starved: the share of that time in which its bridge waited for blocks, 0 … 1.
+        copied: batches that were copied because the object store's memory was not found.
+        silent_seconds: since it asked for blocks.
+    """
+
+    id: str
+    name: str
+    schedule: str
+    epoch: Count
+    step: Count
+    emitted: Count
+    decoded: Count
+    images_per_second: Seconds
+    starved: Seconds
+    copied: Count
+    silent_seconds: Seconds
+
+
+class ServiceStatus(_Message, frozen=True, tag="status"):
+    """What a service is doing. `budgetloader top` and the metrics show it.
+
+    Attributes:
+        path: of the dataset.
+        samples: of the dataset.
+        uptime_seconds: of the coordinator.
+        memory_bytes: of shared memory that the service was given.
+        used_bytes, blocks: of the blocks that are cached.
+        hits, misses: blocks that were cached (or being decoded) when a trainer asked, or were not.
+        decoded, emitted: samples that were decoded, and that trainers were given.
+        trainers: those that are connected.
+    """
+
+    path: str
+    samples: Count
+    uptime_seconds: Seconds
+    memory_bytes: Count
+    used_bytes: Count
+    blocks: Count
+    hits: Count
+    misses: Count
+    decoded: Count
+    emitted: Count
+    trainers: tuple[TrainerStatus, ...]
+
+
+Answer = Welcome | BatchAnswer | ServiceStatus | Failure
+
+_T = TypeVar("_T")
+_REQUESTS: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+_ANSWERS: msgspec.json.Decoder[Answer] = msgspec.json.Decoder(Answer)
+
+
+def encode(message: Request | Answer) -> bytes:
+    return msgspec.json.encode(message)
+
+
+def decode_request(data: bytes) -> Request:
+    """The request that a trainer sent.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    return _decode(_REQUESTS, data)
+
+
+def decode_answer(data: bytes) -> Answer:
+    """The answer that a bridge gave.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    return _decode(_ANSWERS, data)
+
+
+def _decode(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"no message of this protocol: {str(error)[:200]}") from None
+
+
+# Between bridge and coordinator, through Ray
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a trainer has done so far; it goes with every request for blocks.
+
+    Attributes:
+        name, schedule: the trainer's, for people to see.
+        epoch, step: of the batch that is being made.
+        emitted: samples that it was given.
+        waited_seconds: by its bridge, for blocks.
+        copied: batches that were copied because the object store's memory was not found.
+    """
+
+    name: str
+    schedule: str
+    epoch: int
+    step: int
+    emitted: int
+    waited_seconds: float
+    copied: int
+
+
+class Taken(NamedTuple):
+    """The coordinator's answer to a request for blocks.
+
+    Attributes:
+        blocks: the parts of each, whose contents are Ray's references.
+        cached: whether each had been asked for before.
+        decoded: samples that are decoded for this request.
+        trainers: that share the memory.
+    """
+
+    blocks: list[list[Part]]
+    cached: list[bool]
+    decoded: int
+    trainers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServedDataset:
+    """What trainers plan with.
+
+    Attributes:
+        path: of the file, on the service's machine.
+        fingerprint, classes: as in `budgetloader.dataset.Dataset`.
+        verifies: whether checksums are compared.
+        capacity_bytes: of the blocks that the service caches.
+        workers: decoding processes.
+        heights, widths: uint16 [samples], pixels; labels: int64 [samples].
+    """
+
+    path: str
+    fingerprint: str
+    classes: tuple[str, ...]
+    verifies: bool
+    capacity_bytes: int
+    workers: int
+    heights: np.ndarray
+    widths: np.ndarray
+    labels: np.ndarray
