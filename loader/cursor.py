@@ -133,6 +133,11 @@ class Cursor:
                     f"the state was taken with {name} {given!r}, and this one has {own!r}; "
                     "resume with what the state was taken with" + (_LONGER if name == "schedule" else "")
                 )
+        for name in state.keys() - self._identity.keys() - {"version", "epoch", "step"}:
+            raise ResumeError(
+                f"the state was taken with {name} {state[name]!r}, and this one has none; "
+                "resume with what the state was taken with"
+            )
         epoch: Any = state.get("epoch")
         step: Any = state.get("step")
         if not (_is_count(epoch) and _is_count(step) and self._is_inside(epoch, step)):

@@ -3,12 +3,57 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from budgetloader.dataset import Dataset
-from budgetloader.errors import DatasetError
+from budgetloader.errors import ArgumentError, ArgumentTypeError, DatasetError
+
+
+class Mixture:
+    """Several files, of which every batch holds fixed proportions, whatever the files' sizes.
+
+    Over any first n samples of an epoch, a file with share s has n·s of them, ±1; each file goes through an order of
+    its own, without replacement until it is used up, and through another one then. M = ⌈D/B⌉ is that of all samples.
+
+    Args:
+        shares: each file's share, above 0, to five digits; they need not add up to 1.
+    """
+
+    def __init__(self, shares: Mapping[str | os.PathLike, float | str | Fraction]) -> None:
+        if not isinstance(shares, Mapping) or not shares:
+            raise ArgumentTypeError(f"Mixture({shares!r}): give a dict of files and their shares")
+        self.shares = dict(shares)
+
+    def __repr__(self) -> str:
+        return f"Mixture({self.shares!r})"
+
+
+def join(
+    paths: Sequence[str | os.PathLike] | Mixture, *, verify: bool = False, label_field: str | None = None
+) -> JoinedDataset:
+    """Open several files as one set.
+
+    Args:
+        paths: the files, in the order of their samples' numbers, or a mixture of them.
+        verify, label_field: as in `Dataset`.
+
+    Raises:
+        DatasetError: one cannot be opened, or they do not go together.
+        ArgumentError: no file was given.
+    """
+    files = list(paths.shares if isinstance(paths, Mixture) else paths)
+    if not files:
+        raise ArgumentError("path is an empty list; give one .beton file at least")
+    for file in files:
+        if not isinstance(file, (str, os.PathLike)):
+            raise ArgumentTypeError(f"path holds {file!r}; give .beton files")
+    parts = [Dataset(file, verify=verify, label_field=label_field) for file in files]
+    return JoinedDataset(parts, shares=list(paths.shares.values()) if isinstance(paths, Mixture) else None)
 
 
 class JoinedDataset:
@@ -19,19 +64,22 @@ class JoinedDataset:
 
     Args:
         parts: open datasets, in the order of the numbers.
+        shares: of each part in a batch, or None.
 
     Attributes:
         heights, widths: int64 [D], pixels.
         labels: int64 [D], numbers in `classes`.
         classes: the names of all parts' classes, in the order in which they first occur, or ().
-        part_sizes: samples of each part.
+        mixture: (samples of each part, share of each part), or None: see `Mixture`.
         fingerprint: 16 hex digits of the parts' own.
 
     Raises:
         DatasetError: no part; some parts name their classes, and some do not; one file twice.
     """
 
-    def __init__(self, parts: Sequence[Dataset]) -> None:
+    mapped = False  # not one file's map: engine "ffcv" refuses it
+
+    def __init__(self, parts: Sequence[Dataset], *, shares: Sequence[Any] | None = None) -> None:
         if not parts:
             raise DatasetError("no file was given; give one at least")
         prints = [part.fingerprint for part in parts]
@@ -42,8 +90,9 @@ class JoinedDataset:
                     "use weights= to draw samples more often"
                 )
         self.parts = tuple(parts)
-        self.part_sizes = tuple(len(part) for part in parts)
-        self._firsts = np.cumsum((0, *self.part_sizes))
+        sizes = tuple(len(part) for part in parts)
+        self.mixture = None if shares is None else (sizes, tuple(shares))
+        self._firsts = np.cumsum((0, *sizes))
         self.heights = np.concatenate([part.heights for part in parts])
         self.widths = np.concatenate([part.widths for part in parts])
         self.classes, self.labels = _classes(parts)

@@ -6,7 +6,7 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,16 +19,19 @@ from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, 
 from budgetloader.errors import EngineError, ScheduleError
 from budgetloader.feed import Feed
 from budgetloader.options import choose_crop, make_engine, make_planner, open_dataset, refuse_unexpected
+from budgetloader.joined import Mixture
 from budgetloader.order import Sampling
 from budgetloader.parallel import cores
 from budgetloader.plans import Index, stream
 from budgetloader.resize import Interpolation
 from budgetloader.schedule import Schedule
+from budgetloader.selections import Selection, Wanted
 from budgetloader.shard import local_shard
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import ArrayLike
 
 _log = logging.getLogger("budgetloader")
 
@@ -47,7 +50,8 @@ class BudgetLoader:
     where an epoch is left early.
 
     Args:
-        path: a `.beton` file, an open `Dataset`, or what else has its arrays (see `budgetloader.connect`).
+        path: a `.beton` file, a list of them (one set), a `Mixture` of them, an open `Dataset`, or what else has its
+            arrays (see `budgetloader.connect`).
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
         image_size: height and width of the images, pixels.
@@ -72,6 +76,11 @@ class BudgetLoader:
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is
             initialised, else 0 of 1.
         sampling: "independent", "cyclic" or "static"; see `budgetloader.order.Order`.
+        samples: a subset to train (or, with train=False, to evaluate) on: numbers of samples, each once, or a boolean
+            mask with an entry per sample of the set. An epoch is then ⌊α·⌈n/B⌉⌋ batches of its n samples.
+        weights: a number per sample of the set, or "balanced" (every class equally often): each place of an epoch is a
+            draw in proportion, with replacement. With `samples`, among those.
+        selection: a `budgetloader.Selection` of your own.
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
@@ -108,7 +117,7 @@ class BudgetLoader:
 
     def __init__(
         self,
-        path: str | os.PathLike | Dataset | Index,
+        path: str | os.PathLike | Sequence[str | os.PathLike] | Mixture | Dataset | Index,
         *,
         batch_size: int,
         image_size: int,
@@ -128,6 +137,9 @@ class BudgetLoader:
         rank: int | None = None,
         world_size: int | None = None,
         sampling: Sampling = "independent",
+        samples: ArrayLike | None = None,
+        weights: ArrayLike | str | None = None,
+        selection: Selection | None = None,
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
@@ -141,13 +153,15 @@ class BudgetLoader:
         device, shard = engines.check_device(device), local_shard(rank, world_size)
         self.dataset: Any = open_dataset(path, verify=verify, label_field=label_field)
         self.crop, self.crop_reason = choose_crop(crop, self.dataset)
-        drawn: Any = {"batch_size": batch_size, "seed": self.seed, "sampling": sampling, "crop": self.crop}
+        drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop}
+        wanted = Wanted(sampling, samples, weights, selection)
         self._planner = make_planner(
-            self.dataset, train=train, schedule=schedule, shard=shard, on_corrupt=on_corrupt, **drawn
+            self.dataset, train=train, schedule=schedule, wanted=wanted, shard=shard, on_corrupt=on_corrupt, **drawn
         )
+        drawn |= {"sampling": sampling, "dataset": self.dataset.fingerprint, "schedule": str(schedule)}
         self._cursor = Cursor(
             self._planner.steps,
-            identity={**drawn, "dataset": self.dataset.fingerprint, "schedule": str(schedule)},
+            identity={**drawn, **self._planner.identity},
             schedule=schedule,
             after_last="end" if train else "again",
         )

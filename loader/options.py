@@ -14,9 +14,10 @@ from budgetloader.arguments import check_choice
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Engine, Job
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
-from budgetloader.order import Sampling
+from budgetloader.joined import Mixture, join
 from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerLike
 from budgetloader.schedule import Schedule
+from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
 
 SMALL = 64  # pixels: images of up to this side, all of one size, are shifted by crop="auto", as CIFAR's are
@@ -78,6 +79,8 @@ def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
     """
     if isinstance(path, (str, os.PathLike)):
         return Dataset(path, verify=verify, label_field=label_field)
+    if isinstance(path, (list, tuple, Mixture)):
+        return join(path, verify=verify, label_field=label_field)
     if not all(hasattr(path, name) for name in ("heights", "widths", "labels", "fingerprint")):
         kind = type(path)
         raise ArgumentTypeError(
@@ -120,7 +123,7 @@ def make_planner(
     schedule: Schedule | None,
     batch_size: int,
     seed: int,
-    sampling: Sampling,
+    wanted: Wanted,
     shard: Shard,
     crop: Crop,
     on_corrupt: str,
@@ -134,13 +137,15 @@ def make_planner(
     if not train:
         if schedule is not None or on_corrupt != "raise":
             raise ScheduleError("train=False takes every sample once; leave schedule and on_corrupt out")
-        return EvaluationPlanner(dataset, batch_size=batch_size, shard=shard, crop=crop)
+        if wanted.weights is not None or wanted.selection is not None:
+            raise ScheduleError("train=False takes every sample once; leave weights and selection out")
+        return EvaluationPlanner(dataset, batch_size=batch_size, samples=wanted.samples, shard=shard, crop=crop)
     if schedule is None:
         raise ScheduleError("schedule is missing; give one such as Schedule.full(epochs=90)")
     if not isinstance(schedule, Schedule):
         raise ScheduleError(f"schedule {schedule!r} is no Schedule; give Schedule.parse(…), or another of them")
     return Planner(
-        dataset, schedule=schedule, batch_size=batch_size, seed=seed, sampling=sampling, shard=shard, crop=crop
+        dataset, schedule=schedule, batch_size=batch_size, seed=seed, wanted=wanted, shard=shard, crop=crop
     )
 
 

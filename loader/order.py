@@ -98,10 +98,16 @@ class Order:
     def __init__(self, budget: Budget, *, seed: int, sampling: Sampling = "independent") -> None:
         check_choice(sampling, get_args(Sampling), what="sampling", error=ScheduleError)
         self.budget, self.seed, self.sampling = budget, check_seed(seed), sampling
+        self.identity: dict[str, str] = {}  # a loader's state has the seed and the sampling anyway
         self._starts = [0]
         for epoch in range(budget.schedule.epochs):
             self._starts.append(self._starts[-1] + budget.epoch_samples(epoch))
         self._largest = max(budget.epoch_samples(epoch) for epoch in range(budget.schedule.epochs))
+
+    @property
+    def size(self) -> int:
+        """Positions of an epoch's order."""
+        return self._largest if self.sampling == "static" else self.budget.samples
 
     def ids(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """The samples at `positions` of `epoch`'s order: int64 [n] in, int64 [n] out."""

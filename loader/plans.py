@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from budgetloader import rng, windows
-from budgetloader.budget import Budget
 from budgetloader.errors import ScheduleError
-from budgetloader.order import Order, Sampling
 from budgetloader.schedule import Schedule
+from budgetloader.selections import Wanted, choose
+from budgetloader.selections.subset import digest, members_of
 from budgetloader.shard import Shard
 
 Crop = Literal["resized", "pad"]
@@ -84,6 +85,7 @@ class PlannerLike(Protocol):
     """What a loader needs of a planner: `Planner` and `EvaluationPlanner` have it, and so may one of your own."""
 
     batch_size: int
+    identity: dict[str, Any]  # what a loader's state must agree with, besides its keywords
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -101,7 +103,8 @@ class Planner:
 
     Args:
         index: the dataset's sizes and labels.
-        schedule, batch_size, seed, sampling: as in `BudgetLoader`.
+        schedule, batch_size, seed: as in `BudgetLoader`.
+        wanted: which samples are drawn.
         shard: this rank's part.
         crop: "resized" (random resized crop) or "pad" (a window of the image's size, shifted by up to 4 pixels).
     """
@@ -113,14 +116,21 @@ class Planner:
         schedule: Schedule,
         batch_size: int,
         seed: int,
-        sampling: Sampling = "independent",
+        wanted: Wanted | None = None,
         shard: Shard | None = None,
         crop: Crop = "resized",
     ) -> None:
         self.index, self.seed, self.batch_size = index, seed, batch_size
         self._windows = windows.padded_crop if crop == "pad" else windows.random_resized_crop
-        self.budget = Budget(schedule, samples=len(index), batch_size=batch_size)
-        self.order = Order(self.budget, seed=seed, sampling=sampling)
+        self.selection = choose(
+            index.labels,
+            wanted or Wanted(),
+            schedule=schedule,
+            batch_size=batch_size,
+            seed=seed,
+            mixture=getattr(index, "mixture", None),
+        )
+        self.budget, self.identity = self.selection.budget, self.selection.identity
         self.shard = shard or Shard()
         self.shard.share(batch_size)  # checks it
 
@@ -136,7 +146,7 @@ class Planner:
         """The plans of one or more steps, which together cost little more than one."""
         parts = [self.shard.positions(*self.budget.span(step)) for step in steps]
         positions = np.concatenate(parts)
-        whole = self._plan(epoch, 0, positions, self.order.ids(epoch, positions))
+        whole = self._plan(epoch, 0, positions, self.selection.ids(epoch, positions))
         start = 0
         for step, part in zip(steps, parts, strict=True):
             yield whole.part(slice(start, start + len(part)), step=step)
@@ -147,17 +157,19 @@ class Planner:
 
         With sampling="independent", where an epoch's order depends on nothing but the seed.
         """
-        return self._plan(epoch, 0, positions, self.order.ids(epoch, positions))
+        return self._plan(epoch, 0, positions, self.selection.ids(epoch, positions))
 
     def replacement(self, plan: BatchPlan, row: int, *, attempt: int) -> BatchPlan:
         """A plan of one sample, to stand in for a row that does not decode.
 
-        Which sample it is depends on (seed, epoch, position, attempt) alone.
+        Which sample it is depends on (seed, epoch, position, attempt) alone, and it is one of the selection.
         """
         positions = plan.positions[row : row + 1]
         numbers = rng.draws(positions, seed=self.seed, epoch=plan.epoch, purpose=rng.REPLACEMENT, block=attempt)
-        samples = (numbers[0] << np.uint64(32) | numbers[1]) % np.uint64(len(self.index))
-        return self._plan(plan.epoch, plan.step, positions, samples.astype(np.int64))
+        drawn = ((numbers[0] << np.uint64(32) | numbers[1]) % np.uint64(self.selection.size)).astype(np.int64)
+        # A position of the epoch's order, where some samples of the set must not be drawn.
+        samples = drawn if self.selection.uniform else self.selection.ids(plan.epoch, drawn)
+        return self._plan(plan.epoch, plan.step, positions, samples)
 
     def _plan(self, epoch: int, step: int, positions: np.ndarray, ids: np.ndarray) -> BatchPlan:
         heights, widths = self.index.heights[ids], self.index.widths[ids]
@@ -166,18 +178,28 @@ class Planner:
 
 
 class EvaluationPlanner:
-    """Every sample once, in file order, one epoch; the last batch may be short.
+    """Every sample, or every one of a subset in its order, once, in one epoch; the last batch may be short.
 
     The window is the centre, or with crop="pad" the whole image.
 
     With several ranks, each takes every world_size-th sample; ranks may differ by one sample.
     """
 
-    def __init__(self, index: Index, *, batch_size: int, shard: Shard | None = None, crop: Crop = "resized") -> None:
+    def __init__(
+        self,
+        index: Index,
+        *,
+        batch_size: int,
+        samples: ArrayLike | None = None,
+        shard: Shard | None = None,
+        crop: Crop = "resized",
+    ) -> None:
         shard = shard or Shard()
         self._windows = windows.whole if crop == "pad" else windows.center_crop
         self.index, self.batch_size = index, batch_size
-        self._ids = np.arange(shard.rank, len(index), shard.world_size, dtype=np.int64)
+        ids = np.arange(len(index), dtype=np.int64) if samples is None else members_of(samples, size=len(index))
+        self._ids = ids[shard.rank :: shard.world_size]
+        self.identity = {} if samples is None else {"samples": digest(ids)}
 
     @property
     def steps(self) -> tuple[int, ...]:

@@ -1,5 +1,153 @@
 """Which sample stands at which place of an epoch's order.
 
 A selection is an object with one method, `ids(epoch, positions)`: a pure function, so that any batch can be made
-again from (seed, epoch, step), on any engine and any number of ranks. Engines never learn of it.
+again from (seed, epoch, step), on any engine and any number of ranks. The planner asks it; engines never learn of it.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from budgetloader.budget import Budget
+from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
+from budgetloader.order import Order, Sampling
+from budgetloader.schedule import Schedule
+from budgetloader.selections.mixture import Mixed
+from budgetloader.selections.subset import Subset, members_of
+from budgetloader.selections.weighted import Weighted, balanced
+
+
+class Selection(Protocol):
+    """What may be given as `BudgetLoader(…, selection=…)`.
+
+    Attributes that it may have besides:
+        size: samples of a full epoch, D of M = ⌈D/B⌉ (default: those of the dataset). `ids` is asked for positions
+            below it.
+        identity: a dict that is JSON-able: what a state must agree with to be resumed (default: the class's name).
+    """
+
+    def ids(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """The samples at `positions` of `epoch`'s order: int64 [n] in, int64 [n] out, each 0 … D − 1."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a loader's keywords say of the samples that it draws.
+
+    Args:
+        sampling: "independent", "cyclic" or "static"; see `budgetloader.order.Order`.
+        samples: some of the set: their numbers, or a boolean mask with an entry per sample.
+        weights: a number per sample of the whole set, or "balanced": draws in proportion, with replacement.
+        selection: one's own.
+    """
+
+    sampling: Sampling = "independent"
+    samples: ArrayLike | None = None
+    weights: ArrayLike | str | None = None
+    selection: Selection | None = None
+
+
+class Chosen:
+    """A selection with what the planner needs to know of it.
+
+    Attributes:
+        budget: the batches of each epoch.
+        size: positions that replacements are drawn from.
+        identity: what is added to a loader's state; {} for the whole set in the usual order.
+        uniform: whether a replacement may be any sample of the set.
+    """
+
+    def __init__(self, selection: Selection, budget: Budget, *, total: int, uniform: bool = False) -> None:
+        self._selection, self.budget, self._total, self.uniform = selection, budget, total, uniform
+        self.size = int(getattr(selection, "size", budget.samples))
+        kind = type(selection)
+        named = {"selection": f"{kind.__module__}.{kind.__qualname__}"}
+        self.identity: dict[str, Any] = dict(getattr(selection, "identity", named))
+
+    def ids(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """As the selection gives them, checked: engines read what they are told.
+
+        Raises:
+            ScheduleError: they are no samples of the set.
+        """
+        found = np.asarray(self._selection.ids(epoch, positions))
+        if found.shape != positions.shape or not np.issubdtype(found.dtype, np.integer):
+            raise ScheduleError(
+                f"the selection gave {found.dtype} {list(found.shape)} for {len(positions)} positions; "
+                f"ids(epoch, positions) must return one integer for each"
+            )
+        if len(found) and not 0 <= found.min() <= found.max() < self._total:
+            wrong = found[(found < 0) | (found >= self._total)][0]
+            raise ScheduleError(f"the selection gave sample {wrong}, and the set has 0 … {self._total - 1}")
+        return found.astype(np.int64, copy=False)
+
+
+def choose(
+    labels: np.ndarray, wanted: Wanted, *, schedule: Schedule, batch_size: int, seed: int, mixture: Any = None
+) -> Chosen:
+    """The selection that a loader's keywords mean.
+
+    Args:
+        labels: int64 [D], of the whole set.
+        wanted: the keywords.
+        schedule, batch_size, seed: as in `BudgetLoader`.
+        mixture: (sizes, shares) of the set's parts, or None.
+
+    Raises:
+        ScheduleError: samples, weights or shares that cannot be.
+        ArgumentError: keywords that do not go together.
+    """
+    _check_together(wanted, mixture)
+    total = len(labels)
+    members = None if wanted.samples is None else members_of(wanted.samples, size=total)
+
+    def budget(samples: int) -> Budget:
+        return Budget(schedule, samples=samples, batch_size=batch_size)
+
+    if mixture is not None:
+        mixed = Mixed(*mixture, seed=seed)
+        return Chosen(mixed, budget(mixed.size), total=total)
+    if wanted.selection is not None:
+        own = wanted.selection
+        return Chosen(own, budget(int(getattr(own, "size", total))), total=total)
+    size = total if members is None else len(members)
+    if wanted.weights is not None:
+        of = labels if members is None else labels[members]
+        order: Selection = Weighted(_weights(wanted.weights, of, members, total=total), seed=seed)
+    else:
+        order = Order(budget(size), seed=seed, sampling=wanted.sampling)
+    if members is not None:
+        return Chosen(Subset(members, order), budget(size), total=total)
+    whole = isinstance(order, Order) and wanted.sampling != "static"
+    return Chosen(order, budget(size), total=total, uniform=whole)
+
+
+def _weights(given: ArrayLike | str, labels: np.ndarray, members: np.ndarray | None, *, total: int) -> np.ndarray:
+    if isinstance(given, str):
+        if given != "balanced":
+            raise ArgumentError(f"weights {given!r} is not known; give 'balanced', or a number per sample")
+        return balanced(labels)
+    weights = np.asarray(given, dtype=np.float64)
+    if weights.shape != (total,):
+        raise ScheduleError(f"weights of shape {weights.shape}: give one number for each of the set's {total} samples")
+    return weights if members is None else weights[members]
+
+
+def _check_together(wanted: Wanted, mixture: Any) -> None:
+    if wanted.selection is not None and not callable(getattr(wanted.selection, "ids", None)):
+        raise ArgumentTypeError(
+            f"selection {wanted.selection!r} has no method ids(epoch, positions); see budgetloader.Selection"
+        )
+    given: Sequence[str] = [name for name in ("selection", "weights", "samples") if getattr(wanted, name) is not None]
+    if mixture is not None and given:
+        raise ArgumentError(f"{given[0]}= and a Mixture both say what is drawn; leave one of them out")
+    if wanted.selection is not None and len(given) > 1:
+        raise ArgumentError(f"selection= says what is drawn; leave {given[1]}= out")
+    if wanted.sampling != "independent" and ("selection" in given or "weights" in given or mixture is not None):
+        what = "a Mixture" if mixture is not None else f"{given[0]}="
+        raise ArgumentError(f"sampling={wanted.sampling!r} does not go with {what}, which says what is drawn")

@@ -26,13 +26,18 @@ class Subset:
     def __init__(self, members: np.ndarray, order: _Selection) -> None:
         self.members, self._order, self.size = members, order, len(members)
         self.identity: dict[str, Any] = {
-            "samples": hashlib.sha256(members.astype("<i8").tobytes()).hexdigest()[:16],
+            "samples": digest(members),
             **getattr(order, "identity", {}),
         }
 
     def ids(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """The samples at `positions` of `epoch`: int64 [n] in, int64 [n] out."""
         return self.members[self._order.ids(epoch, positions)]
+
+
+def digest(members: np.ndarray) -> str:
+    """Tells subsets apart: 16 hex digits."""
+    return hashlib.sha256(members.astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def members_of(samples: ArrayLike, *, size: int) -> np.ndarray:

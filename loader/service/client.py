@@ -38,6 +38,9 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
         ("independent",),
         "only sampling='independent' can be shared; the order of the others depends on the schedule",
     ),
+    "samples": ((None,), "subsets are not shared; make a BudgetLoader from the file"),
+    "weights": ((None,), "weighted draws are not shared; make a BudgetLoader from the file"),
+    "selection": ((None,), "selections are not shared; make a BudgetLoader from the file"),
     "label_field": ((None,), "the service opens the file, and takes the field named 'label'; leave it out"),
 }
 # What torch's DataLoader takes.
