@@ -4,10 +4,10 @@ Claim: `BudgetLoader.verdict()` says within 15 % how many times a trainer's dema
 
     python -m budgetloader.bench.verdict
 
-How it is measured: every engine has a process of its own. In each turn it first says how many images per
-second it gives to a trainer that only takes them; then come trainers that sleep for each batch, so long
-that the engine could deliver 0.5 … 6 times what they take, with pauses between their epochs as an
-evaluation makes. How long they slept is measured: a sleep of half a millisecond takes longer. The verdict's
+How it is measured: every engine has a process of its own. Trainers sleep for each batch, so long that the
+engine could deliver 0.5 … 6 times what they take, with pauses between their epochs as an evaluation makes.
+Before and after each, a trainer that only takes images says how many per second there are: the mean of the
+two is the engine's speed. How long they slept is measured: a sleep of half a millisecond takes longer. The verdict's
 headroom is compared with what is known then: for an engine that works ahead, the ratio r of the two speeds;
 for one that makes a batch when it is asked for (resident, synthetic), of which a trainer waits for all, r
 where the wait is below 5 % of the time, and otherwise the share of its own speed at which the trainer runs,
@@ -95,8 +95,11 @@ def measure(data: str, small: str, *, engines: Sequence[str], turns: int, say: C
                 seeds = iter(range(100 * turn, 100 * turn + 100))
                 rate = child.ask(seconds_per_image=0, seed=next(seeds))["images_per_second"]
                 for ratio in HEADROOMS if turn else ():
-                    result = child.ask(seconds_per_image=ratio / rate, seed=next(seeds))
-                    known = expected(child.name, rate * result["trainer_seconds_per_image"])
+                    before = rate
+                    result = child.ask(seconds_per_image=ratio / before, seed=next(seeds))
+                    rate = child.ask(seconds_per_image=0, seed=next(seeds))["images_per_second"]
+                    speed = (before + rate) / 2
+                    known = expected(child.name, speed * result["trainer_seconds_per_image"])
                     said.setdefault((child.name, ratio), []).append((known, result["headroom"]))
             say(f"turn {turn} of {turns}" + ("" if turn else " (warm-up)"))
     rows = []

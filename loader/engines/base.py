@@ -17,6 +17,7 @@ import numpy as np
 
 from budgetloader.arguments import check_choice, check_count
 from budgetloader.batch import Batch
+from budgetloader.engines.laps import Laps
 from budgetloader.errors import ArgumentError, EngineError
 from budgetloader.plans import BatchPlan, Crop
 from budgetloader.resize import INTERPOLATIONS, Interpolation
@@ -102,13 +103,13 @@ def _three(values: Any, *, what: str) -> tuple[float, float, float]:
         red, green, blue = (float(value) for value in values)
     except (TypeError, ValueError):
         raise ArgumentError(f"{what} {values!r}: give three numbers, of red, green and blue") from None
-    if max(red, green, blue) > 1:
+    if any(value > 1 for value in (red, green, blue)):
         scaled = ", ".join(f"{value / 255:.3f}" for value in (red, green, blue))
         raise ArgumentError(
             f"{what} {values!r} is beyond the scale from 0 to 1 that pixels have here; on the scale from 0 to 255, "
             f"divide by 255: {what}=({scaled})"
         )
-    if not min(red, green, blue) >= 0:
+    if not all(value >= 0 for value in (red, green, blue)):  # NaN is not
         raise ArgumentError(f"{what} {values!r}: give three numbers from 0 to 1")
     return red, green, blue
 
@@ -181,6 +182,7 @@ class Work:
         self._decoded: Counter[int] = Counter()
         self._busy: dict[str, float] = {}
         self._made = 0
+        self._laps = Laps()
 
     def add_decoded(self, epoch: int, samples: int) -> None:
         with self._lock:
@@ -189,6 +191,8 @@ class Work:
     def add_busy(self, seconds: float, *, samples: int = 0, stage: str = "") -> None:
         """Time in which the engine was at work; of one of n workers, the n-th part of it.
 
+        Laps that others interrupted count as those that nobody did (see `budgetloader.engines.laps`).
+
         Args:
             seconds: the time.
             samples: that were finished in it.
@@ -196,7 +200,8 @@ class Work:
                 handed over: the part. The slowest stage is what limits the engine.
         """
         with self._lock:
-            self._busy[stage] = self._busy.get(stage, 0.0) + seconds
+            counted = self._laps.usual(seconds, samples) if samples else seconds
+            self._busy[stage] = self._busy.get(stage, 0.0) + counted
             self._made += samples
 
     def decoded(self, epoch: int) -> int:
