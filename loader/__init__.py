@@ -41,9 +41,11 @@ if TYPE_CHECKING:
         ScheduleError,
         ServiceGoneError,
     )
+    from budgetloader.joined import Mixture
     from budgetloader.loader import BudgetLoader
     from budgetloader.sampler import BudgetSampler
     from budgetloader.schedule import Schedule
+    from budgetloader.selections import Selection
     from budgetloader.service.client import connect
     from budgetloader.stats import EpochStats, Verdict
 
@@ -82,9 +84,11 @@ __all__ = [
     "EngineError",
     "EpochStats",
     "LoaderError",
+    "Mixture",
     "ResumeError",
     "Schedule",
     "ScheduleError",
+    "Selection",
     "ServiceGoneError",
     "Verdict",
     "connect",

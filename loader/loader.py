@@ -18,8 +18,8 @@ from budgetloader.dataset import Dataset
 from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
 from budgetloader.errors import EngineError, ScheduleError
 from budgetloader.feed import Feed
-from budgetloader.options import choose_crop, make_engine, make_planner, open_dataset, refuse_unexpected
 from budgetloader.joined import Mixture
+from budgetloader.options import choose_crop, make_engine, make_planner, open_dataset, refuse_unexpected
 from budgetloader.order import Sampling
 from budgetloader.parallel import cores
 from budgetloader.plans import Index, stream

@@ -144,9 +144,7 @@ def make_planner(
         raise ScheduleError("schedule is missing; give one such as Schedule.full(epochs=90)")
     if not isinstance(schedule, Schedule):
         raise ScheduleError(f"schedule {schedule!r} is no Schedule; give Schedule.parse(…), or another of them")
-    return Planner(
-        dataset, schedule=schedule, batch_size=batch_size, seed=seed, wanted=wanted, shard=shard, crop=crop
-    )
+    return Planner(dataset, schedule=schedule, batch_size=batch_size, seed=seed, wanted=wanted, shard=shard, crop=crop)
 
 
 def make_engine(engine: str | Callable[[Job], Engine], job: Job) -> tuple[Engine, str, str]:
