@@ -28,7 +28,8 @@ LAYERS = (  # each imports from its own line or those above it
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
     "engines": (
-        {"base", "threads"},
+        {"laps", "threads"},
+        {"base"},
         {"base_direct", "base_threaded", "buffers", "normalize"},
         {"upload"},
         {"rendering"},
