@@ -15,7 +15,9 @@ LAYERS = (  # each imports from its own line or those above it
     {"schedule"},
     {"cursor", "shard", "theory"},
     {"beton", "jpeg", "order", "resize", "windows"},
+    {"selections"},
     {"dataset", "plans", "sources"},
+    {"joined"},
     {"batch"},
     {"convert", "engines", "generate", "verify"},
     {"feed", "options"},
@@ -27,6 +29,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"__main__"},
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
+    "selections": ({"mixture", "subset", "weighted"}, {"__init__"}),
     "engines": (
         {"laps", "threads"},
         {"base"},

@@ -1,4 +1,8 @@
-"""What version 0.1 gave, recorded then: plans, streams, pixels, a state and a file. None of it may change."""
+"""What version 0.1 gave, recorded then: plans, streams, pixels, a state and a file. None of it may change.
+
+One thing did: with sampling="static", what stands in for a sample that does not decode is drawn from the static draw,
+and no longer from the whole set.
+"""
 
 import hashlib
 import json
@@ -11,6 +15,7 @@ import pytest
 
 from budgetloader import BudgetLoader, Dataset, Schedule, engines
 from budgetloader.plans import EvaluationPlanner, Planner, stream
+from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
 
 FOLDER = Path(__file__).parent / "recorded"
@@ -61,7 +66,7 @@ def test_plans_are_those_of_version_0_1(index, name):
             update(state, plan.positions, rows(plan), plan.labels)
     else:
         for rank in range(int(world[0])):
-            options = {"sampling": sampling, "crop": crop, "shard": Shard(rank, int(world[0]))}
+            options = {"wanted": Wanted(sampling), "crop": crop, "shard": Shard(rank, int(world[0]))}
             planner = Planner(index, schedule=R3, batch_size=16, seed=2**63 + 5, **options)
             for plan in stream(planner, epoch=0, step=0):
                 update(state, plan.positions, rows(plan), plan.labels)

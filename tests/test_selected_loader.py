@@ -1,0 +1,217 @@
+"""What is drawn, through the whole loader: the same samples on every engine, on any number of ranks, after a resume."""
+
+import json
+from collections import Counter
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from conftest import damage
+from test_engines import ENGINES
+
+from budgetloader import (
+    ArgumentError,
+    ArgumentTypeError,
+    BudgetLoader,
+    Dataset,
+    DatasetError,
+    Mixture,
+    ResumeError,
+    Schedule,
+    ScheduleError,
+)
+from budgetloader.convert import convert
+from budgetloader.sources import Source, image_folder
+
+SCHEDULE = Schedule.of(["0.5", 1, "0.25"])
+
+
+class Reversed:
+    """A selection of one's own: the last samples first."""
+
+    size = 40
+    identity = {"reversed": 1}  # noqa: RUF012
+
+    def ids(self, epoch, positions):
+        return 69 - (positions + epoch) % self.size
+
+
+@pytest.fixture(scope="session")
+def other_beton(folder, tmp_path_factory):
+    """Some of `folder`'s images, made smaller, in three of its classes, which have other numbers here."""
+    source = image_folder(folder)
+    classes = (source.classes[5], source.classes[2], source.classes[9])
+    taken = [i for i, label in enumerate(source.labels) if source.classes[label] in classes][:13]
+    labels = [classes.index(source.classes[source.labels[i]]) for i in taken]
+    names = [source.names[i] for i in taken]
+    path = tmp_path_factory.mktemp("other") / "other.beton"
+    convert(Source(names, labels, classes, lambda i: source.load(taken[i]).resize((64, 48))), path)
+    return path
+
+
+KINDS = {
+    "subset": {"samples": list(range(3, 60, 2))},
+    "mask": {"samples": np.arange(70) % 3 == 0, "sampling": "cyclic"},
+    "weights": {"weights": np.arange(70.0)},
+    "balanced subset": {"weights": "balanced", "samples": list(range(50))},
+    "own": {"selection": Reversed()},
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def drawn(path, *, start=None, stop=None, **options):
+    """(epoch, labels, ids) of every batch, and the state after `stop` of them."""
+    options = {"schedule": SCHEDULE, "batch_size": 4, "image_size": 16, "workers": 2, "engine": "synthetic", **options}
+    found = []
+    with BudgetLoader(path, with_ids=True, **options) as batches:
+        if start is not None:
+            batches.load_state_dict(start)
+        for epoch in batches.epochs():
+            for _, labels, ids in batches:
+                found.append((epoch, labels.tolist(), ids.tolist()))
+                if len(found) == stop:
+                    return found, json.loads(json.dumps(batches.state_dict()))
+        for stats in batches.stats:
+            assert stats.samples_decoded == stats.samples_emitted or stats.samples_replaced
+    return found, None
+
+
+@every_kind
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_gives_the_samples_that_were_chosen(beton, small_beton, kind, engine):
+    path = small_beton if engine == "resident" else beton
+    batches, _ = drawn(path, engine=engine, **KINDS[kind])
+    assert [(e, ids) for e, _, ids in batches] == [(e, ids) for e, _, ids in drawn(beton, **KINDS[kind])[0]]
+    labels = Dataset(path).labels
+    assert all(given == labels[ids].tolist() for _, given, ids in batches)
+
+
+@every_kind
+def test_ranks_share_what_was_chosen_and_a_state_resumes_it_on_others(beton, kind):
+    whole, _ = drawn(beton, **KINDS[kind])
+    for ranks in (2, 4):
+        parts = [drawn(beton, rank=r, world_size=ranks, **KINDS[kind])[0] for r in range(ranks)]
+        for place, (_, _, ids) in enumerate(whole):
+            shared = [sample for part in parts for sample in part[place][2]]
+            assert set(shared) == set(ids) and (len(ids) < 4 or shared == ids)
+    taken, state = drawn(beton, stop=4, **KINDS[kind])
+    assert len(json.dumps(state)) < 400
+    assert taken + drawn(beton, start=state, **KINDS[kind])[0] == whole
+
+
+def test_an_epoch_of_a_subset_is_a_share_of_the_subset(beton):
+    batches, _ = drawn(beton, samples=list(range(20)))
+    assert Counter(epoch for epoch, _, _ in batches) == {0: 2, 1: 5, 2: 1}
+    assert sorted(i for epoch, _, ids in batches for i in ids if epoch == 1) == list(range(20))
+
+
+def test_weights_of_zero_keep_samples_out(beton):
+    batches, _ = drawn(beton, weights=np.r_[np.zeros(60), np.ones(10)])
+    assert {i for _, _, ids in batches for i in ids} <= set(range(60, 70))
+
+
+@pytest.mark.parametrize("engine", ["native", "dali"])
+def test_several_files_are_one_set(beton, other_beton, engine):
+    pytest.importorskip("nvidia.dali") if engine == "dali" else None
+    batches, _ = drawn([beton, other_beton], engine=engine, schedule=Schedule.full(epochs=1))
+    assert sorted(i for _, _, ids in batches for i in ids) == list(range(83))
+    first, second = Dataset(beton), Dataset(other_beton)
+    names = {i: first.classes[label] for i, label in enumerate(first.labels)}
+    names |= {70 + i: second.classes[label] for i, label in enumerate(second.labels)}
+    assert all(first.classes[x] == names[i] for _, labels, ids in batches for x, i in zip(labels, ids, strict=True))
+
+
+def test_the_pixels_of_joined_files_are_those_of_each(beton, other_beton):
+    options = {"train": False, "batch_size": 70, "image_size": 16, "workers": 2, "engine": "native", "dtype": "uint8"}
+    with BudgetLoader([beton, other_beton], **options) as both, BudgetLoader(other_beton, **options) as second:
+        images = [images.clone() for images, _ in both]
+        assert (images[1] == next(iter(second))[0]).all()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_mixture_holds_its_shares_whatever_the_files_sizes(beton, other_beton, ranks):
+    mixture = Mixture({beton: "0.3", other_beton: "0.7"})
+    parts = [drawn(mixture, rank=r, world_size=ranks, schedule=Schedule.full(epochs=2))[0] for r in range(ranks)]
+    order = [i for place in range(len(parts[0])) for part in parts for i in part[place][2]][:83]
+    taken = np.cumsum([i >= 70 for i in order])
+    assert all(abs(count - Fraction(7, 10) * n) < 1 for n, count in enumerate(taken, 1))
+    small = [i for i in order if i >= 70]
+    assert set(Counter(small[:52]).values()) == {4}  # four times through its 13
+
+
+def test_a_mixtures_state_resumes_it(beton, other_beton):
+    mixture = Mixture({beton: 1, other_beton: 1})
+    whole, _ = drawn(mixture)
+    taken, state = drawn(mixture, stop=13)
+    assert taken + drawn(mixture, start=state)[0] == whole
+    with pytest.raises(ResumeError, match="mixture"):
+        drawn(Mixture({beton: 1, other_beton: 2}), start=state)
+
+
+def test_evaluation_takes_a_subset_in_its_order(beton):
+    with BudgetLoader(
+        beton, train=False, samples=[9, 4, 60], batch_size=2, image_size=16, engine="synthetic", with_ids=True
+    ) as batches:
+        assert [ids.tolist() for _, _, ids in batches] == [[9, 4], [60]]
+
+
+def test_a_replacement_is_one_of_the_selection(beton, tmp_path):
+    broken = damage(beton, tmp_path / "broken.beton", samples=tuple(range(0, 20, 2)))
+    subset = list(range(20))
+    batches, _ = drawn(broken, engine="native", samples=subset, on_corrupt="replace")
+    shown = {i for _, _, ids in batches for i in ids}
+    assert shown <= set(range(1, 20, 2))
+
+
+def test_a_state_of_another_selection_is_refused(beton):
+    _, state = drawn(beton, stop=1, samples=list(range(16)))
+    for other in ({}, {"samples": list(range(1, 17))}, {"weights": "balanced"}):
+        with pytest.raises(ResumeError, match="samples|weights"):
+            drawn(beton, start=state, **other)
+    _, state = drawn(beton, stop=1)
+    with pytest.raises(ResumeError, match="weights"):
+        drawn(beton, start=state, weights="balanced")
+
+
+class Wrong:
+    def __init__(self, found):
+        self.found = found
+
+    def ids(self, epoch, positions):
+        return self.found(positions)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"weights": "even"}, ArgumentError, "give 'balanced'"),
+        ({"weights": [1.0]}, ScheduleError, "the set's 70 samples"),
+        ({"samples": [70]}, ScheduleError, "sample 70 is outside"),
+        ({"weights": "balanced", "sampling": "cyclic"}, ArgumentError, "does not go with weights="),
+        ({"selection": Reversed(), "samples": [1]}, ArgumentError, "leave samples= out"),
+        ({"selection": 3}, ArgumentTypeError, r"no method ids\(epoch, positions\)"),
+        ({"selection": Wrong(lambda p: p + 70)}, ScheduleError, "gave sample 70"),
+        ({"selection": Wrong(lambda p: p[:-1])}, ScheduleError, "one integer for each"),
+        ({"selection": Wrong(lambda p: p * 0.5)}, ScheduleError, "float64"),
+        ({"train": False, "schedule": None, "weights": "balanced"}, ScheduleError, "leave weights and selection out"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(beton, options, error, message):
+    with pytest.raises(error, match=message):
+        drawn(beton, **options)
+
+
+def test_files_that_do_not_go_together_are_refused(folder, beton, other_beton, tmp_path):
+    source = image_folder(folder)
+    nameless = tmp_path / "nameless.beton"
+    convert(Source(source.names[:2], [0, 1], (), source.load), nameless)
+    with pytest.raises(DatasetError, match="names its classes and .* does not"):
+        drawn([beton, nameless])
+    with pytest.raises(DatasetError, match="are the same samples"):
+        drawn([beton, other_beton, beton])
+    with pytest.raises(ArgumentError, match="empty list"):
+        drawn([])
+    with pytest.raises(ArgumentTypeError, match="holds 3"):
+        drawn([beton, 3])
+    with pytest.raises(ArgumentError, match="leave one of them out"):
+        drawn(Mixture({beton: 1, other_beton: 1}), samples=[1])
