@@ -152,15 +152,18 @@ def _converted(source: Source, path: Path, progress: Progress) -> Dataset:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         for line in source.warnings:
-            progress.console.print(f"warning: {line}", soft_wrap=True, markup=False)
+            _say(progress, f"warning: {line}")
         task = progress.add_task(f"convert {path.stem}", total=len(source))
         report = convert(source, path, progress=lambda n: progress.update(task, completed=n))
         fewest, most = min(report.labels.values()), max(report.labels.values())
-        said = (
-            f"{path.name}: {report.samples:,} images of {len(report.labels):,} classes, {fewest:,} to {most:,} of each"
-        )
-        progress.console.print(said, soft_wrap=True, markup=False, highlight=False)
+        classes = f"{len(report.labels):,} classes, {fewest:,} to {most:,} of each"
+        _say(progress, f"{path.name}: {report.samples:,} images of {classes}")
     return Dataset(path)
+
+
+def _say(progress: Progress, line: str) -> None:
+    if not progress.disable:
+        progress.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _hold_out(source: Source) -> np.ndarray:
