@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +90,8 @@ def prepare(
         train = _converted(source, folder / "train.beton", progress)
         return _checked(Data(data.name, train, _as_dataset(evaluation, folder / "val.beton", progress)))
     kept = _hold_out(source)
-    train = _converted(_part(source, ~kept), folder / "train.beton", progress)
+    rest = dataclasses.replace(_part(source, ~kept), warnings=source.warnings)
+    train = _converted(rest, folder / "train.beton", progress)
     return _checked(Data(data.name, train, _converted(_part(source, kept), folder / "val.beton", progress)))
 
 
