@@ -180,7 +180,9 @@ class _Beside(_Pooled):
 
     def __init__(self, job: Job, device: torch.device) -> None:
         if device.index is None:
-            raise EngineError("device 'cuda' has no number; give 'cuda:0', or what budgetloader.engines.check_device says")
+            raise EngineError(
+                "device 'cuda' has no number; give 'cuda:0', or what engines.check_device says"
+            )
         super().__init__(job, _raw(job.output), allocate=self._pinned)
         self._device = device
         self._most_held = job.capacity + 2  # batches whose copies are under way, at most: it bounds pinned memory

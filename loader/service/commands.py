@@ -34,7 +34,8 @@ def serve(options: argparse.Namespace) -> int:
         stop.started = True
         entry = served.entry
         print(
-            f"serving {options.file} as {entry.name!r}; budgetloader.connect({entry.name!r}, …); Ctrl-C ends it", flush=True
+            f"serving {options.file} as {entry.name!r}; budgetloader.connect({entry.name!r}, …); Ctrl-C ends it",
+            flush=True,
         )
         if entry.node != LOOPBACK:
             print(f"on other machines: budgetloader join {entry.address} --name {entry.name} …", flush=True)
