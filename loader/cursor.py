@@ -82,6 +82,7 @@ class Cursor:
         while True:
             self._go(*self._normal(*self._resume()))
             if self.epoch >= len(self._steps):
+                self._announced = False
                 return
             epoch, self._announced = self.epoch, True
             yield epoch

@@ -118,17 +118,14 @@ def test_what_a_trainer_does_with_its_batches_is_its_own_affair(served):
     the cap is reached."""
     options = {"image_size": 128, "seed": 3}
     expected, kept, got = private(served.data, "full@4", **options), {}, ([], [])
-    with (
-        served.connect("shared", "full@4", **options) as keeper,
-        served.connect("shared", "full@4", **options) as writer,
-    ):
-        (first, _) = sorted(bridges(os.getpid()))  # the keeper's is the older one
-        streams = hashes(keeper, kept, keep_every=9), hashes(writer, scribble=True)
-        for lines in zip(*streams, strict=True):
-            for lists, line in zip(got, lines, strict=True):
-                lists.append(line)
-            if lines[0][:2] == (0, 13):
-                os.kill(first, signal.SIGKILL)
+    with served.connect("shared", "full@4", **options) as keeper:
+        (bridge,) = bridges(os.getpid())
+        with served.connect("shared", "full@4", **options) as writer:
+            for lines in zip(hashes(keeper, kept, keep_every=9), hashes(writer, scribble=True), strict=True):
+                for found, line in zip(got, lines, strict=True):
+                    found.append(line)
+                if lines[0][:2] == (0, 13):
+                    os.kill(bridge, signal.SIGKILL)
         assert "/plasma" in Path("/proc/self/maps").read_text(), "the test would show nothing if batches were copied"
     assert got[0] == expected and got[1] == expected
     assert len(kept) == 16 and [line for line, batch in kept.items() if digest(*batch) != line[2]] == []
@@ -168,24 +165,23 @@ def test_staggered_trainers_of_different_ratios_decode_what_the_largest_does(ser
         assert lines == private(served.data, schedule, seed=seed)
     after = status("shared")
     assert after.decoded - before.decoded == 6 * SAMPLES  # no sample more
-    shorter = sum(len(lines) * 48 for lines in got)
-    assert after.emitted - before.emitted == shorter
+    assert after.emitted - before.emitted == sum(len(lines) * 48 for lines in got)
     assert not [trainer for trainer in after.trainers if re.fullmatch(r"n\d", trainer.name)]
 
 
-# The first of each kind kills more than one would: python -m budgetloader.bench.kill_matrix kills hundreds, one by one.
+# python -m budgetloader.bench.kill_matrix kills each process of a service, one at a time, as often as it is told.
 KILLS = int(os.environ.get("KILLS", "14"))
 
 
 def test_kills_all_at_once_change_no_bit_of_any_stream_and_sigterm_leaves_nothing(services):
     """Workers, the coordinator and other trainers are killed at random while one trainer goes on, another one is
     stopped, and the cap is reached all the time. KILLS=50 for more."""
-    server = services.serve("faulty", memory="90MB")
+    server = services.serve("kills", memory="90MB")
     jobs = [
         ("full@8", {"image_size": 128, "batch_size": 48}),
         ("0.618@4", {"image_size": 128, "batch_size": 32}),
     ]
-    survivors = [services.trainer("faulty", schedule, **job, step_seconds=0.25) for schedule, job in jobs]
+    survivors = [services.trainer("kills", schedule, **job, step_seconds=0.25) for schedule, job in jobs]
     for survivor in survivors:
         survivor.wait_for("connected")
     survivors[1].send_signal(signal.SIGSTOP)
@@ -193,7 +189,7 @@ def test_kills_all_at_once_change_no_bit_of_any_stream_and_sigterm_leaves_nothin
     kinds = (["worker"] * 9 + ["coordinator"] * 4 + ["trainer"]) * (-(-KILLS // 14))
     for kind in rng.sample(kinds, len(kinds))[:KILLS]:
         if kind == "trainer":
-            victim = services.trainer("faulty", "full@8", image_size=128)
+            victim = services.trainer("kills", "full@8", image_size=128)
             victim.wait_for(rng.choice(("connected", "[0, 2,", "[1, 5,")))
             victim.kill()
         else:

@@ -25,6 +25,7 @@ def names_of_streams(source: str) -> set[str]:
     """What of `NAMES` a source uses; the loader's own streams of plans, and threads' events, are other things."""
     tree = ast.parse(source)
     used = set()
+    keys = {id(key) for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys}  # words to explain
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in NAMES:
             used.add(ast.unparse(node))
@@ -32,7 +33,11 @@ def names_of_streams(source: str) -> set[str]:
             used.add(str(node.arg))
         elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("torch"):
             used |= {name.name for name in node.names} & NAMES
-        elif isinstance(node, ast.Constant) and node.value in {"record_stream", "pin_memory", "current_stream"}:
+        elif (
+            isinstance(node, ast.Constant)
+            and id(node) not in keys
+            and node.value in {"record_stream", "pin_memory", "current_stream"}
+        ):
             used.add(node.value)
     return used - {"threading.Event"}
 

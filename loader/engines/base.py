@@ -102,13 +102,13 @@ def _three(values: Any, *, what: str) -> tuple[float, float, float]:
         red, green, blue = (float(value) for value in values)
     except (TypeError, ValueError):
         raise ArgumentError(f"{what} {values!r}: give three numbers, of red, green and blue") from None
-    if max(red, green, blue) > 1:
+    if any(value > 1 for value in (red, green, blue)):
         scaled = ", ".join(f"{value / 255:.3f}" for value in (red, green, blue))
         raise ArgumentError(
             f"{what} {values!r} is beyond the scale from 0 to 1 that pixels have here; on the scale from 0 to 255, "
             f"divide by 255: {what}=({scaled})"
         )
-    if not min(red, green, blue) >= 0:
+    if not all(value >= 0 for value in (red, green, blue)):  # NaN is not
         raise ArgumentError(f"{what} {values!r}: give three numbers from 0 to 1")
     return red, green, blue
 

@@ -22,16 +22,17 @@ class NativeEngine(BaseEngine[Rendered]):
         super().__init__(capacity=job.capacity)
         self._uploader = uploader(job)
         compile_kernels(self._uploader.host)
-        self._threads = RenderThreads(job, self._uploader, self.work)
+        self._pool = RenderThreads(job, self._uploader, self.work)
+        self._threads = self._pool.threads
 
     def _prepare(self, plan: BatchPlan) -> Rendered:
         return Rendered(plan, self._uploader.take(len(plan)), plan.samples.copy())
 
     def _start(self, pending: Rendered) -> None:
-        self._threads.start(pending)
+        self._pool.start(pending)
 
     def _wait(self, pending: Rendered) -> None:
-        self._threads.wait(pending)
+        self._pool.wait(pending)
 
     def _take(self, pending: Rendered) -> Batch:
         if pending.error is not None:
@@ -44,5 +45,5 @@ class NativeEngine(BaseEngine[Rendered]):
         pending.cancelled = True
 
     def _stop(self) -> None:
-        self._threads.close()
+        self._pool.close()
         self._uploader.close()

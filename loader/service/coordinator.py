@@ -95,7 +95,7 @@ class Coordinator:
             capacity_bytes=int(memory_bytes * SHARE),
         )
         # Each worker once, so that the first trainer does not wait for imports and compiled code.
-        self._warm_up = [
+        self._warming_up = [
             ray.remote(num_cpus=0, resources={DECODE: 1})(_warm_up).remote(reading) for _ in range(workers)
         ]
         self._path, self._memory_bytes = reading.path, memory_bytes
@@ -105,7 +105,7 @@ class Coordinator:
 
     def ready(self) -> None:
         """Wait until the workers have been warmed up."""
-        ray.get(self._warm_up)
+        ray.get(self._warming_up)
 
     def index(self) -> ServedDataset:
         """What trainers plan with."""
