@@ -12,7 +12,8 @@ from conftest import ROOT
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 NAMES = {path.relative_to(ROOT).as_posix(): path for path in PAGES}
 _BLOCK = re.compile(
-    r"^(?P<indent> *)```(?P<kind>\w*)(?: title=\"(?P<title>[^\"]*)\")?\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S
+    r"^(?P<indent> *)```(?P<kind>\w*| \{\.\w+\})(?: title=\"(?P<title>[^\"]*)\")?\n(?P<text>.*?)^(?P=indent)```$",
+    re.M | re.S,
 )
 
 
