@@ -1,4 +1,4 @@
-"""From what was measured to the table: ratios with intervals, and what the difference to theory is made of."""
+"""From measured times to a table: ratios with intervals, and the parts of their difference to theory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from budgetloader import theory
 from budgetloader.bench.estimate import trimmed_mean, weighted
-from budgetloader.models.train import EpochRecord
+from budgetloader.models.epoch import EpochRecord
 from budgetloader.schedule import Schedule
 
 TARGET_POINTS = 0.5  # the half-width at which a bench stops measuring, if its limit of rounds allows
@@ -44,8 +44,8 @@ def compare(
 ) -> dict[str, Any]:
     """One setting's training time as a share of full training's, over the first `rounds` epochs.
 
-    A ratio of plain sums (`ratio_of_sums`) takes what other processes did to the machine for the setting's
-    own. `ratio_measured` is put together from what is steadier:
+    A ratio of plain sums (`ratio_of_sums`) also counts the time that other processes took
+    from the machine. `ratio_measured` is computed from steadier parts:
 
         (ρ·Nₛ + Eₛ·βₛ) / (N_f + E_f·β_f)
 
@@ -66,7 +66,7 @@ def compare(
     `ratio_of_sums`, and predicts nothing.
 
     Args:
-        seeds: what was measured, each with `rounds` epochs of full training; a schedule of fewer epochs than
+        seeds: the measurements, each with `rounds` epochs of full training; a schedule of fewer epochs than
             `rounds` may have ended.
         schedule: the setting's.
         rounds: epochs of full training to compare with, at least 1.
@@ -74,34 +74,51 @@ def compare(
     own = [seed.records[:rounds] for seed in seeds]
     full = [seed.full[:rounds] for seed in seeds]
     last = _last_batch(full)
-    same = all(mine is other for seed in seeds for mine, other in seed.pairs)  # full training against itself
-    times = _Times(seeds, last)
+    same = all(own is full for seed in seeds for own, full in seed.pairs)  # full training against itself
     ratios = schedule.ratios[:rounds]
     corollary = float(sum(ratios, start=Fraction(0)) / rounds)  # a schedule that has ended spends nothing more
-    epochs, batches = len(own[0]), sum(_batches(record, last) for record in own[0])
-    batches_full = sum(_batches(record, last) for record in full[0])
+    theorems = (
+        _theorem(a, b, ratios=ratios, samples=samples, batch_size=batch_size) for a, b in zip(own, full, strict=True)
+    )
+    seconds = statistics.fmean(_sum(records, "train_seconds") for records in own)
+    return {
+        "epochs": len(own[0]),
+        "batches": sum(record.batches for record in own[0]),
+        "samples": sum(record.images for record in own[0]),
+        "train_seconds": seconds,
+        **_ratio(_Times(seeds, last), own[0], full[0], corollary=corollary, last=last, same=same),
+        "ratio_of_sums": seconds / statistics.fmean(_sum(records, "train_seconds") for records in full),
+        "ratio_theorem": statistics.fmean(theorems),
+        "rounds_measured": sum(len(seed.pairs) for seed in seeds),
+        "slices_measured": sum(len(seed.timed) for seed in seeds),
+        "slowest_epoch": _slowest(own, last),
+        "images_per_second": statistics.fmean(_sum(r, "images") / _sum(r, "train_seconds") for r in own),
+    }
+
+
+def _ratio(
+    times: _Times,
+    own: list[EpochRecord],
+    full: list[EpochRecord],
+    *,
+    corollary: float,
+    last: float,
+    same: bool,
+) -> dict[str, Any]:
+    """The measured ratio, its interval, and the parts of its difference to the corollary; see `compare`."""
+    rounds, epochs = len(full), len(own)
+    batches, batches_full = (sum(_batches(record, last) for record in records) for records in (own, full))
     whole = batches_full + rounds * times.first_full.value
     measured = (times.batch.value * batches + epochs * times.first.value) / whole
     parts = (times.batch.half_width * batches, times.first.half_width * epochs)
     half_width = math.hypot(*parts, times.first_full.half_width * rounds * measured) / whole
     starvation = (times.starved.value - times.starved_full.value) * batches / whole
-    seconds = statistics.fmean(_sum(records, "train_seconds") for records in own)
-    seconds_full = statistics.fmean(_sum(records, "train_seconds") for records in full)
     if same:
         measured, half_width = 1.0, 0.0
     return {
-        "epochs": epochs,
-        "batches": sum(record.batches for record in own[0]),
-        "samples": sum(record.images for record in own[0]),
-        "train_seconds": seconds,
         "ratio_measured": measured,
         "ratio_half_width": half_width,
         "conclusive": 100 * half_width <= CONCLUSIVE_POINTS,
-        "ratio_of_sums": seconds / seconds_full,
-        "ratio_theorem": statistics.fmean(
-            _theorem(a, b, ratios=ratios, samples=samples, batch_size=batch_size)
-            for a, b in zip(own, full, strict=True)
-        ),
         "ratio_corollary": corollary,
         "difference_points": 100 * (measured - corollary),
         "half_width_points": 100 * half_width,
@@ -111,10 +128,6 @@ def compare(
         "rest_points": 100 * ((times.batch.value - 1) * batches / whole - starvation),
         "batch_ratio": times.batch.value,
         "batch_ratio_half_width": times.batch.half_width,
-        "rounds_measured": sum(len(seed.pairs) for seed in seeds),
-        "slices_measured": sum(len(seed.timed) for seed in seeds),
-        "slowest_epoch": _slowest(own, last),
-        "images_per_second": statistics.fmean(_sum(r, "images") / _sum(r, "train_seconds") for r in own),
     }
 
 
@@ -128,15 +141,15 @@ class _Times:
     """
 
     def __init__(self, seeds: Sequence[Measured], last: float) -> None:
-        unit = [(mine, other, _batch_seconds(other, last)) for seed in seeds for mine, other in seed.pairs]
-        self.batch = trimmed_mean([_batch_seconds(mine, last) / seconds for mine, _, seconds in unit])
-        sliced = [mine / full for seed in seeds for mine, full in seed.timed]
+        unit = [(own, full, _batch_seconds(full, last)) for seed in seeds for own, full in seed.pairs]
+        self.batch = trimmed_mean([_batch_seconds(own, last) / seconds for own, _, seconds in unit])
+        sliced = [own / full for seed in seeds for own, full in seed.timed]
         if sliced:
             self.batch = weighted([self.batch, trimmed_mean(sliced)])
-        self.first = trimmed_mean([mine.first_wait_seconds / seconds for mine, _, seconds in unit])
-        self.first_full = trimmed_mean([other.first_wait_seconds / seconds for _, other, seconds in unit])
-        self.starved = trimmed_mean([_waited(mine, last) / seconds for mine, _, seconds in unit])
-        self.starved_full = trimmed_mean([_waited(other, last) / seconds for _, other, seconds in unit])
+        self.first = trimmed_mean([own.first_wait_seconds / seconds for own, _, seconds in unit])
+        self.first_full = trimmed_mean([full.first_wait_seconds / seconds for _, full, seconds in unit])
+        self.starved = trimmed_mean([_waited(own, last) / seconds for own, _, seconds in unit])
+        self.starved_full = trimmed_mean([_waited(full, last) / seconds for _, full, seconds in unit])
 
 
 def _last_batch(full: Sequence[Sequence[EpochRecord]]) -> float:
@@ -172,21 +185,21 @@ def _slowest(own: Sequence[Sequence[EpochRecord]], last: float) -> float:
 
 
 def _theorem(
-    mine: list[EpochRecord],
-    other: list[EpochRecord],
+    own: list[EpochRecord],
+    full: list[EpochRecord],
     *,
     ratios: tuple[Fraction, ...],
     samples: int,
     batch_size: int,
 ) -> float:
     """Theorem 4 with the measured times; regular epochs (ratio 1 throughout) are regular epochs."""
-    regular, last = _mean_batch(other), _mean_last(other, samples=samples, batch_size=batch_size)
+    regular, last = _mean_batch(full), _mean_last(full, samples=samples, batch_size=batch_size)
     if all(r == 1 for r in ratios):
-        full = -(-samples // batch_size)
-        own = _mean_batch(mine) * (full - 1) + _mean_last(mine, samples=samples, batch_size=batch_size)
-        return own / (regular * (full - 1) + last) * len(mine) / len(other)
+        batches = -(-samples // batch_size)
+        seconds = _mean_batch(own) * (batches - 1) + _mean_last(own, samples=samples, batch_size=batch_size)
+        return seconds / (regular * (batches - 1) + last) * len(own) / len(full)
     by_ratio: dict[Fraction, list[EpochRecord]] = defaultdict(list)
-    for ratio, record in zip(ratios, mine, strict=True):
+    for ratio, record in zip(ratios, own, strict=True):
         by_ratio[ratio].append(record)
     # Theorem 4 is of as many epochs as full training has; a schedule that ends sooner spends nothing then.
     return (
@@ -198,8 +211,8 @@ def _theorem(
             reduced_batch_seconds={ratio: _mean_batch(epochs) for ratio, epochs in by_ratio.items()},
             last_batch_seconds=last,
         )
-        * len(mine)
-        / len(other)
+        * len(own)
+        / len(full)
     )
 
 

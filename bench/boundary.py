@@ -1,4 +1,4 @@
-"""What an epoch's boundary costs, where no pause between epochs hides it.
+"""The cost of an epoch's boundary, measured without a pause between epochs that would hide it.
 
 Settings that train interleaved find their first batches ready: the loader made them while the others trained.
 Here each setting's epochs follow each other without a pause, with the trainer and with one that only takes
@@ -20,7 +20,8 @@ from typing import Any
 from budgetloader.bench.estimate import Estimate, trimmed_mean
 from budgetloader.bench.settings import Cell
 from budgetloader.loader import BudgetLoader
-from budgetloader.models.train import EpochUnderWay, Trainer
+from budgetloader.models.epoch import EpochUnderWay
+from budgetloader.models.train import Trainer
 from budgetloader.schedule import Schedule
 
 EPOCHS = {"training": 6, "taking only": 16}  # of each setting; the first fills the pipeline, and is not counted
@@ -29,7 +30,7 @@ SMALL = {"epochs of 2 batches": (2, 60), "epochs of 8 batches": (8, 24)}  # batc
 
 
 def lost_batches(epochs: Sequence[Sequence[float]]) -> Estimate:
-    """What a boundary costs, in batches, with its 95 % interval.
+    """The cost of a boundary, in batches, with its 95 % interval.
 
     Args:
         epochs: of each epoch in order, the seconds of each of its batches; those of the first batch are from the

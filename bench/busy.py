@@ -1,4 +1,4 @@
-"""Processes that keep cores busy, to measure what is measured beside other work, too."""
+"""Processes that keep cores busy, for measuring on a machine that is not idle."""
 
 from __future__ import annotations
 

@@ -14,20 +14,13 @@ measured: as in bench/imagenet_mnv2.py.
 
 from __future__ import annotations
 
-import functools
+import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from budgetloader.bench import job
-from budgetloader.bench.console import guarded
-from budgetloader.bench.data import Data
-from budgetloader.bench.options import Options, options_of, parser
-from budgetloader.bench.settings import Cell, cells
-from budgetloader.errors import ScheduleError
+from budgetloader.bench import dissertation
+from budgetloader.bench.options import Options
+from budgetloader.bench.schedules import ScheduleBench
 
 SETTINGS = (
     *("full", "R1_0.8", "R1_0.618", "R2", "R2_1", "R3"),
@@ -62,57 +55,37 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str]:
-    """The options of a command line, and "fresh" or "resume"."""
-    asked = parser(
-        "budgetloader.bench.cifar_resnet56", __doc__ or "", presets=PRESETS, preset="cifar", settings=SETTINGS
-    )
-    asked.add_argument("--depth", type=int, help="of the ResNet, 6n + 2 (preset)")
-    asked.add_argument("--quick", action="store_const", const="quick", dest="preset", help="--preset quick")
-    options, how = options_of(vars(asked.parse_args(arguments)), presets=PRESETS)
-    if options.preset == "cifar" and not options.data:
-        raise ScheduleError("give --data, the folder with CIFAR's unpacked pickles in it, or --quick without it")
-    return options, how
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--depth", type=int, help="of the ResNet, 6n + 2 (preset)")
+    parser.add_argument("--quick", action="store_const", const="quick", dest="preset", help="--preset quick")
 
 
-def cells_of(options: Options, data: Data) -> list[Cell]:
-    """The settings, each with the ResNet."""
+def _network(options: Options, classes: int) -> Any:
     from budgetloader.models import resnet
 
-    def network(classes: int) -> Any:
-        return resnet(options.extra["depth"], classes=classes)
-
-    shape = {"epochs": options.epochs, "samples": len(data.train), "batch_size": options.batch_size}
-    return cells(options.settings, network=network, **shape)
+    return resnet(options.extra["depth"], classes=classes)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the bench; the exit status is 0, 1 for bad input, 130 where it was interrupted."""
-    return guarded(functools.partial(_main, list(sys.argv[1:] if arguments is None else arguments)))
+def _figures(data_set: str | None) -> dict[str, str]:
+    return {"top1": "4.3", "top5": "4.4"} if data_set == "CIFAR-100" else {"top1": "4.1", "top5": "4.2"}
 
 
-def _main(arguments: Sequence[str], console: Console) -> int:
-    options, how = parse(arguments)
-    from budgetloader.bench import dissertation
-    from budgetloader.bench.record import command
-    from budgetloader.bench.report import report
-    from budgetloader.models import CIFAR
-
-    record, interrupted = job.run(
-        options, console, how=how, recipe=CIFAR, cells_of=functools.partial(cells_of, options), builtin="digits"
-    )
-    hundred = record["data_set"] == "CIFAR-100"
-    report(
-        record,
-        Path(options.out),
-        console,
-        network=f"ResNet{options.extra['depth']}",
-        command=command("budgetloader.bench.cifar_resnet56", arguments),
-        printed={"CIFAR-10": dissertation.CIFAR10, "CIFAR-100": dissertation.CIFAR100},
-        figures={"top1": "4.3", "top5": "4.4"} if hundred else {"top1": "4.1", "top5": "4.2"},
-    )
-    return job.finish(options, console, interrupted=interrupted)
-
+BENCH = ScheduleBench(
+    module="budgetloader.bench.cifar_resnet56",
+    doc=__doc__ or "",
+    presets=PRESETS,
+    preset="cifar",
+    settings=SETTINGS,
+    add=_add,
+    without_data={"cifar": "give --data, the folder with CIFAR's unpacked pickles in it, or --quick without it"},
+    builtin="digits",
+    recipe="cifar",
+    network=_network,
+    label=lambda options: f"ResNet{options.extra['depth']}",
+    printed={"CIFAR-10": dissertation.CIFAR10, "CIFAR-100": dissertation.CIFAR100},
+    figures=_figures,
+)
+parse, main = BENCH.parse, BENCH.main
 
 if __name__ == "__main__":
     sys.exit(main())

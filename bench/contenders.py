@@ -48,8 +48,8 @@ def ours(engine: Any) -> Callable[[Work, Sequence[Fraction]], Epochs]:
 def cropped_decoding(work: Work, ratios: Sequence[Fraction]) -> Epochs:
     """The ceiling: only cutting out and decoding the windows' bytes."""
     from budgetloader import Dataset, Schedule
-    from budgetloader.batch import Planner
-    from budgetloader.engines.native import Decoder
+    from budgetloader.engines.rendering import Decoder
+    from budgetloader.plans import Planner
 
     dataset = Dataset(work.beton)
     planner = Planner(dataset, schedule=Schedule.of(ratios), batch_size=work.batch_size, seed=0)
@@ -59,7 +59,7 @@ def cropped_decoding(work: Work, ratios: Sequence[Fraction]) -> Epochs:
     decoders = [Decoder(dataset) for _ in range(work.threads)]
 
     def decode(decoder: Decoder, rows: np.ndarray) -> None:
-        for sample, top, left, height, width, _ in rows.tolist():
+        for sample, top, left, height, width in rows.tolist():
             decoder.decode(sample, top=top, left=left, height=height, width=width)
 
     with ThreadPoolExecutor(work.threads) as pool:
@@ -67,7 +67,8 @@ def cropped_decoding(work: Work, ratios: Sequence[Fraction]) -> Epochs:
 
             def batches(epoch: int = epoch, steps: int = steps) -> Iterator[int]:
                 for step in range(steps):
-                    rows = planner.plan(epoch, step).rows
+                    plan = planner.plan(epoch, step)
+                    rows = np.column_stack((plan.samples, plan.windows))
                     list(pool.map(decode, decoders, np.array_split(rows, work.threads)))
                     yield len(rows)
 
@@ -85,10 +86,10 @@ def _nvimagecodec(dataset: Any, planner: Any, device: str) -> Epochs:
     for epoch, steps in enumerate(planner.steps):
         cut = []
         for step in range(steps):
-            rows = planner.plan(epoch, step).rows[:, :5].tolist()
+            plan = planner.plan(epoch, step)
             parts = (
                 cropper.crop(dataset.jpeg(sample), top=top, left=left, height=height, width=width)[0]
-                for sample, top, left, height, width in rows
+                for sample, (top, left, height, width) in zip(plan.samples, plan.windows.tolist(), strict=True)
             )
             cut.append([part.tobytes() for part in parts])
 
@@ -259,6 +260,6 @@ FILTERS: dict[str, tuple[str, ...]] = {
 
 
 def quiet_threads(threads: int) -> None:
-    """What one would set on a machine of so many cores; before torch or numba are imported."""
+    """Set the threads of torch and numba, before they are imported, as for a machine of so many cores."""
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ.setdefault("NUMBA_NUM_THREADS", str(threads))

@@ -67,19 +67,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str, str]:
     """The options of a command line, "fresh" or "resume", and "train" or "count"."""
-    asked = parser("budgetloader.bench.crnet", __doc__ or "", presets=PRESETS, preset="cifar", settings=("full",))
-    add = asked.add_argument
+    command_line = parser(
+        "budgetloader.bench.crnet", __doc__ or "", presets=PRESETS, preset="cifar", settings=("full",)
+    )
+    add = command_line.add_argument
     add("--networks", nargs="+", choices=sorted(NETWORKS), help="(preset)")
     add("--shapes", nargs="+", metavar="E,G,A", help="expansion, groups, alpha of the tables' blocks (preset)")
     add("--strategies", nargs="+", metavar="X-Y", help="of the tables; none: all four")
     add("--quick", action="store_const", const="quick", dest="preset", help="--preset quick")
     add("--counts", action="store_true", help="only print parameters and FLOPs, and check them")
-    given = vars(asked.parse_args(arguments))
-    what = "count" if given.pop("counts") else "train"
+    given = vars(command_line.parse_args(arguments))
+    mode = "count" if given.pop("counts") else "train"
     options, how = options_of(given, presets=PRESETS)
-    if what == "train" and options.preset == "cifar" and not options.data:
+    if mode == "train" and options.preset == "cifar" and not options.data:
         raise ScheduleError("give --data, the folder with CIFAR's unpacked pickles in it, or --quick without it")
-    return options, how, what
+    return options, how, mode
 
 
 def chosen(options: Options, *, classes: int) -> list[Compressed]:
@@ -180,8 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str], console: Console) -> int:
-    options, how, what = parse(arguments)
-    if what == "count":
+    options, how, mode = parse(arguments)
+    if mode == "count":
         return counts(console)
     from budgetloader.bench import page
     from budgetloader.bench.record import command, write_csv, write_json

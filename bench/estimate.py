@@ -1,4 +1,4 @@
-"""Robust means with 95 % intervals, for what is measured on machines that do other things, too."""
+"""Robust means with 95 % intervals, for measurements on machines that are not idle."""
 
 from __future__ import annotations
 

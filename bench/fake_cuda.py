@@ -1,4 +1,4 @@
-"""A stand-in for torch's GPUs: it executes on the CPU, and checks the order of what is asked of it.
+"""A stand-in for torch's GPUs: it executes on the CPU, and checks the order of the operations.
 
     with FakeCUDA(devices=2) as fake:
         ...  # code that uses torch.device("cuda:0"), streams, events and pinned memory
@@ -35,7 +35,7 @@ class FakeCUDA:
         devices: how many there seem to be.
         kind: "cuda", or "mps": one device without streams.
         home: numbers of the devices that may be touched; default: all.
-        seed: of what is left to chance, see `budgetloader.bench.ordering`.
+        seed: of the random choices, see `budgetloader.bench.ordering`.
         capability, name: of the devices.
         on_operation: called before each operation, for a scheduler.
 
@@ -240,7 +240,7 @@ class FakeCUDA:
 
 
 class _ThreadState(threading.local):
-    """What torch keeps for each thread."""
+    """The state that torch keeps for each thread."""
 
     def __init__(self) -> None:
         self.device = 0

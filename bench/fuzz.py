@@ -1,4 +1,4 @@
-"""Feeds what a stranger could have made to everything that reads it: no crash, no hang, no large allocation.
+"""Feeds malformed input to all code that reads files or messages: no crash, no hang, no large allocation.
 
     python -m budgetloader.bench.fuzz --seconds 600 --out runs/fuzz              # each kind, one after the other
     python -m budgetloader.bench.fuzz jpeg wire --seconds 60
@@ -20,10 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from budgetloader.bench.child import once
 from budgetloader.bench.fuzz_cases import KINDS, Kind
 from budgetloader.bench.record import environment, write_json
 
-_ROOM_BYTES = 2 << 30  # that a kind may allocate beyond what its process has at the start
+_ROOM_BYTES = 2 << 30  # that a kind may allocate beyond its process's memory at the start
 _SLOW_SECONDS = 5.0  # of processor time that a case may take
 _HANG_SECONDS = 60.0  # of processor time without a case finished
 _COMPILE_SECONDS = 240.0  # more of it before the first
@@ -38,10 +39,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="run this case of each kind, and no other")
     parser.add_argument("--out", type=Path, default=Path("runs/fuzz"))
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        return _child(**json.loads(options.child))
     unknown = set(options.kinds) - set(KINDS)
     if unknown:
         parser.error(f"{', '.join(unknown)}: give some of {', '.join(KINDS)}")
@@ -62,7 +60,7 @@ def _run(kind: str, options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder, open(Path(folder) / "errors", "w+") as errors:
         progress = Path(folder) / "progress"
         job = {"kind": kind, "seconds": options.seconds, "seed": options.seed, "folder": folder, "only": options.only}
-        command = [sys.executable, "-m", "budgetloader.bench.fuzz", "--child", json.dumps(job)]
+        command = once("budgetloader.bench.fuzz:feed", **job)
         variables = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(Path(folder) / "numba")}
         process = subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=errors)
         seen, since, failure = "", _COMPILE_SECONDS, ""
@@ -92,7 +90,7 @@ def _run(kind: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _processor_seconds(pid: int) -> float:
-    """What a process has used; 0 once it has ended. On a busy machine hours may pass in a minute of it."""
+    """A process's seconds of processor time; 0 once it has ended. On a busy machine one may take minutes."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -100,9 +98,10 @@ def _processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _child(kind: str, seconds: float, seed: int, folder: str, only: int | None) -> int:
+def feed(kind: str, seconds: float, seed: int, folder: str, only: int | None) -> int:
+    """Run one kind's cases, in a process of its own."""
     corpus: Kind = KINDS[kind](Path(folder))
-    for number in range(50):  # imported, compiled, and allocated what is kept
+    for number in range(50):  # imports, compilation and caches do not count
         corpus.run(seed, number)
     with open("/proc/self/statm") as file:
         now = int(file.read().split()[0]) * resource.getpagesize()

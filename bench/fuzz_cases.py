@@ -1,156 +1,21 @@
-"""What the fuzzer feeds to what reads it. A case is accepted, and then behaves, or is refused by our errors."""
+"""The fuzzer's kinds of input. Each case is accepted and works, or is refused with one of our errors."""
 
 from __future__ import annotations
 
-import copy
 import gc
-import io
 import json
 import os
 import random
 import struct
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-_NUMBERS = (
-    0,
-    1,
-    2,
-    3,
-    7,
-    8,
-    0x7F,
-    0x80,
-    0xFF,
-    0x7FFF,
-    0xFFFF,
-    1 << 31,
-    (1 << 32) - 1,
-    1 << 62,
-    (1 << 63) - 1,
-    (1 << 64) - 1,
-)
-_JSON: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 2, 1 << 31, 1 << 63, 1 << 70, -(1 << 70), 1.5, 1e308, float("nan"), float("inf")),
-    *("", "a", "x" * 999, [], {}, [[]], [1, "a"], {"a": {}}),
-)
-
-
-def _json(rng: random.Random) -> Any:
-    return copy.deepcopy(rng.choice(_JSON))
-
-
-class Kind(ABC):
-    """One kind of input.
-
-    Attributes:
-        size: of the corpus that cases are made from.
-    """
-
-    size: int
-
-    @abstractmethod
-    def __init__(self, folder: Path) -> None:
-        """Make the corpus. `folder` may be written to."""
-
-    @abstractmethod
-    def run(self, seed: int, number: int) -> bool:
-        """Run a case: whether it was accepted. Raises what no reader may raise."""
-
-
-def _pictures() -> list[bytes]:
-    """JPEGs of several forms, with segment tables where there can be one."""
-    from PIL import Image
-
-    from budgetloader import jpeg
-
-    found = []
-    rng = np.random.default_rng(0)
-    for width, height in ((64, 48), (17, 90), (130, 33)):
-        image = Image.fromarray(rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)).resize(
-            (width, height)
-        )
-        for subsampling in jpeg.SUBSAMPLINGS:
-            found.append(jpeg.encode(image, quality=80, subsampling=subsampling, interval=2))  # type: ignore[arg-type]
-        for options in ({}, {"progressive": True}, {"restart_marker_blocks": 1}):
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", **options)
-            found.append(buffer.getvalue())
-        buffer = io.BytesIO()
-        image.convert("L").save(buffer, "JPEG", restart_marker_blocks=1)
-        found.append(jpeg.add_table(buffer.getvalue()))
-    return found
-
-
-def _mangle(rng: random.Random, data: bytearray, *, within: int) -> None:
-    """Change some bytes among the first `within`: bits, numbers of any width, slices that are moved."""
-    for _ in range(rng.choice((1, 1, 2, 4, 12))):
-        if not data:
-            return
-        at, how = rng.randrange(max(1, min(within, len(data)))), rng.random()
-        if how < 0.35:
-            data[at] ^= 1 << rng.randrange(8)
-        elif how < 0.75:
-            number, width = rng.choice(_NUMBERS), rng.choice((1, 2, 2, 4, 8))
-            order: Any = rng.choice(("little", "big"))
-            data[at : at + width] = (number & ((1 << 8 * width) - 1)).to_bytes(width, order)[: len(data) - at]
-        elif how < 0.85:
-            length, to = rng.randrange(1, 40), rng.randrange(max(1, min(within, len(data))))
-            data[to : to + length] = data[at : at + length]
-        elif how < 0.95:
-            data[at : at + rng.randrange(1, 30)] = rng.randbytes(rng.randrange(30))
-        else:
-            del data[rng.randrange(len(data) // 2, len(data)) :]
-
-
-class Jpegs(Kind):
-    """JPEG headers with lying segment tables, through every step to pixels."""
-
-    def __init__(self, folder: Path) -> None:
-        self._corpus = _pictures()
-        self.size = len(self._corpus)
-
-    def run(self, seed: int, number: int) -> bool:
-        import simplejpeg
-
-        from budgetloader import jpeg
-        from budgetloader.errors import DatasetError
-
-        rng = random.Random(f"jpeg {seed} {number}")
-        data = bytearray(rng.choice(self._corpus))
-        header = data.rindex(b"\xff\xda") if b"\xff\xda" in data else len(data)
-        _mangle(rng, data, within=rng.choice((header, header, len(data))))
-        array = np.frombuffer(bytes(data), np.uint8)
-        frame = None
-        try:
-            frame = jpeg.read_frame(array)
-            assert 0 <= len(frame.segments) <= len(array)
-        except DatasetError:
-            pass
-        height, width = (frame.height, frame.width) if frame and rng.random() < 0.7 else (rng.randrange(1, 200),) * 2
-        window = [rng.choice((0, 1, rng.randrange(-3, 300))) for _ in range(4)]
-        try:
-            jpeg.SizeCheck()(array, height=height, width=width)
-            top, left = window[0] % height, window[1] % width
-            inside = rng.random() < 0.8
-            part, y, x = jpeg.Cropper().crop(
-                array,
-                top=top if inside else window[0],
-                left=left if inside else window[1],
-                height=1 + window[2] % (height - top) if inside else window[2],
-                width=1 + window[3] % (width - left) if inside else window[3],
-            )
-            assert 0 <= y <= top and 0 <= x <= left and len(part) <= len(array) + 2
-            if height * width <= 1 << 20:  # what a dataset's limit is for
-                simplejpeg.decode_jpeg(part, buffer=np.empty(3 * height * width, np.uint8))
-            return True
-        except (DatasetError, ValueError):
-            return False
+from budgetloader.bench.fuzz_jpegs import Jpegs, pictures
+from budgetloader.bench.fuzz_kind import NUMBERS, Kind, any_json, mangle
 
 
 class Betons(Kind):
@@ -163,7 +28,7 @@ class Betons(Kind):
         for index, notes in enumerate(({"classes": ["a", "b", "c"]}, {})):
             path = folder / f"{index}.beton"
             with beton.Writer(path, capacity=24, notes=notes) as writer:
-                for i, data in enumerate(_pictures()[:21]):
+                for i, data in enumerate(pictures()[:21]):
                     size = _size_of(data)
                     writer.add(data, width=size[0], height=size[1], label=i % 3)
             whole = path.read_bytes()
@@ -174,7 +39,7 @@ class Betons(Kind):
 
     def run(self, seed: int, number: int) -> bool:
         from budgetloader.dataset import Dataset
-        from budgetloader.engines.native import Decoder
+        from budgetloader.engines.rendering import Decoder
         from budgetloader.errors import DatasetError
 
         rng = random.Random(f"beton {seed} {number}")
@@ -182,11 +47,11 @@ class Betons(Kind):
         first, last = bytearray(head), bytearray(tail)
         where = rng.random()
         if where < 0.35:
-            _mangle(rng, first, within=24)
+            mangle(rng, first, within=24)
         elif where < 0.8:
-            _mangle(rng, first, within=len(first))
+            mangle(rng, first, within=len(first))
         else:
-            _mangle(rng, last, within=len(last))
+            mangle(rng, last, within=len(last))
         with open(path, "r+b") as file:
             file.write(first[: len(head)])
             file.truncate(rng.choice((end, end, end, rng.randrange(end))) if rng.random() < 0.1 else end)
@@ -232,21 +97,21 @@ class Notes(Kind):
         notes: Any = json.loads(json.dumps(rng.choice(self._corpus)))
         for _ in range(rng.randrange(4)):
             target = notes["checksums"] if rng.random() < 0.4 and isinstance(notes.get("checksums"), dict) else notes
-            target[rng.choice(self._KEYS)] = _json(rng)
+            target[rng.choice(self._KEYS)] = any_json(rng)
         text = bytearray(json.dumps(notes).encode())
         if rng.random() < 0.5:
-            _mangle(rng, text, within=len(text))
+            mangle(rng, text, within=len(text))
         if rng.random() < 0.05:
             text = bytearray(rng.choice((b"[", b'{"a":', b"9", b'"')) * rng.choice((10, 5000, 100_000)))
         content = bytes(text).ljust(4096, b" ") + self._sums
-        size = rng.choice((len(text), len(text), rng.choice(_NUMBERS)))
+        size = rng.choice((len(text), len(text), rng.choice(NUMBERS)))
 
         def read(start: int, stop: int) -> bytes:
             if not 0 <= start <= stop <= len(content):
                 raise DatasetError("ends before that")
             return content[start:stop]
 
-        arguments = struct.pack("<8sQQ", b"RRSNOTES", rng.choice((0, 0, 0, *_NUMBERS)), size).ljust(1024, b"\0")
+        arguments = struct.pack("<8sQQ", b"RRSNOTES", rng.choice((0, 0, 0, *NUMBERS)), size).ljust(1024, b"\0")
         try:
             found = beton.parse_notes(arguments, read)
             beton.parse_checksums(found, 20, read)
@@ -260,15 +125,15 @@ class States(Kind):
     """State dicts that a loader is asked to resume from."""
 
     def __init__(self, folder: Path) -> None:
-        from budgetloader.position import Position
+        from budgetloader.cursor import Cursor
 
         self._steps = (5, 3, 1, 5)
         self._identity = {"seed": 3, "dataset": "abc", "schedule": "R3@4", "batch_size": 8}
-        self._position = Position(self._steps, identity=self._identity)
+        self._cursor = Cursor(self._steps, identity=self._identity)
         self._corpus = []
         for epoch, steps in enumerate(self._steps):
             for step in range(steps):
-                self._corpus.append(self._position.state_dict(at=(epoch, step)))
+                self._corpus.append(self._cursor.state_dict(at=(epoch, step)))
         self.size = len(self._corpus)
 
     def run(self, seed: int, number: int) -> bool:
@@ -277,18 +142,18 @@ class States(Kind):
         rng = random.Random(f"state {seed} {number}")
         state: Any = dict(rng.choice(self._corpus))
         for _ in range(rng.randrange(3)):
-            state[rng.choice([*state, "other"])] = _json(rng)
+            state[rng.choice([*state, "other"])] = any_json(rng)
         if rng.random() < 0.2:
             state.pop(rng.choice(list(state)))
         if rng.random() < 0.05:
-            state = _json(rng)
+            state = any_json(rng)
         try:
-            self._position.load_state_dict(state)
+            self._cursor.load_state_dict(state)
         except ResumeError:
             return False
-        assert self._position.epoch < len(self._steps) or (self._position.epoch, self._position.step) == (4, 0)
-        if self._position.epoch < len(self._steps):
-            assert 0 <= self._position.step < self._steps[self._position.epoch]
+        assert self._cursor.epoch < len(self._steps) or (self._cursor.epoch, self._cursor.step) == (4, 0)
+        if self._cursor.epoch < len(self._steps):
+            assert 0 <= self._cursor.step < self._steps[self._cursor.epoch]
         return True
 
 
@@ -399,7 +264,7 @@ def _changed(rng: random.Random, message: dict[str, Any]) -> dict[str, Any]:
             if isinstance(target, dict) and rng.random() < 0.15:
                 del target[key]
             else:
-                target[key] = _json(rng)
+                target[key] = any_json(rng)
             break
     return changed
 
@@ -411,7 +276,7 @@ def _send(rng: random.Random, end: Any, message: dict[str, Any], descriptors: li
 
     if rng.random() < 0.1:
         data = bytearray(json.dumps(message).encode())
-        _mangle(rng, data, within=len(data))
+        mangle(rng, data, within=len(data))
         socket.send_fds(end, [bytes(data) or b"x"], descriptors)
         return
     wire.send(end, json.dumps(message).encode(), descriptors)
@@ -483,8 +348,8 @@ class _Index:
 
 
 def _maker(made: Any) -> Any:
-    from budgetloader.batch import Planner
     from budgetloader.engines.base import Job, Output, Work
+    from budgetloader.plans import Planner
     from budgetloader.schedule import Schedule
     from budgetloader.service.maker import BridgeMaker
 

@@ -32,7 +32,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # --help needs it not
+from budgetloader import apart
+
+if TYPE_CHECKING:  # --help does not need it
     from rich.console import Console
 
 PARTS = ("contract", "hardware", "loader", "trainer", "imagenet", "cifar")
@@ -58,7 +60,7 @@ _LEAST_SECONDS = 10  # that are left for a measurement to begin
 
 
 class Bench:
-    """What the parts share: the options, the data, and the time that is left."""
+    """The options, the data and the time that is left, for all parts."""
 
     def __init__(self, options: argparse.Namespace, say: Any) -> None:
         self.options, self.say, self.out = options, say, Path(options.out)
@@ -95,8 +97,7 @@ class Bench:
         if self.seconds_left < _LEAST_SECONDS:
             return [{"error": f"left out: the {self.options.minutes:g} minutes are over"}]
         try:
-            command = [sys.executable, "-m", module, *map(str, arguments)]
-            subprocess.run(command, check=True, timeout=self.seconds_left)
+            subprocess.run(apart.command(module, *map(str, arguments)), check=True, timeout=self.seconds_left)
         except subprocess.TimeoutExpired:
             return [{"error": f"{module} took longer than the {self.options.minutes:g} minutes that there are"}]
         except subprocess.CalledProcessError as error:
@@ -118,14 +119,14 @@ def _ending(message: str) -> str:
 
 def contracts(bench: Bench) -> list[dict[str, Any]]:
     rows = []
-    for engine in _there(bench.options.engines, bench.say):
+    for engine in _installed(bench.options.engines, bench.say):
         beton = bench.small if engine == "resident" else bench.val
         answer = bench.once("contract", engine, engine=engine, beton=beton, device=bench.options.device)
         rows.append({"engine": engine, **answer})
     return rows
 
 
-def _there(engines_: Sequence[str], say: Any) -> list[str]:
+def _installed(engines_: Sequence[str], say: Any) -> list[str]:
     """The engines that are installed, and those of somebody's own."""
     from budgetloader import engines
 
@@ -149,13 +150,14 @@ def hardware(bench: Bench) -> list[dict[str, Any]]:
 
 
 def loaders(bench: Bench) -> dict[str, Any]:
+    from budgetloader.bench.child import together
     from budgetloader.bench.gpu_parts import bytes_per_image
-    from budgetloader.bench.throughput import there
+    from budgetloader.bench.throughput import importable
     from budgetloader.parallel import cores
 
     options = bench.options
-    names = [engine for engine in _there(options.engines, bench.say) if engine != "resident"]
-    names += [name for name in OTHERS if there(name)]
+    names = [engine for engine in _installed(options.engines, bench.say) if engine != "resident"]
+    names += [name for name in OTHERS if importable(name)]
     work = {
         "beton": bench.beton,
         "folder": str(bench.out / "data" / "jpegs" / "train"),
@@ -171,14 +173,11 @@ def loaders(bench: Bench) -> dict[str, Any]:
         contenders += [(f"dali, {s:g} in hardware", "dali", {"hardware_share": s}) for s in options.hardware_shares]
         largest = {"preallocate_height": _MOST_PIXELS, "preallocate_width": _MOST_PIXELS}
         contenders.append(("dali, preallocated", "dali", largest))
-    children = [
+    made = (
         bench.start("loader", shown, contender=name, work=work, tuning=tuning) for shown, name, tuning in contenders
-    ]
-    try:
+    )
+    with together(made) as children:
         rows = _in_turn(bench, children)
-    finally:
-        for child in children:
-            child.close()
     return {"rates": rows, "bytes_per_image": bytes_per_image(bench.beton, image_size=options.image_size)}
 
 
@@ -229,7 +228,7 @@ def imagenet(bench: Bench) -> list[dict[str, Any]]:
 
 
 def hours(row: dict[str, Any], *, batch_size: int) -> float:
-    """What ImageNet's 150 epochs would take by a setting, extrapolated from a full batch's time T_0."""
+    """Hours of ImageNet's 150 epochs by a setting, extrapolated from a full batch's time T_0."""
     from budgetloader import Schedule
 
     form = row["schedule"].partition("@")[0]
@@ -304,11 +303,11 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
     from budgetloader import engines
     from budgetloader.bench import page
     from budgetloader.bench.console import bars
-    from budgetloader.bench.data import prepare
     from budgetloader.bench.gpu_report import errors, grids
     from budgetloader.bench.record import command, environment, write_json
     from budgetloader.doctor import version
     from budgetloader.errors import EngineError
+    from budgetloader.prepare import prepare
 
     for engine in options.engines:
         if engine not in ENGINES and ":" not in engine:

@@ -1,4 +1,4 @@
-"""What bench/gpu.py measures, each in a process of its own: called by `budgetloader.bench.child`.
+"""The measurements of bench/gpu.py, each run in a process of its own by `budgetloader.bench.child`.
 
 Each function named `…_part` is called once in a process and gives the function that answers requests. An
 exception is an answer, {"error": …}; a request that takes too long ends the process.
@@ -93,19 +93,19 @@ def contract(engine: str, *, beton: str, device: str, load: tuple[int, int] = LO
     worst, decoded, emitted = 0.0, 0, 0
     for dtype in ("uint8", "float16"):
         options = _contract_options(engine, dtype, beton)
-        with _loader(beton, engine=engine_of(engine), device=device, **options) as mine:
+        with _loader(beton, engine=engine_of(engine), device=device, **options) as batches:
             copies = []
             for epoch in (0, 1, 2, 0):
-                mine.set_epoch(epoch)
+                batches.set_epoch(epoch)
                 kernels.queue()
-                for images, labels, ids in mine:
+                for images, labels, ids in batches:
                     if images.device.type != torch.device(device).type:
                         raise RuntimeError(f"{engine}: images are on {images.device}, and {device} was asked for")
                     copies.append((images.clone(), labels.clone(), ids))
                     del images, labels
                     kernels.queue()
-            decoded += sum(e.samples_decoded for e in mine.stats)
-            emitted += sum(e.samples_emitted for e in mine.stats)
+            decoded += sum(e.samples_decoded for e in batches.stats)
+            emitted += sum(e.samples_emitted for e in batches.stats)
         worst = max(worst, _difference(engine, copies, beton=beton, options=options))
     if worst > TOLERANCE.get(engine, _OTHERS):
         raise RuntimeError(f"{engine} on {device}: pixels differ by {worst:.2f}/255 from native's on average")
@@ -214,7 +214,7 @@ def jpeg_of(kind: str, *, beton: str) -> bytes:
 
 
 def rate(name: str, work: Any, *, tuning: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Images per second of a contender's second epoch; the first one fills what it prefetches.
+    """Images per second of a contender's second epoch; in the first one it fills its prefetch queue.
 
     Args:
         name: of `budgetloader.bench.contenders.CONTENDERS`, or MODULE:FUNCTION that makes an engine.
@@ -283,7 +283,7 @@ def trainer(*, beton: str, device: str, batch_size: int, image_size: int, width:
     verdict, engine = str(loaders["auto"].verdict()), loaders["auto"].engine
     for batches in loaders.values():
         batches.close()
-    shares = [mine / ceiling for mine, ceiling in zip(rates["auto"], rates["synthetic"], strict=True)]
+    shares = [rate / ceiling for rate, ceiling in zip(rates["auto"], rates["synthetic"], strict=True)]
     return {
         "engine": engine,
         "compile": compile,
@@ -295,16 +295,16 @@ def trainer(*, beton: str, device: str, batch_size: int, image_size: int, width:
 
 
 def bytes_per_image(beton: str, *, image_size: int, images: int = 2048) -> dict[str, float]:
-    """What goes over the bus for an image: its whole JPEG, the window's cut out of it, or the window's pixels."""
+    """Bytes over the bus for an image: its whole JPEG, the one cut out for the window, or the window's pixels."""
     from budgetloader import Dataset, Schedule
-    from budgetloader.batch import Planner
     from budgetloader.jpeg import Cropper
+    from budgetloader.plans import Planner
 
     dataset, cropper = Dataset(beton), Cropper()
     count = min(images, len(dataset))
     plan = Planner(dataset, schedule=Schedule.full(epochs=1), batch_size=count, seed=0).plan(0, 0)
     whole = cut = 0
-    for sample, top, left, height, width, _ in plan.rows.tolist():
+    for sample, (top, left, height, width) in zip(plan.samples, plan.windows.tolist(), strict=True):
         data = dataset.jpeg(sample)
         whole += len(data)
         cut += len(cropper.crop(data, top=top, left=left, height=height, width=width)[0])

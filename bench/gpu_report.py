@@ -1,4 +1,4 @@
-"""What bench/gpu.py shows of its results."""
+"""The tables of bench/gpu.py."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ class Grid:
     """A table of text.
 
     Args:
-        title: what it shows, of what, where.
+        title: the quantity, the data and the machine.
         columns: their names.
         rows: one text for each column.
-        note: what a reader must know to read it right: how a column is made, what it does not show.
+        note: how to read it: how a column is computed, and its limits.
     """
 
     title: str

@@ -32,7 +32,9 @@ from budgetloader import BudgetLoader, Dataset, LoaderError, Schedule
 from budgetloader.bench import handover_parts as parts
 from budgetloader.bench.fake_cuda import FakeCUDA
 from budgetloader.bench.interleaving import Interleaving
-from budgetloader.engines import native, threaded, upload
+from budgetloader.dataset import corrupt
+from budgetloader.engines import base_threaded, render_threads, upload
+from budgetloader.engines.rendering import Renderer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,7 +48,7 @@ def check(engine: str, seed: int, *, dataset: Dataset) -> list[str]:
     run = Interleaving(seed, stay=chance.choice((0.0, 0.5, 0.9)))
     rank = chance.randrange(2)  # of a second rank's process, GPU 1 is the only one
     fake = FakeCUDA(devices=2, home={rank}, seed=seed, on_operation=run.give_way)
-    with run.patched(native, threaded, upload), fake, _host_writes(fake, chance):
+    with run.patched(render_threads, base_threaded, upload), fake, _host_writes(fake, chance):
         device = f"cuda:{rank}"
         if chance.random() < 0.5:
             torch.cuda.set_device(rank)
@@ -62,6 +64,7 @@ def check(engine: str, seed: int, *, dataset: Dataset) -> list[str]:
             "seed": seed,
             "schedule": Schedule.of([1, "0.5", 1]),
         }
+        options["crop"] = "pad" if options["image_size"] == parts.SIZE else "resized"
         try:
             with parts.ENGINES[engine](fake, dataset, options) as make:
                 trainer.train(BudgetLoader(dataset, engine=make, device=device, **options))
@@ -137,15 +140,15 @@ def _on(stream: torch.cuda.Stream | None) -> AbstractContextManager:
 @contextmanager
 def _host_writes(fake: FakeCUDA, chance: random.Random) -> Iterator[None]:
     """Tell the fake what is written to host memory without torch, and have some images not decode."""
-    fill = native.Renderer.fill
+    fill = Renderer.fill
 
-    def logged(renderer: Any, plan: Any, row: int, out: np.ndarray, labels: np.ndarray) -> int:
+    def logged(renderer: Any, plan: Any, row: int, out: np.ndarray) -> int:
         fake.on_operation()
         if chance.random() < 0.005:
-            raise native.corrupt(renderer._job.dataset, int(plan.rows[row, 0]), "made up")
-        replaced = fill(renderer, plan, row, out, labels)
+            raise corrupt(renderer._job.dataset, int(plan.samples[row]), "made up")
+        sample = fill(renderer, plan, row, out)
         fake.host_writes(out)
-        return replaced
+        return sample
 
     class Numpy:
         def __getattr__(self, name: str) -> Any:
@@ -157,7 +160,7 @@ def _host_writes(fake: FakeCUDA, chance: random.Random) -> Iterator[None]:
             fake.host_writes(target)
 
     with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(native.Renderer, "fill", logged))
+        stack.enter_context(mock.patch.object(Renderer, "fill", logged))
         stack.enter_context(mock.patch.object(upload, "np", Numpy()))
         yield
 
@@ -189,15 +192,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, console: Console) -> int:
-    from rich.progress import Progress
-
+    from budgetloader.bench.console import bars
     from budgetloader.bench.planted import PLANTED, seeds_until_found
     from budgetloader.bench.record import environment, write_json
 
     each = -(-options.runs // len(options.engines))
     seeds = options.seeds or range(each)
     results: dict[str, Any] = {"environment": environment(), "interleavings": len(seeds) * len(options.engines)}
-    with tempfile.TemporaryDirectory(prefix="handover-") as folder, Progress(console=console) as progress:
+    with tempfile.TemporaryDirectory(prefix="handover-") as folder, bars(console) as progress:
         dataset = parts.images(Path(folder))
         task = progress.add_task("interleavings", total=results["interleavings"])
         found = faults(options.engines, seeds, dataset=dataset, done=lambda: progress.advance(task))

@@ -17,7 +17,7 @@ import torch
 from budgetloader import Dataset, engines
 from budgetloader.bench.fake_cuda import FakeCUDA
 from budgetloader.engines.base import Engine, Job, Work
-from budgetloader.engines.threaded import ThreadedEngine
+from budgetloader.engines.base_threaded import ThreadedEngine
 from budgetloader.service import protocol
 
 SIZE = 16  # of the images

@@ -19,20 +19,13 @@ thread: with two, a process that keeps a core busy multiplies the time of these 
 
 from __future__ import annotations
 
-import functools
+import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from budgetloader.bench import job
-from budgetloader.bench.console import guarded
-from budgetloader.bench.data import Data
-from budgetloader.bench.options import Options, options_of, parser
-from budgetloader.bench.settings import Cell, cells
-from budgetloader.errors import ScheduleError
+from budgetloader.bench import dissertation
+from budgetloader.bench.options import Options
+from budgetloader.bench.schedules import ScheduleBench
 
 SETTINGS = ("full", "R1_0.8", "R1_0.618", "R2_2", "short:R1_0.618")
 # quick: 955 images are 60 batches of 16, of which ⌊0.618·60⌋ = 37 (0.6167), the last one short. Epochs are
@@ -66,60 +59,32 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def parse(arguments: Sequence[str] | None = None) -> tuple[Options, str]:
-    """The options of a command line, and "fresh" or "resume"."""
-    asked = parser(
-        "budgetloader.bench.imagenet_mnv2", __doc__ or "", presets=PRESETS, preset="quick", settings=SETTINGS
-    )
-    asked.add_argument("--width", type=float, help="MobileNetV2's width multiplier (preset)")
-    options, how = options_of(vars(asked.parse_args(arguments)), presets=PRESETS)
-    if options.preset == "imagenet" and not options.data:
-        raise ScheduleError("--preset imagenet needs --data, the folder with ImageNet's train and val in it")
-    return options, how
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--width", type=float, help="MobileNetV2's width multiplier (preset)")
 
 
-def cells_of(options: Options, data: Data) -> list[Cell]:
-    """The settings, each with MobileNetV2."""
+def _network(options: Options, classes: int) -> Any:
     from budgetloader.models import mobilenet_v2
 
-    def network(classes: int) -> Any:
-        return mobilenet_v2(classes=classes, width=options.extra["width"])
-
-    shape = {"epochs": options.epochs, "samples": len(data.train), "batch_size": options.batch_size}
-    return cells(options.settings, network=network, **shape)
+    return mobilenet_v2(classes=classes, width=options.extra["width"])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the bench; the exit status is 0, 1 for bad input, 130 where it was interrupted."""
-    return guarded(functools.partial(_main, list(sys.argv[1:] if arguments is None else arguments)))
-
-
-def _main(arguments: Sequence[str], console: Console) -> int:
-    options, how = parse(arguments)
-    from budgetloader.bench import dissertation
-    from budgetloader.bench.record import command
-    from budgetloader.bench.report import report
-    from budgetloader.models import IMAGENET
-
-    record, interrupted = job.run(
-        options,
-        console,
-        how=how,
-        recipe=IMAGENET,
-        cells_of=functools.partial(cells_of, options),
-        builtin="generated",
-    )
-    report(
-        record,
-        Path(options.out),
-        console,
-        network="MobileNetV2",
-        command=command("budgetloader.bench.imagenet_mnv2", arguments),
-        printed={"ImageNet": dissertation.IMAGENET},
-        figures={"top1": "4.5", "top5": "4.6"},
-    )
-    return job.finish(options, console, interrupted=interrupted)
-
+BENCH = ScheduleBench(
+    module="budgetloader.bench.imagenet_mnv2",
+    doc=__doc__ or "",
+    presets=PRESETS,
+    preset="quick",
+    settings=SETTINGS,
+    add=_add,
+    without_data={"imagenet": "--preset imagenet needs --data, the folder with ImageNet's train and val in it"},
+    builtin="generated",
+    recipe="imagenet",
+    network=_network,
+    label=lambda options: "MobileNetV2",
+    printed={"ImageNet": dissertation.IMAGENET},
+    figures=lambda data_set: {"top1": "4.5", "top5": "4.6"},
+)
+parse, main = BENCH.parse, BENCH.main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -7,8 +7,8 @@ interrupted run goes on where it was, and an epoch that was cut short is run aga
 from __future__ import annotations
 
 import copy
+import functools
 import time
-import zlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +18,10 @@ import torch
 from budgetloader.bench.console import SHOW_SECONDS, Every
 from budgetloader.bench.settings import Cell
 from budgetloader.loader import BudgetLoader
-from budgetloader.models import checkpoint
-from budgetloader.models.checkpoint import CheckpointError
-from budgetloader.models.fit import History
-from budgetloader.models.train import EpochRecord, EpochUnderWay, Trainer
+from budgetloader.models.epoch import EpochRecord, EpochUnderWay
+from budgetloader.models.history import History
+from budgetloader.models.train import Trainer
+from budgetloader.models.training import Training
 from budgetloader.schedule import Schedule
 
 SLICE_BATCHES = 6  # short enough that a machine's speed hardly changes between the slices of a round
@@ -31,16 +31,37 @@ SLICE_BATCHES = 6  # short enough that a machine's speed hardly changes between 
 class Setting:
     """One cell in training.
 
+    Args:
+        state: the file that it is saved to after each epoch; None: none.
+        seed: of torch's generator (dropout); each epoch has its own.
+        evaluation, eval_every: see `budgetloader.models.Training`.
+
     Attributes:
-        history: its finished epochs.
+        training: goes on epoch by epoch.
         timed: (seconds a batch, full training's) of slices of a few batches, run in turn for their times alone.
     """
 
     cell: Cell
     trainer: Trainer
     batches: BudgetLoader
-    history: History = field(default_factory=History)
+    state: Path | None = None
+    seed: int = 0
+    evaluation: BudgetLoader | None = None
+    eval_every: int = 0
+    training: Training = field(init=False)
     timed: list[tuple[float, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.training = Training(
+            self.trainer,
+            self.batches,
+            epochs=self.schedule.epochs,
+            identity={"schedule": str(self.schedule)},
+            seed_of=lambda epoch, step, rank: f"{self.seed} {self.name} {epoch}",
+            evaluation=self.evaluation,
+            eval_every=self.eval_every,
+            checkpoint=self.state,
+        )
 
     @property
     def name(self) -> str:
@@ -51,27 +72,16 @@ class Setting:
         return self.cell.schedule
 
     @property
+    def history(self) -> History:
+        return self.training.history
+
+    @property
     def records(self) -> list[EpochRecord]:
         return self.history.records
 
     @property
     def finished(self) -> bool:
-        return len(self.records) == self.schedule.epochs
-
-    def save(self, path: Path) -> None:
-        state = {
-            "schedule": str(self.schedule),
-            "trainer": self.trainer.state_dict(),
-            "history": self.history.state_dict(),
-        }
-        checkpoint.save(path, state)
-
-    def load(self, path: Path) -> None:
-        state = checkpoint.load(path, device=self.trainer.device)
-        if state["schedule"] != str(self.schedule):
-            raise CheckpointError(f"{path} is of schedule {state['schedule']}, and {self.schedule} is asked for")
-        self.trainer.load_state_dict(state["trainer"])
-        self.history.load_state_dict(state["history"])
+        return self.training.finished
 
 
 class Shown:
@@ -100,21 +110,14 @@ class Shown:
 def run(
     settings: list[Setting],
     *,
-    state_of: Callable[[Setting], Path],
-    seed: int,
-    evaluation: BudgetLoader | None,
-    eval_every: int,
-    batches_done: Callable[[Setting, int], object],
+    batches_done: Callable[[Setting, int, int], object],
     epoch_done: Callable[[Setting], object],
 ) -> None:
     """Train every setting to its schedule's end, from wherever it stands.
 
     Args:
-        state_of: the file that a setting is saved to.
-        seed: of what torch draws (dropout); each setting's epoch has its own.
-        evaluation: batches to evaluate on, or None.
-        eval_every: evaluate after every so many epochs, and after the last; 0: after the last only.
-        batches_done, epoch_done: called with the setting that got on, and how many batches.
+        batches_done: called with a setting, its epoch, and how many batches of it were trained since the last call.
+        epoch_done: called with a setting that has finished an epoch.
     """
     rounds = max(setting.schedule.epochs for setting in settings)
     for epoch in range(rounds):
@@ -122,21 +125,17 @@ def run(
         for setting in settings[turn:] + settings[:turn]:
             if len(setting.records) != epoch or setting.finished:
                 continue
-            torch.manual_seed(zlib.crc32(f"{seed} {setting.name} {epoch}".encode()))
-            setting.records.append(_epoch(setting, epoch, batches_done))
-            began = time.perf_counter()
-            due = setting.finished or (eval_every and (epoch + 1) % eval_every == 0)
-            if evaluation is not None and due:
-                setting.history.accuracies[epoch] = setting.trainer.evaluate(evaluation)
-            setting.save(state_of(setting))
-            setting.history.other_seconds += time.perf_counter() - began
+            shown = Shown(functools.partial(batches_done, setting, epoch))
+            setting.training.after_step = shown
+            setting.training.advance()
+            shown.flush()
             epoch_done(setting)
 
 
 def time_round(settings: Sequence[Setting], full: Setting, *, number: int) -> None:
     """Train one more epoch of each setting and of full training, a few batches of each in turn, for the times alone.
 
-    A machine's speed changes within seconds: what ran within the same second compares best.
+    A machine's speed changes within seconds: slices that ran within the same second compare best.
 
     Args:
         settings: none of them `full`; each gets pairs added to its `timed`.
@@ -167,7 +166,7 @@ def _slice(steps: Generator[EpochUnderWay, bool | None, EpochRecord], batches: i
     """Seconds a batch of an epoch's next few batches; None where fewer of full size are left.
 
     Args:
-        begun: whether the epoch had a slice before: what was done since is not its time.
+        begun: whether the epoch had a slice before; the time since then does not count.
     """
     for step in range(batches):
         try:
@@ -178,14 +177,6 @@ def _slice(steps: Generator[EpochUnderWay, bool | None, EpochRecord], batches: i
         return None
     first_wait = 0.0 if begun else now.waits[0]
     return (sum(now.laps()[-batches:]) - first_wait) / batches
-
-
-def _epoch(setting: Setting, epoch: int, batches_done: Callable[[Setting, int], object]) -> EpochRecord:
-    setting.batches.set_epoch(epoch)
-    shown = Shown(lambda count: batches_done(setting, count))
-    record = setting.trainer.train_epoch(setting.batches, epoch=epoch, after_step=shown)
-    shown.flush()
-    return record
 
 
 def warm_up(trainer: Trainer, *, samples: int, batch_size: int, image_size: int, classes: int) -> float:

@@ -1,7 +1,7 @@
 """Threads that run one at a time, in an order that a seed decides.
 
     run = Interleaving(seed)
-    with run.patched(engines.native, engines.threaded):
+    with run.patched(engines.render_threads, engines.base_threaded):
         ...  # the threads, locks, events and queues that these modules make belong to `run`
 
 A thread gives way where it uses one of them, or calls `give_way`; who goes on is drawn from those that can.
@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from budgetloader.engines.base import Latch
+from budgetloader.engines.threads import Latch
 
 
 class Deadlock(Exception):
@@ -154,7 +154,7 @@ class _Thread:
 
 
 class _Event:
-    """threading.Event, and `budgetloader.engines.base.Latch`."""
+    """threading.Event, and `budgetloader.engines.threads.Latch`."""
 
     def __init__(self, run: Interleaving) -> None:
         self._run, self._set = run, False

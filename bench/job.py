@@ -15,15 +15,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from budgetloader.bench import runs
+from budgetloader import runs
 from budgetloader.bench.analysis import TARGET_POINTS, compare
 from budgetloader.bench.busy import busy
 from budgetloader.bench.console import INTERRUPTED, bars
-from budgetloader.bench.data import Data
 from budgetloader.bench.estimate import Estimate, mean, share
 from budgetloader.bench.options import Options, claim
 from budgetloader.bench.seedrun import SeedRun
 from budgetloader.bench.settings import Cell
+from budgetloader.prepare import Data
 
 
 def run(
@@ -41,7 +41,7 @@ def run(
         options, how: as `budgetloader.bench.options.options_of` gives them.
         recipe: `budgetloader.models.Recipe`; its learning rate is the options'.
         cells_of: the data → the cells.
-        builtin: what to train on without --data; see `budgetloader.bench.data.prepare`.
+        builtin: what to train on without --data; see `budgetloader.prepare.prepare`.
 
     Returns:
         The record: environment, options, one row per setting, every epoch; and whether the run was
@@ -58,7 +58,7 @@ def _run(
 ) -> tuple[dict[str, Any], bool]:
     import torch
 
-    from budgetloader.bench.data import prepare
+    from budgetloader.prepare import prepare
 
     recipe = dataclasses.replace(recipe, learning_rate=options.learning_rate)
     with bars(console) as progress:
@@ -76,7 +76,7 @@ def _run(
     if options.torch_threads:
         torch.set_num_threads(options.torch_threads)
     try:
-        # Nothing redraws the progress by itself: it would take time from what is measured.
+        # Nothing redraws the progress by itself: it would take time from the measurement.
         with busy(options.busy), bars(console, auto_refresh=False) as progress:
             return _seeds(options, data, out, cells_of(data), recipe, progress)
     finally:
@@ -126,7 +126,7 @@ def _compared(options: Options, data: Data, done: Sequence[SeedRun]) -> dict[str
 
 
 def _unclear(options: Options, data: Data, done: Sequence[SeedRun]) -> list[str]:
-    """The settings whose intervals are wider than what a bench is to measure to."""
+    """The settings whose intervals are still wider than a bench's target."""
     rows = _compared(options, data, done)
     return [name for name, row in rows.items() if row["half_width_points"] > TARGET_POINTS]
 
@@ -134,12 +134,12 @@ def _unclear(options: Options, data: Data, done: Sequence[SeedRun]) -> list[str]
 def _record(
     options: Options, data: Data, done: Sequence[SeedRun], *, boundary: list[dict[str, Any]], finished: bool
 ) -> dict[str, Any]:
-    from budgetloader.bench.data import recognise
+    from budgetloader.bench.dissertation import recognise
     from budgetloader.bench.record import environment
 
-    asked = {**dataclasses.asdict(options), **options.extra, "data": data.name}
+    options_given = {**dataclasses.asdict(options), **options.extra, "data": data.name}
     for name in ("val", "out", "extra"):
-        asked.pop(name)
+        options_given.pop(name)
     rows = []
     for name, times in _compared(options, data, done).items():
         settings = [next(s for s in run.settings if s.name == name) for run in done]
@@ -161,7 +161,7 @@ def _record(
         )
     return {
         "environment": environment(),
-        "options": asked,
+        "options": options_given,
         "data_set": recognise(data.train),
         "engine": done[0].engine if done else None,
         "samples": len(data.train),
@@ -195,7 +195,7 @@ def accuracies(seeds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def finish(options: Options, console: Console, *, interrupted: bool) -> int:
     """The exit status, said to the reader where the run was interrupted."""
     if interrupted:
-        message = f"interrupted; what was measured is in {options.out}, and the same command goes on from there"
+        message = f"interrupted; the measurements so far are in {options.out}, and the same command goes on from there"
         console.print(message, soft_wrap=True)
         return INTERRUPTED
     return 0

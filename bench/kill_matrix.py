@@ -1,4 +1,4 @@
-"""Kills each process of a service at random moments of a training, and says what became of the trainer.
+"""Kills each process of a service at random moments of a training, and reports how the trainer ended.
 
     python -m budgetloader.bench.kill_matrix --trials 20 --out runs/kill_matrix
 
@@ -24,10 +24,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from budgetloader.bench import child, serving
+from budgetloader.bench.console import guarded
 from budgetloader.bench.record import environment, write_json
-from budgetloader.bench.soak import below
+from budgetloader.bench.serving import below
 
-# What a process is known by, in its command line; those that take the service with them are served anew each time.
+# Parts of a process's command line that tell which one it is.
 VICTIMS = {
     "worker": ("ray::_decode", "ray::IDLE", "ray::_warm_up"),
     "coordinator": ("ray::Coordinator",),
@@ -60,10 +62,11 @@ def main() -> int:
     parser.add_argument("--victims", nargs="+", choices=list(VICTIMS), default=list(VICTIMS))
     parser.add_argument("--out", type=Path, default=Path("runs/kill_matrix"))
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        return _train(**json.loads(options.child))
+    return guarded(lambda _: _main(options), interrupted=f"the trials that were finished are in {options.out}")
+
+
+def _main(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     trials: list[dict[str, Any]] = []
     where = environment()
@@ -84,8 +87,8 @@ def _hashes(batches: Any) -> Iterator[list]:
             yield [epoch, batches.step - 1, state.hexdigest()[:16]]
 
 
-def _train(name: str, seed: int) -> int:
-    """A trainer: a line for each batch, and one for its end."""
+def train(name: str, seed: int) -> int:
+    """A trainer, in a process of its own: a line for each batch, and one for its end."""
     from budgetloader import EngineError, Schedule, connect
 
     schedule = Schedule.parse(_SCHEDULE)
@@ -107,7 +110,7 @@ def _run(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
     from rich.progress import Progress
 
     from budgetloader import BudgetLoader, Schedule
-    from budgetloader.bench.data import prepare
+    from budgetloader.prepare import prepare
 
     with Progress(disable=True) as progress:
         prepare(
@@ -133,7 +136,8 @@ def _run(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
                 schedule = Schedule.parse(_SCHEDULE)
                 with BudgetLoader(data, schedule=schedule, engine="native", seed=seed, **_LOOK) as batches:
                     expected = list(_hashes(batches))
-                outcome = _try(served, victim, expected, rng, _command(seed))
+                command = child.once("budgetloader.bench.kill_matrix:train", name="kills", seed=seed)
+                outcome = _try(served, victim, expected, rng, command)
                 trial = {"victim": victim, "number": number, "seed": seed, **outcome}
                 if victim in _FATAL or number == options.trials - 1:
                     trial["left_behind"] = served.end()
@@ -154,15 +158,12 @@ class _Served:
 
     def start(self) -> int:
         if self._process is None or self._process.poll() is not None:
-            command = ["budgetloader", "serve", str(self._data), "--name", "kills", "--memory", "120MB"]
             with open(self._known.parent / "server.log", "w+") as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=log, text=True
-                )
-                assert self._process.stdout is not None
-                if not self._process.stdout.readline().startswith("serving"):
+                try:
+                    self._process = serving.start(self._data, name="kills", memory="120MB", log=log)
+                except RuntimeError:
                     log.seek(0)
-                    raise SystemExit(f"error: the service does not start: {log.read()[-500:]}")
+                    raise SystemExit(f"error: the service does not start: {log.read()[-500:]}") from None
             self._session = json.loads((self._known / "kills.json").read_text())["session"]
         self.note()
         return self._process.pid
@@ -175,7 +176,7 @@ class _Served:
             self._seen.update({pid: start_time(pid) for pid in (self._process.pid, *below(self._process.pid))})
 
     def end(self, seconds: float = 30.0) -> list[str]:
-        """End it if it has not ended; what it left behind."""
+        """End it if it has not ended; a list of everything that it left behind."""
         from budgetloader.service.registry import start_time
 
         if self._process is None:
@@ -198,17 +199,12 @@ class _Served:
         return left
 
 
-def _command(seed: int) -> list[str]:
-    job = json.dumps({"name": "kills", "seed": seed})
-    return [sys.executable, "-m", "budgetloader.bench.kill_matrix", "--child", job]
-
-
 def _try(served: _Served, victim: str, expected: list, rng: random.Random, command: list[str]) -> dict[str, Any]:
     """One kill."""
     server = served.start()
     with tempfile.TemporaryFile("w+") as output:
         trainer = subprocess.Popen(command, stdout=output, stderr=subprocess.DEVNULL)
-        # Where a trainer is to be killed, one more: what it takes with it must not be another one's.
+        # Where a trainer is killed, a second one runs beside it, and must not notice.
         quiet = subprocess.DEVNULL
         other = subprocess.Popen(command, stdout=quiet, stderr=quiet) if victim == "trainer" else None
         _wait_for_lines(trainer, output, 1)
@@ -254,7 +250,7 @@ def _kill(victim: str, *, server: int, trainer: int, rng: random.Random) -> bool
 
 
 def _judge(lines: list, expected: list, at: float) -> dict[str, Any]:
-    """What became of the trainer: its stream to the end, or one error in time behind a right beginning of it."""
+    """How the trainer ended: with its whole stream, or with the right beginning of it and one error in time."""
     got = [line for line in lines if isinstance(line, list)]
     last = lines[-1] if lines else None
     if got == expected and last == "finished":
@@ -269,19 +265,19 @@ def rows(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row for each victim."""
     found = []
     for victim in dict.fromkeys(trial["victim"] for trial in trials):
-        mine = [trial for trial in trials if trial["victim"] == victim]
-        outcomes = Counter(trial["outcome"] for trial in mine)
-        seconds = [trial["seconds"] for trial in mine if "seconds" in trial]
+        own = [trial for trial in trials if trial["victim"] == victim]
+        outcomes = Counter(trial["outcome"] for trial in own)
+        seconds = [trial["seconds"] for trial in own if "seconds" in trial]
         found.append(
             {
                 "victim": victim,
-                "trials": len(mine),
-                "kept": sum(trial["kept"] for trial in mine),
+                "trials": len(own),
+                "kept": sum(trial["kept"] for trial in own),
                 "same_stream": outcomes["same stream"],
                 "one_error": outcomes["one error"],
                 "longest_seconds": max(seconds, default=None),
-                "wrong_or_hung": len(mine) - outcomes["same stream"] - outcomes["one error"],
-                "left_behind": sum(len(trial.get("left_behind", [])) for trial in mine),
+                "wrong_or_hung": len(own) - outcomes["same stream"] - outcomes["one error"],
+                "left_behind": sum(len(trial.get("left_behind", [])) for trial in own),
             }
         )
     return found

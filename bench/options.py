@@ -1,4 +1,4 @@
-"""The command line that the benches of training time share, and the folder that a run's results are in."""
+"""The command line that the benches of training time share, and the check of the folder of results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOT_IDENTITY = (
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What was asked for; everything that changes a result is in here.
+    """A command line's options, with everything that changes a result.
 
     `extra` holds a bench's own options.
     """
@@ -55,7 +55,7 @@ class Options:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a run must have in common with the one that it resumes."""
+        """The options that must equal those of a run that is resumed."""
         held = dataclasses.asdict(self)
         extra = held.pop("extra")
         return {**{name: value for name, value in held.items() if name not in _NOT_IDENTITY}, **extra}
@@ -80,7 +80,10 @@ def parser(
         metavar="S",
         help=f"full is always run; any schedule string, and baselines that spend as many samples: {baselines}",
     )
-    add("--data", help="a .beton, or a folder of images (with train and val in it, or held out); none: what is at hand")
+    add(
+        "--data",
+        help="a .beton, or a folder of images (with train and val in it, or held out); none: generated, or digits",
+    )
     add("--val", help="a .beton or a folder of images to evaluate on")
     add("--images", type=int, help="how many training images to generate (preset)")
     add("--epochs", type=int, help="of full training (preset)")
@@ -123,8 +126,15 @@ def options_of(given: dict[str, Any], *, presets: Mapping[str, Mapping[str, Any]
 
 
 def claim(out: Path, options: Options, *, how: str) -> None:
-    """Make `out`, which is held, this run's, or go on with what it holds if that was asked the same."""
-    from budgetloader.bench import runs
+    """Note this run's options in `out`, or resume the run there if its options were the same.
+
+    Args:
+        out: the folder; this process holds its lock.
+
+    Raises:
+        ScheduleError: a run with other options is there.
+    """
+    from budgetloader import runs
     from budgetloader.bench.record import write_json
 
     config = out / "config.json"
@@ -136,11 +146,11 @@ def claim(out: Path, options: Options, *, how: str) -> None:
             held = json.loads(config.read_text())
         except ValueError:
             held = {}
-        mine = json.loads(json.dumps(options.identity))
-        other = [name for name in mine if held.get(name) != mine[name]]
+        own = json.loads(json.dumps(options.identity))
+        other = [name for name in own if held.get(name) != own[name]]
         if other:
             raise ScheduleError(
-                f"{out} holds a run with {other[0]}={held.get(other[0])!r}, not {mine[other[0]]!r}; "
+                f"{out} holds a run with {other[0]}={held.get(other[0])!r}, not {own[other[0]]!r}; "
                 "choose another --out, or --fresh to start over"
             )
     write_json(config, options.identity)

@@ -59,10 +59,10 @@ class Order:
     """The clocks of one process's devices.
 
     Args:
-        seed: of what is left to chance: whether an event has passed, whether freed memory is taken again.
+        seed: of random choices: whether an event has passed, whether freed memory is taken again.
 
     Attributes:
-        faults: what was wrong, in words.
+        faults: descriptions of what was wrong.
         waits: names of the streams that the host waited for, such as "cuda:0 default".
     """
 
@@ -81,7 +81,7 @@ class Order:
         return self._clocks.setdefault(owner, {})
 
     def record(self, stream: str) -> Clock:
-        """An event: what the stream has come to."""
+        """An event: the stream's clock of now."""
         with self._lock:
             clock = self.clock(stream)
             join(clock, self.clock(HOST))
@@ -139,11 +139,11 @@ class Order:
 
 
 class Memory:
-    """What torch's allocators would do.
+    """Memory as torch's allocators would give it out.
 
     Args:
         order: is told when an allocator has asked whether events have passed.
-        seed: of what is left to chance.
+        seed: of random choices.
     """
 
     def __init__(self, order: Order, seed: int) -> None:
@@ -155,7 +155,7 @@ class Memory:
         self._lock = threading.RLock()
 
     def block(self, tensor: torch.Tensor) -> Block | None:
-        """What a tensor's memory is, if it is a device's or pinned."""
+        """A tensor's block, if its memory is a device's or pinned."""
         storage = tensor.untyped_storage()
         return self.at(storage.data_ptr()) if storage.nbytes() else None
 

@@ -1,4 +1,4 @@
-"""A page to look at: a bench's tables and figures in one HTML file that needs nothing else, nor any address."""
+"""A bench's tables and figures as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def write(
 
     Args:
         path: the file.
-        title, claim: what was measured, and what it is to show.
-        command: what measures it again.
+        title, claim: of the page: the measurement, and what it is to show.
+        command: that measures it again.
         environment: see `budgetloader.bench.record.environment`.
         parts: grids, and figures of matplotlib, in order. The figures are closed.
     """

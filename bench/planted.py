@@ -1,4 +1,4 @@
-"""Faults of the hand-over that were there once, or that could be made: bench/handover.py must find each.
+"""Known faults of the hand-over of batches to a GPU, planted so that bench/handover.py must find each.
 
 Each entry puts one back for as long as its context lasts, and names the engine that shows it.
 """

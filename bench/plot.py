@@ -31,7 +31,7 @@ def time_ratios(rows: Sequence[Mapping[str, Any]], *, title: str) -> Any:
 
 
 def batch_times(rows: Sequence[Mapping[str, Any]], *, title: str) -> Any:
-    """Every batch's time over the run, so that what disturbed the machine is seen."""
+    """Every batch's time over the run: disturbances of the machine are seen."""
     figure, axes = _axes(title, "round (one epoch of each setting)", "milliseconds a batch")
     for row in rows:
         x, y = [], []
@@ -55,7 +55,7 @@ def accuracy_against_time(
         rows: with `top1` and `top5` as shares, or None where nothing was evaluated.
         metric: "top1" or "top5".
         printed: the dissertation's rows, one of them "full"; empty where ours are of other data.
-        data: what ours were trained on, for the legend.
+        data: the name of the training set, for the legend.
 
     Returns:
         The figure; None where there is nothing to draw.

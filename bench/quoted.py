@@ -1,7 +1,7 @@
-"""README's and docs' tables of figures, made from the records that they quote.
+"""Tables in README and docs, generated from the records that they quote.
 
     python -m budgetloader.bench.quoted            # write them again
-    python -m budgetloader.bench.quoted --check    # exit status 1 if a page does not say what its record says
+    python -m budgetloader.bench.quoted --check    # exit status 1 if a page differs from its records
 
 A page quotes a table between <!-- quote:NAME --> and <!-- /quote -->.
 """
@@ -47,7 +47,7 @@ def _boundaries(record: dict[str, Any]) -> Grid:
     return report.boundaries(record["boundary"])
 
 
-# name → record, what makes the table
+# name → record, function that makes the table
 QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "demo": ("imagenet_mnv2_quick_2_cores", _training),
     "demo-busy": ("imagenet_mnv2_quick_busy_2_cores", _training),

@@ -1,4 +1,4 @@
-"""Result files: where and with what something was measured, and atomic writing."""
+"""Result files: a record of machine and versions, and atomic writing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Date, machine, versions and git revision of what is running."""
+    """Date, machine, versions and git revision."""
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
@@ -68,7 +68,7 @@ def _cpu() -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file that is there whole, or not at all."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
@@ -88,7 +88,7 @@ _NUMBERS = re.compile(r"\[[-+.\deE,\s]+\]")
 
 
 def command(module: str, arguments: Sequence[str]) -> str:
-    """What was typed, without the machine's folders: of an absolute path its last name stays."""
+    """The command as typed, without the machine's folders: of an absolute path the last name is kept."""
     shown = [Path(part).name if part.startswith("/") else part for part in arguments]
     return shlex.join(["python", "-m", module, *shown])
 

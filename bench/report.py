@@ -1,4 +1,4 @@
-"""What a bench of training time leaves behind: record, pictures, tables and a page."""
+"""The output of a bench of training time: record, pictures, tables and a page."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def report(
     """Write the record, the pictures and the page, print the tables.
 
     Args:
-        results: what the bench measured; nothing is written where it has no settings yet.
+        results: of the bench; nothing is written where it has no settings yet.
         out: the folder.
         network: for titles.
-        command: what measures it again.
+        command: that measures it again.
         printed: data set → the dissertation's results, shown where the training data are that set.
         figures: "top1" and "top5" → the dissertation's figure.
     """
@@ -86,7 +86,7 @@ def report(
 
 
 def grids(results: Mapping[str, Any], *, network: str, printed: Mapping[str, Printed]) -> list[Grid]:
-    """The results; what the differences are made of; boundaries; and the dissertation's beside."""
+    """Tables of the results, of the parts of the differences, of boundaries, and of the dissertation's results."""
     rows = results["settings"]
     busy = results["options"]["busy"]
     title = (
@@ -154,7 +154,7 @@ def _parts(rows: Sequence[Mapping[str, Any]]) -> Grid:
 
 
 def boundaries(rows: Sequence[Mapping[str, Any]]) -> Grid:
-    """What boundaries cost, where it was measured."""
+    """The cost of boundaries, if it was measured."""
     cells = [
         (
             row["epochs_of"],

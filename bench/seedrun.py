@@ -1,4 +1,4 @@
-"""One seed's settings in training, side by side, and what came of them."""
+"""One seed's trainings, side by side, and their results."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from typing import Any
 
 from rich.progress import Progress
 
-from budgetloader import engines
-from budgetloader.bench import runs
+from budgetloader import engines, runs
 from budgetloader.bench.analysis import TARGET_POINTS, Measured
 from budgetloader.bench.boundary import measure as measure_boundary
-from budgetloader.bench.data import Data
 from budgetloader.bench.options import Options
 from budgetloader.bench.settings import Cell
+from budgetloader.prepare import Data
 
 
 class SeedRun:
-    """One seed's settings in training, and what came of them."""
+    """One seed's trainings, and their results."""
 
     def __init__(self, options: Options, seed: int, data: Data, out: Path, cells: list[Cell], recipe: Any) -> None:
         self.options, self.seed, self.data, self.out, self.recipe = options, seed, data, out, recipe
@@ -52,15 +51,22 @@ class SeedRun:
         self._first = self._trainer(cells[0])
         for cell in cells:
             batches = BudgetLoader(self.data.train, schedule=cell.schedule, sampling=cell.sampling, **shape)
-            setting = Setting(cell, self._trainer(cell), batches)
+            setting = Setting(
+                cell,
+                self._trainer(cell),
+                batches,
+                state=self._state(cell.name),
+                seed=self.seed,
+                evaluation=self.evaluation,
+                eval_every=self.options.eval_every,
+            )
             self.settings.append(setting)
-            if self._state(cell.name).exists():
-                setting.load(self._state(cell.name))
+            setting.training.load()
         self._load_timed()
 
     @property
     def _shape(self) -> dict[str, Any]:
-        """What all loaders of the run have in common."""
+        """The arguments that all loaders of the run share."""
         options = self.options
         return {
             "batch_size": options.batch_size,
@@ -117,8 +123,8 @@ class SeedRun:
         task = progress.add_task("train", total=total, completed=done)
         self._warm_up()
 
-        def batches_done(setting: Any, count: int) -> None:
-            description = f"{label}{setting.name} {len(setting.records) + 1}/{setting.schedule.epochs}"
+        def batches_done(setting: Any, epoch: int, count: int) -> None:
+            description = f"{label}{setting.name} {epoch + 1}/{setting.schedule.epochs}"
             progress.update(task, advance=count, description=description, refresh=True)
 
         def epoch_done(setting: Any) -> None:
@@ -130,15 +136,7 @@ class SeedRun:
             )
 
         try:
-            interleave.run(
-                self.settings,
-                state_of=lambda setting: self._state(setting.name),
-                seed=self.seed,
-                evaluation=self.evaluation,
-                eval_every=options.eval_every,
-                batches_done=batches_done,
-                epoch_done=epoch_done,
-            )
+            interleave.run(self.settings, batches_done=batches_done, epoch_done=epoch_done)
         except KeyboardInterrupt:
             return True
         return False
@@ -163,7 +161,7 @@ class SeedRun:
             if not setting.finished:
                 self.warm_up_seconds[setting.name] = interleave.warm_up(setting.trainer, **shape)
                 if setting.records:
-                    setting.load(self._state(setting.name))
+                    setting.training.load()
 
     def time_more(self, unclear: Callable[[], list[str]], progress: Progress) -> None:
         """Run rounds of timing alone, until every interval is narrow enough or there were `extra_rounds`.
@@ -194,7 +192,7 @@ class SeedRun:
             self._save_timed()
 
     def boundary(self, progress: Progress) -> list[dict[str, Any]]:
-        """What epochs' boundaries cost where no pause hides them; see `budgetloader.bench.boundary`."""
+        """The cost of epochs' boundaries; see `budgetloader.bench.boundary`."""
         cells = [setting.cell for setting in self.settings if setting.cell.group == self.settings[0].cell.group]
         progress.console.print("measuring boundaries: each setting's epochs one after the other, without a pause")
         return measure_boundary(
@@ -206,7 +204,7 @@ class SeedRun:
         )
 
     def _full(self, setting: Any) -> Any:
-        """What a setting's time is compared with."""
+        """The training that a setting's time is compared with."""
         return next(other for other in self.settings if other.cell.group == setting.cell.group)
 
     def measured(self, setting: Any) -> tuple[Measured, int]:
@@ -216,7 +214,7 @@ class SeedRun:
         return Measured(setting.records, full.records, setting.timed), rounds
 
     def row(self, setting: Any) -> dict[str, Any]:
-        """What one seed's training of a setting came to."""
+        """The results of one seed's training of a setting, as a row of the record."""
         accuracy, seconds = setting.history.accuracy, sum(record.train_seconds for record in setting.records)
         warm_up = self.warm_up_seconds.get(setting.name, 0.0)
         return {
@@ -251,4 +249,4 @@ class SeedRun:
             held = json.loads(self._timed.read_text())
         self._timing_rounds = held["rounds"]
         for setting in self.settings:
-            setting.timed = [(mine, full) for mine, full in held["slices"].get(setting.name, [])]
+            setting.timed = [(own, full) for own, full in held["slices"].get(setting.name, [])]

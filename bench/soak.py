@@ -1,17 +1,16 @@
-"""A long run of one private loader, and of a service with four trainers that come and go: does anything grow?
+"""A long run of one private loader, and of a service with trainers that come and go: does anything grow?
 
     python -m budgetloader.bench.soak --minutes 120 --out runs/soak
 
 Resident memory, descriptors, threads and /dev/shm are read every 10 seconds. They are flat if, after the first tenth
-of the time, the last quarter's median is at most 5 % above the first quarter's. Trainers are slow on purpose: a few
-per cent of a core; what leaks, leaks by the batch, the epoch, the trainer and the kill.
+of the time, the last quarter's median is at most 5 % above the first quarter's. Trainers are slow on purpose, a few
+per cent of a core: leaks grow with the number of batches, epochs, trainers and kills, whatever their speed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import signal
@@ -24,7 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from budgetloader.bench import child
+from budgetloader.bench.console import guarded
 from budgetloader.bench.record import environment, write_json
+from budgetloader.bench.serving import below, serving
 
 _TRAINERS = 4
 _SERIES = ("rss_bytes", "descriptors", "threads")
@@ -41,10 +43,11 @@ def main() -> int:
     parser.add_argument("--batch-seconds", type=float, default=0.5, help="that a trainer takes for a batch")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"))
     parser.add_argument("--seed", type=int, default=0, help="of the trainers' comings and goings")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        return _train(**json.loads(options.child))
+    return guarded(lambda _: _main(options), interrupted=f"the readings so far are in {options.out}")
+
+
+def _main(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         record = _soak(options, Path(folder))
@@ -55,8 +58,8 @@ def main() -> int:
     return 0 if all(line["flat"] for line in record["verdict"]) else 1
 
 
-def _train(path: str | None, name: str | None, seconds: float, schedule: str, seed: int) -> int:
-    """One trainer: goes through its schedule, again and again until it is ended where `path` is given."""
+def train(path: str | None, name: str | None, seconds: float, schedule: str, seed: int) -> int:
+    """One trainer, in a process of its own: goes through its schedule, and where `path` is given, again and again."""
     from budgetloader import BudgetLoader, Schedule, connect
 
     options: dict[str, Any] = {"batch_size": 32, "image_size": 64, "dtype": "uint8", "seed": seed}
@@ -78,7 +81,7 @@ def _train(path: str | None, name: str | None, seconds: float, schedule: str, se
 def _soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from rich.progress import Progress
 
-    from budgetloader.bench.data import prepare
+    from budgetloader.prepare import prepare
 
     source: dict[str, Any] = {"evaluation": None, "folder": folder, "images": 1440, "seed": 0}
     prepare(None, **source, progress=Progress(disable=True), builtin="digits", image_size=32)
@@ -89,30 +92,22 @@ def _soak(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rng = random.Random(options.seed)
     readings: list[dict[str, Any]] = []
     kills = {"ended": 0, "killed": 0}
-    with _process("budgetloader", "serve", str(data), "--name", "soak", "--memory", "200MB") as server:
-        _wait_for(known / "soak.json")
-        private_job = {
-            "path": str(data),
-            "name": None,
-            "schedule": "R3@12",
-            "seconds": options.batch_seconds,
-            "seed": 1,
-        }
-        with _process("budgetloader.bench.soak", "--child", json.dumps(private_job)) as private:
-            trainers: list[tuple[subprocess.Popen, float, bool]] = []
-            began = next_reading = time.monotonic()
-            while (now := time.monotonic()) < began + 60 * options.minutes:
-                trainers = _come_and_go(trainers, rng, options.batch_seconds, kills)
-                if server.poll() is not None or private.poll() is not None:
-                    raise SystemExit("error: the server or the private loader ended; the run is void")
-                if now >= next_reading:
-                    next_reading = now + options.every
-                    readings.append({"seconds": now - began, **_read(server.pid, private.pid)})
-                    write_json(options.out / "soak_readings.json", readings)
-                time.sleep(0.5)
-            for trainer, _, _ in trainers:
-                trainer.kill()
-                trainer.wait()
+    private_trainer = _trainer(path=str(data), name=None, schedule="R3@12", seconds=options.batch_seconds, seed=1)
+    with serving(data, name="soak", memory="200MB") as server, _process(private_trainer) as private:
+        trainers: list[tuple[subprocess.Popen, float, bool]] = []
+        began = next_reading = time.monotonic()
+        while (now := time.monotonic()) < began + 60 * options.minutes:
+            trainers = _come_and_go(trainers, rng, options.batch_seconds, kills)
+            if server.poll() is not None or private.poll() is not None:
+                raise SystemExit("error: the server or the private loader ended; the run is void")
+            if now >= next_reading:
+                next_reading = now + options.every
+                readings.append({"seconds": now - began, **_read(server.pid, private.pid)})
+                write_json(options.out / "soak_readings.json", readings)
+            time.sleep(0.5)
+        for trainer, _, _ in trainers:
+            trainer.kill()
+            trainer.wait()
     return {
         "environment": environment(),
         "minutes": readings[-1]["seconds"] / 60,
@@ -139,15 +134,18 @@ def _come_and_go(
                 raise SystemExit(f"error: a trainer ended with status {trainer.returncode}; the run is void")
     if len(left) < _TRAINERS and rng.random() < 0.2:
         schedule = rng.choice(["full@2", "0.618@3", "0.35@4", "R3@6"])
-        job = {"path": None, "name": "soak", "schedule": schedule, "seconds": seconds, "seed": rng.randrange(3)}
-        command = [sys.executable, "-m", "budgetloader.bench.soak", "--child", json.dumps(job)]
+        command = _trainer(path=None, name="soak", schedule=schedule, seconds=seconds, seed=rng.randrange(3))
         left.append((subprocess.Popen(command), time.monotonic() + rng.uniform(5, 90), rng.random() < 0.4))
     return left
 
 
+def _trainer(**job: Any) -> list[str]:
+    return child.once("budgetloader.bench.soak:train", **job)
+
+
 @contextlib.contextmanager
-def _process(*command: str) -> Iterator[subprocess.Popen]:
-    process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL)
+def _process(command: list[str]) -> Iterator[subprocess.Popen]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         yield process
     finally:
@@ -159,19 +157,11 @@ def _process(*command: str) -> Iterator[subprocess.Popen]:
             process.wait()
 
 
-def _wait_for(path: Path, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"error: the service did not start within {seconds:.0f} s")
-        time.sleep(0.1)
-
-
 def _read(server: int, private: int) -> dict[str, Any]:
-    mine = [server, *below(server)]
-    shared = _shared([*mine, private])
+    processes = [server, *below(server)]
+    shared = _shared([*processes, private])
     return {
-        "service": _sum(mine),
+        "service": _sum(processes),
         "private": _sum([private]),
         "shm_used_bytes": sum(shared.values()),
         "shm_files": len(shared),
@@ -188,21 +178,6 @@ def _shared(pids: list[int]) -> dict[tuple[int, int], int]:
                     file = os.stat(descriptor.path)
                     if file.st_dev == device:
                         found[file.st_dev, file.st_ino] = 512 * file.st_blocks
-    return found
-
-
-def below(pid: int) -> list[int]:
-    """Every process below one."""
-    parents: dict[int, int] = {}
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            with contextlib.suppress(OSError):
-                parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    found: list[int] = []
-    level = {pid}
-    while level:
-        level = {child for child, parent in parents.items() if parent in level}
-        found.extend(level)
     return found
 
 

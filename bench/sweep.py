@@ -19,61 +19,32 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import json
 import os
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the processes that measure need it not
+from budgetloader.bench.child import Child, once, together
+from budgetloader.bench.serving import serving
+
+if TYPE_CHECKING:  # the processes that measure do not need it
     from rich.console import Console
 
 SETTINGS = (("full", 0.05), ("0.8", 0.02), ("0.618", 0.01), ("R1_0.618", 0.005))  # schedule, learning rate
 PARTS = ("take", "copy", "one", "train")
 KINDS = ("private", "service", "tensorsocket")
 NAME = "bench-sweep"
-LIMIT_SECONDS = 300.0  # of a turn; what takes longer hangs
+LIMIT_SECONDS = 300.0  # of a turn; a longer one hangs
 
 
-class Child:
-    """One trainer in a process of its own."""
-
-    def __init__(self, job: dict[str, Any]) -> None:
-        command = [sys.executable, "-m", "budgetloader.bench.sweep", "--child", json.dumps(job)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self._wait_for("ready")
-
-    def go(self) -> None:
-        assert self._process.stdin
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-
-    def result(self) -> dict[str, Any]:
-        result = json.loads(self._wait_for("result "))
-        self._process.communicate()
-        return result
-
-    def kill(self) -> None:
-        self._process.kill()
-
-    def _wait_for(self, word: str) -> str:
-        assert self._process.stdout
-        for line in self._process.stdout:
-            if line.startswith(word):
-                return line[len(word) :]
-        raise RuntimeError(
-            f"a trainer ended with status {self._process.wait()}: see its message above, or it was stopped after "
-            f"{LIMIT_SECONDS:.0f} s, or the machine has too little memory"
-        )
-
-
-def child(job: dict[str, Any]) -> None:
-    """Take batches, or train on them, from the moment that "go" comes."""
+@contextlib.contextmanager
+def trainer(**job: Any) -> Iterator[Callable[..., dict[str, Any] | None]]:
+    """A trainer in a process of its own: a function that takes batches, or trains on them, once it is told to go."""
     import torch
 
     from budgetloader import Schedule
@@ -81,28 +52,32 @@ def child(job: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     schedule = Schedule.parse(job["schedule"], epochs=job["epochs"])
     with _batches(job, schedule) as batches:
-        trainer = _trainer(job, schedule) if job["learning_rate"] else None
-        print("ready", flush=True)
-        sys.stdin.readline()
-        began, images = time.time(), 0
-        if job["kind"] == "tensorsocket":
-            images = _take_endless(batches, job["samples"] * schedule.epochs)
-        for epoch in range(schedule.epochs if not images else 0):
-            if trainer is not None:
-                images += trainer.train_epoch(batches, epoch=epoch).images
-            else:
-                images += _take_epoch(batches, copied=job["copied"])
-        print("result", json.dumps({"began": began, "ended": time.time(), "images": images}), flush=True)
+        network = _network(job, schedule) if job["learning_rate"] else None
+
+        def run(*, go: bool) -> dict[str, Any] | None:
+            if not go:  # all trainers are made before any of them begins
+                return None
+            began, images = time.time(), 0
+            if job["kind"] == "tensorsocket":
+                images = _take_endless(batches, job["samples"] * schedule.epochs)
+            for epoch in range(schedule.epochs if not images else 0):
+                if network is not None:
+                    images += network.train_epoch(batches, epoch=epoch).images
+                else:
+                    images += _take_epoch(batches, copied=job["copied"])
+            return {"began": began, "ended": time.time(), "images": images}
+
+        yield run
 
 
 def _take_epoch(batches: Any, *, copied: bool) -> int:
     """All images of an epoch: how many; with `copied` to memory of the trainer's own, too."""
-    images, mine = 0, None
+    images, copy = 0, None
     for batch, labels in batches:
         images += len(labels)
         if copied:
-            mine = batch.clone() if mine is None else mine
-            mine[: len(batch)].copy_(batch)
+            copy = batch.clone() if copy is None else copy
+            copy[: len(batch)].copy_(batch)
     return images
 
 
@@ -137,7 +112,7 @@ def _batches(job: dict[str, Any], schedule: Any) -> Iterator[Any]:
         yield batches
 
 
-def _trainer(job: dict[str, Any], schedule: Any) -> Any:
+def _network(job: dict[str, Any], schedule: Any) -> Any:
     import dataclasses
 
     import torch
@@ -149,8 +124,8 @@ def _trainer(job: dict[str, Any], schedule: Any) -> Any:
     return Trainer(mobilenet_v2(classes=14, width=0.35), recipe=recipe, epochs=schedule.epochs)
 
 
-def produce(job: dict[str, Any]) -> None:
-    """tensorsocket's side of the loader: one native loader, sent to all."""
+def produce(job: dict[str, Any]) -> int:
+    """tensorsocket's side of the loader, in a process of its own: one native loader, sent to all."""
     from tensorsocket import TensorProducer
 
     from budgetloader import BudgetLoader, Schedule
@@ -166,39 +141,40 @@ def produce(job: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _running(kind: str, job: dict[str, Any], memory: str) -> Iterator[None]:
-    """What has to run beside the trainers."""
-    if kind == "private":
-        yield
-        return
+    """The service or producer that the trainers need."""
     if kind == "service":
-        command = ["-m", "budgetloader", "serve", job["beton"], "--name", NAME, "--memory", memory]
-    else:
-        command = ["-m", "budgetloader.bench.sweep", "--produce", json.dumps(job)]
-    process = subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, text=True)
+        with serving(job["beton"], name=NAME, memory=memory):
+            yield
+        return
+    producer = None
+    if kind == "tensorsocket":
+        producer = subprocess.Popen(once("budgetloader.bench.sweep:produce", job=job))
     try:
-        if kind == "service":
-            assert process.stdout
-            if not process.stdout.readline().startswith("serving"):
-                raise RuntimeError("the service did not start; see its message above")
         yield
     finally:
-        process.terminate()
-        process.wait(timeout=60)
+        if producer is not None:
+            producer.terminate()
+            producer.wait(timeout=60)
 
 
 def turn(kind: str, jobs: list[dict[str, Any]], *, memory: str) -> dict[str, Any]:
     """All trainers of one kind at once: images per second of all together, and of each."""
-    with _running(kind, jobs[0], memory):
-        children = [Child({**job, "kind": kind}) for job in jobs]
+    made = "budgetloader.bench.sweep:trainer"
+    trainers = (Child(made, name=f"trainer {i}", arguments={**job, "kind": kind}) for i, job in enumerate(jobs))
+    with _running(kind, jobs[0], memory), together(trainers) as children:
         limit = threading.Timer(LIMIT_SECONDS, _kill, [children])
         limit.start()
         try:
             for one in children:
-                one.go()
-            results = [one.result() for one in children]
+                one.ask(go=False)
+            for one in children:
+                one.send(go=True)
+            results = [one.answer() for one in children]
+        except RuntimeError as error:
+            why = f"or it was stopped after {LIMIT_SECONDS:.0f} s, or the machine has too little memory"
+            raise RuntimeError(f"{error}, {why}") from None
         finally:
             limit.cancel()
-            _kill(children)
         decoded = _decoded() if kind == "service" else None
     began, ended = min(r["began"] for r in results), max(r["ended"] for r in results)
     images = sum(r["images"] for r in results)
@@ -235,9 +211,6 @@ def _jobs(options: argparse.Namespace, part: str, *, beton: Path, seed: int) -> 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments[:1] in (["--child"], ["--produce"]):
-        (child if arguments[0] == "--child" else produce)(json.loads(arguments[1]))
-        return 0
     parser = argparse.ArgumentParser(
         prog="python -m budgetloader.bench.sweep",
         description=(__doc__ or "").split("\n\n")[0],
@@ -264,16 +237,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from importlib.util import find_spec
 
-    from rich.progress import Progress
-
     from budgetloader.bench import page
-    from budgetloader.bench.data import prepare
+    from budgetloader.bench.console import bars
     from budgetloader.bench.estimate import interquartile_range, mean
     from budgetloader.bench.record import command, environment
+    from budgetloader.prepare import prepare
 
     out = Path(options.out)
     os.environ.setdefault("BUDGETLOADER_SERVICES", str((out / "services").resolve()))
-    with Progress(console=console) as progress:
+    with bars(console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
     rows = []
     for part in options.parts:

@@ -1,4 +1,4 @@
-"""How a trainer's threads stand other work on the machine: an epoch's time, quiet and beside a busy process.
+"""What a busy process beside a trainer costs, by the number of torch's threads.
 
 Claim: on small networks torch's OpenMP threads meet at a barrier at the end of every operation, and wait there
 for whichever of them has lost its core; with one thread, a process that keeps a core busy costs its share.
@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from budgetloader.bench.busy import busy
-from budgetloader.bench.child import Child
+from budgetloader.bench.child import Child, together
 from budgetloader.bench.grid import Grid
 
-if TYPE_CHECKING:  # the processes that measure need it not
+if TYPE_CHECKING:  # the processes that measure do not need it
     from rich.console import Console
 
 # name → threads of torch (0: as many as it takes), of the loader's engine, environment
@@ -64,28 +64,25 @@ def trainer(*, beton: str, threads: int, workers: int) -> Callable[..., dict[str
 
 def measure(beton: str, *, turns: int, say: Callable[[str], object]) -> list[dict[str, Any]]:
     """One row per way of setting threads."""
-    children = {
-        name: Child(
+    made = (
+        Child(
             "budgetloader.bench.threads:trainer",
             name=name,
             arguments={"beton": beton, "threads": threads, "workers": workers},
             environment=environment,
         )
         for name, (threads, workers, environment) in WAYS.items()
-    }
+    )
     seconds: dict[tuple[str, str], list[float]] = {(name, place): [] for name in WAYS for place in PLACES}
-    try:
-        for child in children.values():
+    with together(made) as children:
+        for child in children:
             child.ask()
         for place in PLACES:
             with busy(place == "busy"):
                 for turn in range(turns):
-                    for name, child in children.items():
-                        seconds[name, place].append(child.ask()["seconds"])
+                    for child in children:
+                        seconds[child.name, place].append(child.ask()["seconds"])
                     say(f"{place}: turn {turn + 1} of {turns}")
-    finally:
-        for child in children.values():
-            child.close()
     rows = []
     for name, (threads, workers, environment) in WAYS.items():
         quiet, loaded = (statistics.median(seconds[name, place]) for place in PLACES)
@@ -122,14 +119,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
-    from rich.progress import Progress
-
     from budgetloader.bench import page
-    from budgetloader.bench.data import prepare
+    from budgetloader.bench.console import bars
     from budgetloader.bench.record import command, environment
+    from budgetloader.prepare import prepare
 
     out = Path(options.out)
-    with Progress(console=console) as progress:
+    with bars(console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
     rows = measure(str(out / "data" / "train.beton"), turns=options.turns, say=console.print)
     results: dict[str, Any] = {

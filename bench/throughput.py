@@ -22,34 +22,34 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from budgetloader.bench.child import Child
+from budgetloader.bench.child import Child, together
 from budgetloader.bench.contenders import CONTENDERS, FILTERS, NEEDS, quiet_threads
 from budgetloader.bench.estimate import interquartile_range, mean
 from budgetloader.bench.work import Work
 
-if TYPE_CHECKING:  # the processes that measure need it not
+if TYPE_CHECKING:  # the processes that measure do not need it
     from rich.console import Console
 
 PARTS = ("rates", "boundary", "cut")
 CUTS = ("0.1", "0.2", "0.5", "0.75", "1")
 BOUNDARY_BATCHES, BOUNDARY_EPOCHS = 8, 7  # the first epoch fills the pipeline, and is not counted
 STEP_SECONDS = {"a trainer of 50 ms a batch": 0.05, "taking only": 0.0}
-SETTLE_SECONDS = 0.5  # after a break, some loaders go on decoding what nobody takes
-REFERENCE = "native"  # what the ratios are of
+SETTLE_SECONDS = 0.5  # after a break, some loaders go on decoding
+REFERENCE = "native"  # the numerator of the ratios
 
 
 def contender(*, name: str, work: dict[str, Any]) -> Callable[..., list[dict[str, Any]]]:
     """A function that runs a contender, in a process of its own."""
-    asked = Work(**work)
-    quiet_threads(asked.threads)
+    kind = Work(**work)
+    quiet_threads(kind.threads)
 
     def run(*, ratios: Sequence[str], step_seconds: float = 0.0) -> list[dict[str, Any]]:
-        return _epochs(name, asked, [Fraction(r) for r in ratios], step_seconds=step_seconds)
+        return _epochs(name, kind, [Fraction(r) for r in ratios], step_seconds=step_seconds)
 
     return run
 
@@ -77,22 +77,12 @@ def _epochs(name: str, work: Work, ratios: list[Fraction], *, step_seconds: floa
     return result
 
 
-@contextlib.contextmanager
-def running(works: Sequence[tuple[str, Work]]) -> Iterator[list[Child]]:
+def running(works: Sequence[tuple[str, Work]]) -> contextlib.AbstractContextManager[list[Child]]:
     """A process for each contender and its work."""
-    children = [
-        Child(
-            "budgetloader.bench.throughput:contender",
-            name=name,
-            arguments={"name": name, "work": dataclasses.asdict(work)},
-        )
-        for name, work in works
-    ]
-    try:
-        yield children
-    finally:
-        for child in children:
-            child.close()
+    made = "budgetloader.bench.throughput:contender"
+    return together(
+        Child(made, name=name, arguments={"name": name, "work": dataclasses.asdict(work)}) for name, work in works
+    )
 
 
 def rates(works: dict[str, list[Work]], *, turns: int, say: Callable[[str], object]) -> list[dict[str, Any]]:
@@ -148,7 +138,7 @@ def ratios(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def boundary(works: dict[str, Work], *, turns: int, say: Callable[[str], object]) -> list[dict[str, Any]]:
-    """What a boundary between epochs of a few batches costs: ours by schedule, the others' left by `break`.
+    """The cost of a boundary between epochs of a few batches: ours by schedule, the others left by `break`.
 
     In each turn: the median time from an epoch's last batch to the next one's first, less the median time of
     the other batches, in units of those.
@@ -213,8 +203,8 @@ def _samples(work: Work) -> int:
     return len(Dataset(work.beton))
 
 
-def there(name: str) -> bool:
-    """Whether what a contender needs can be imported, in a process of its own."""
+def importable(name: str) -> bool:
+    """Whether a contender's packages can be imported, tried in a process of its own."""
     package = NEEDS.get(name)
     code = f"import {package}" + ("; spdl.io.demux_config()" if package == "spdl.io" else "")
     return package is None or not subprocess.run([sys.executable, "-c", code], capture_output=True).returncode
@@ -243,18 +233,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
-    from rich.progress import Progress
-
     from budgetloader.bench import compared, page
-    from budgetloader.bench.data import prepare
+    from budgetloader.bench.console import bars
     from budgetloader.bench.record import command, environment, write_json
     from budgetloader.parallel import cores
+    from budgetloader.prepare import prepare
 
     say = console.print
     out = Path(options.out)
-    with Progress(console=console) as progress:
+    with bars(console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
-    names = [name for name in options.contenders if there(name)]
+    names = [name for name in options.contenders if importable(name)]
     for name in sorted(set(options.contenders) - set(names)):
         say(f"{name} is left out: {NEEDS[name]} is not installed, or lacks a library")
 

@@ -1,9 +1,9 @@
-"""What the uploader costs the host: native's images per second with it, and without.
+"""What the uploader costs the host: the native engine's images per second with it, and without.
 
     python -m budgetloader.bench.upload
 
 Claim: at most 3 %. The device is one that takes no time: torch's "meta" tensors, and streams and events
-that do nothing, so that what is left is what the host's threads do for a batch. Both loaders write bytes to
+that do nothing: only the work of the host's threads is left. Both loaders write bytes to
 host memory; the one with a device has them sent, normalised to float16, and handed over. Each has a process
 of its own, and they take turns, so that the machine's drift hits both; the first turn is warm-up. The cost is
 the median over the turns' ratios, once of images per second and once of processor time per image, which a busy
@@ -29,7 +29,7 @@ import torch
 if TYPE_CHECKING:
     from rich.console import Console
 
-_COPY_SECONDS = 0.0008  # what the events say a copy takes: 64 images of 224 pixels over a bus of 12 GB/s
+_COPY_SECONDS = 0.0008  # of a copy, as the events have it: 64 images of 224 pixels over a bus of 12 GB/s
 MOST_COST = 0.03
 
 
@@ -133,31 +133,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, console: Console) -> int:
-    from rich.progress import Progress
-
-    from budgetloader.bench.child import Child
-    from budgetloader.bench.data import prepare
+    from budgetloader.bench.child import Child, together
+    from budgetloader.bench.console import bars
     from budgetloader.bench.record import environment, write_json
+    from budgetloader.prepare import prepare
 
     out = Path(options.out)
-    with Progress(console=console) as progress:
+    with bars(console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
     shape = {"batch_size": options.batch_size, "image_size": options.image_size}
     shape["beton"] = str(out / "data" / "train.beton")
     turns: dict[str, list[dict[str, float]]] = {"native": [], "native, uploaded": []}
-    children = [
+    made = (
         Child("budgetloader.bench.upload:measure_part", name=name, arguments={"uploaded": name != "native", **shape})
         for name in turns
-    ]
-    try:
+    )
+    with together(made) as children:
         for turn in range(options.turns + 1):
             for child in children if turn % 2 else children[::-1]:  # who is first changes
                 rate = child.ask()
                 if turn:
                     turns[child.name].append(rate)
-    finally:
-        for child in children:
-            child.close()
     results = {"environment": environment(), "options": {**vars(options), "out": None}, "turns": turns, "cost": {}}
     for per in ("second", "core second"):
         rates = {name: [turn[per] for turn in of] for name, of in turns.items()}

@@ -7,7 +7,7 @@ Claim: `BudgetLoader.verdict()` says within 15 % how many times a trainer's dema
 How it is measured: every engine has a process of its own. In each turn it first says how many images per
 second it gives to a trainer that only takes them; then come trainers that sleep for each batch, so long
 that the engine could deliver 0.5 … 6 times what they take, with pauses between their epochs as an
-evaluation makes. The verdict's headroom is compared with what is known: for an engine that works ahead,
+evaluation makes. The verdict's headroom is compared with the known one: for an engine that works ahead,
 the ratio r of the two speeds; for one that makes a batch when it is asked for (resident, synthetic), of
 which a trainer waits for all, r where the wait is below 5 % of the time, and otherwise the share of its own
 speed at which the trainer runs, r / (r + 1). Medians over the turns.
@@ -20,17 +20,17 @@ import contextlib
 import functools
 import os
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from budgetloader.bench.child import Child
+from budgetloader.bench.child import Child, together
 from budgetloader.bench.grid import Grid
+from budgetloader.bench.serving import serving
 
-if TYPE_CHECKING:  # the processes that measure need it not
+if TYPE_CHECKING:  # the processes that measure do not need it
     from rich.console import Console
 
 ENGINES = ("native", "dali", "ffcv", "resident", "synthetic", "service")
@@ -68,7 +68,7 @@ def engine(*, name: str, data: str, small: str) -> Callable[..., dict[str, float
 
 
 def expected(name: str, ratio: float) -> float:
-    """What the verdict has to say of an engine that is `ratio` times as fast as its trainer; see this module."""
+    """The right verdict for an engine that is `ratio` times as fast as its trainer; see this module."""
     if name not in DIRECT:
         return ratio
     return ratio if 1 / (1 + ratio) <= WAIT_SHARE else ratio / (1 + ratio)
@@ -77,47 +77,24 @@ def expected(name: str, ratio: float) -> float:
 def measure(data: str, small: str, *, engines: Sequence[str], turns: int, say: Callable[[str], object]) -> list[Any]:
     """One row per engine and trainer."""
     files = {"data": data, "small": small}
-    children = {
-        name: Child("budgetloader.bench.verdict:engine", name=name, arguments={"name": name, **files})
-        for name in engines
-    }
+    made = "budgetloader.bench.verdict:engine"
     said: dict[tuple[str, float], list[float]] = {}
-    try:
+    with together(Child(made, name=name, arguments={"name": name, **files}) for name in engines) as children:
         for turn in range(turns + 1):
-            for name, child in children.items():
+            for child in children:
                 # a seed of its own for each run: a service must not find what it has decoded before
                 seeds = iter(range(100 * turn, 100 * turn + 100))
                 rate = child.ask(seconds_per_image=0, seed=next(seeds))["images_per_second"]
                 for ratio in HEADROOMS if turn else ():
                     result = child.ask(seconds_per_image=ratio / rate, seed=next(seeds))
-                    said.setdefault((name, ratio), []).append(result["headroom"])
+                    said.setdefault((child.name, ratio), []).append(result["headroom"])
             say(f"turn {turn} of {turns}" + ("" if turn else " (warm-up)"))
-    finally:
-        for child in children.values():
-            child.close()
     rows = []
     for (name, ratio), headrooms in said.items():
         known, median = expected(name, ratio), statistics.median(headrooms)
         row = {"engine": name, "engine_per_trainer": ratio, "expected": known, "headroom": median}
         rows.append({**row, "error": median / known - 1, "turns": headrooms})
     return rows
-
-
-@contextlib.contextmanager
-def _service(path: str, *, wanted: bool) -> Iterator[None]:
-    if not wanted:
-        yield
-        return
-    command = [sys.executable, "-m", "budgetloader", "serve", path, "--name", NAME, "--memory", "500MB"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout
-        if not process.stdout.readline().startswith("serving"):
-            raise RuntimeError("the service did not start; see its message above")
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,23 +117,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from importlib.util import find_spec
 
-    from rich.progress import Progress
-
     from budgetloader import engines
     from budgetloader.bench import page
-    from budgetloader.bench.data import prepare
+    from budgetloader.bench.console import bars
     from budgetloader.bench.record import command, environment
+    from budgetloader.prepare import prepare
 
     out = Path(options.out)
     os.environ.setdefault("BUDGETLOADER_SERVICES", str((out / "services").resolve()))
-    with Progress(console=console) as progress:
+    with bars(console) as progress:
         made: dict[str, Any] = {"evaluation": None, "seed": 0, "progress": progress}
         prepare(None, folder=out / "data", images=options.images, **made)
         prepare(None, folder=out / "small", images=1440, builtin="digits", image_size=32, **made)
     data, small = out / "data" / "train.beton", out / "small" / "train.beton"
-    there = {name: find_spec("ray") if name == "service" else engines.installed(name) for name in options.engines}
-    with _service(str(data), wanted=bool(there.get("service"))):
-        names = [name for name in options.engines if there[name]]
+    installed = {name: find_spec("ray") if name == "service" else engines.installed(name) for name in options.engines}
+    wanted = serving(data, name=NAME, memory="500MB") if installed.get("service") else contextlib.nullcontext()
+    with wanted:
+        names = [name for name in options.engines if installed[name]]
         rows = measure(str(data), str(small), engines=names, turns=options.turns, say=console.print)
     results: dict[str, Any] = {
         "environment": environment(),

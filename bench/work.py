@@ -1,4 +1,4 @@
-"""What every contender of a comparison is asked to do."""
+"""The work that every contender of a comparison does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Epochs = Iterator[Iterable[int]]
 
 @dataclass(frozen=True)
 class Work:
-    """What every contender does.
+    """The work of every contender.
 
     Args:
         beton, folder: the same images as a `.beton` and as an ImageFolder.

@@ -46,7 +46,7 @@ server=$!
 for _ in $(seq 120); do grep -q ^serving serve.log && break || sleep 0.5; done
 trainers=()
 for rate in 0.05 0.02; do
-    python -m budgetloader.bench.train --data service:images --network mobilenet_v2 --recipe imagenet --schedule 0.618 --epochs 2 \
+    budgetloader train --data service:images --network mobilenet_v2 --recipe imagenet --schedule 0.618 --epochs 2 \
         --image-size 64 --batch-size 16 --learning-rate $rate --out "runs/$rate" >"train-$rate.log" 2>&1 &
     trainers+=($!)
 done

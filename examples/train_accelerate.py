@@ -18,7 +18,7 @@ def train(
         data, schedule=schedule, batch_size=batch_size, image_size=image_size, device=accelerator.device
     )
     accelerator.register_for_checkpointing(batches)  # save_state and load_state resume it, also in mid-epoch
-    for epoch in range(batches.epoch, schedule.epochs):
+    for epoch in batches.epochs():
         accelerator.print(f"epoch {epoch}: {len(batches)} batches")
         for images, labels in batches:
             loss = nn.functional.cross_entropy(network(images), labels)

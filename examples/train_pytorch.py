@@ -15,7 +15,7 @@ def train(network: nn.Module, data: str, schedule: budgetloader.Schedule, *, bat
     batches = budgetloader.BudgetLoader(
         data, schedule=schedule, batch_size=batch_size, image_size=image_size, device=device
     )
-    for epoch in range(schedule.epochs):
+    for epoch in batches.epochs():
         print(f"epoch {epoch}: {len(batches)} batches")
         for images, labels in batches:
             loss = nn.functional.cross_entropy(network(images), labels)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from budgetloader.budget import Budget
     from budgetloader.dataset import Dataset
     from budgetloader.errors import (
+        ArgumentError,
+        ArgumentTypeError,
         CorruptSampleError,
         DatasetError,
         EngineError,
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 __version__ = "0.2.0.dev0"
 
 _HOMES = {
+    "ArgumentError": "errors",
+    "ArgumentTypeError": "errors",
     "Budget": "budget",
     "BudgetLoader": "loader",
     "BudgetSampler": "sampler",
@@ -65,6 +69,8 @@ _HOMES = {
     "connect": "service.client",
 }
 __all__ = [
+    "ArgumentError",
+    "ArgumentTypeError",
     "Budget",
     "BudgetLoader",
     "BudgetSampler",

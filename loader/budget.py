@@ -7,9 +7,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
 
+from budgetloader.arguments import check_count
 from budgetloader.errors import ScheduleError
-from budgetloader.schedule import Schedule, _check_count
+
+
+class Ratios(Protocol):
+    """What a budget needs of a schedule: `budgetloader.Schedule` has it."""
+
+    @property
+    def ratios(self) -> tuple[Fraction, ...]:
+        """The ratio of each epoch."""
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +39,13 @@ class Budget:
         ScheduleError: an epoch's budget would be zero batches.
     """
 
-    schedule: Schedule
+    schedule: Ratios
     samples: int
     batch_size: int
 
     def __post_init__(self) -> None:
-        _check_count(self.samples, what="samples")
-        _check_count(self.batch_size, what="batch_size")
+        check_count(self.samples, what="samples", error=ScheduleError)
+        check_count(self.batch_size, what="batch_size", error=ScheduleError)
         full = self.full
         batches = tuple(math.floor(ratio * full) for ratio in self.schedule.ratios)
         for epoch, count in enumerate(batches):

@@ -1,9 +1,10 @@
-"""Images in, `.beton` out: every image as an indexed baseline JPEG (see `budgetloader.jpeg`)."""
+"""Convert images to a `.beton` file of indexed baseline JPEGs (see `budgetloader.jpeg`)."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,14 +13,18 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from budgetloader import jpeg
-from budgetloader.beton import Writer
+from budgetloader.beton import PAGE_BYTES, Writer
+from budgetloader.colour import flattened, rgb_of, to_rgb
 from budgetloader.errors import DatasetError
 from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels, check_pixels, check_scans
 from budgetloader.parallel import in_order
+from budgetloader.paths import local
 from budgetloader.sources import Source
 
 if TYPE_CHECKING:
     from PIL import Image
+
+__all__ = ["Report", "Settings", "convert", "to_rgb"]
 
 _JPEGTRAN = "jpegtran"
 _JPEGTRAN_SECONDS = 120.0
@@ -41,6 +46,7 @@ class Settings:
         on_bad: what to do with an image that cannot be read: "raise", or "skip" (and report).
         threads: how many convert at a time; None: one per core.
         max_pixels: of an image; larger ones cannot be read, and are not decoded.
+        background: the colour that shows through where an image is transparent: a name, or #rrggbb.
     """
 
     quality: int | None = None
@@ -51,6 +57,7 @@ class Settings:
     on_bad: Literal["raise", "skip"] = "raise"
     threads: int | None = None
     max_pixels: int = MAX_PIXELS
+    background: str = "white"
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -63,6 +70,7 @@ class Settings:
             if value is not None and not (isinstance(value, int) and least <= value <= most):
                 raise DatasetError(f"{name} {value!r} is outside {least} … {most}")
         check_max_pixels(self.max_pixels)
+        rgb_of(self.background)
         if self.subsampling not in (None, *jpeg.SUBSAMPLINGS):
             raise DatasetError(f"subsampling {self.subsampling!r} is none of {', '.join(jpeg.SUBSAMPLINGS)}")
         if self.on_bad not in ("raise", "skip"):
@@ -71,14 +79,36 @@ class Settings:
 
 @dataclass
 class Report:
-    """What a conversion did."""
+    """Counts of a conversion.
+
+    Attributes:
+        samples, jpeg_bytes: that are in the file.
+        labels: label → how many of the samples have it.
+        converted: colour mode → images brought to RGB from it.
+        transparent: images that were put on the background.
+        resized, lossless: images that were made smaller, and that kept their DCT coefficients.
+        skipped: "name: why" of each image that was left out.
+    """
 
     samples: int = 0
     jpeg_bytes: int = 0
-    converted: dict[str, int] = field(default_factory=dict)  # colour mode → images brought to RGB from it
+    labels: Counter[int] = field(default_factory=Counter)
+    converted: Counter[str] = field(default_factory=Counter)
+    transparent: int = 0
     resized: int = 0
     lossless: int = 0
-    skipped: list[str] = field(default_factory=list)  # "name: why"
+    skipped: list[str] = field(default_factory=list)
+
+    def add(self, encoded: _Encoded, *, label: int) -> None:
+        """Count an image that was written."""
+        self.samples += 1
+        self.jpeg_bytes += len(encoded.data)
+        self.labels[label] += 1
+        self.transparent += encoded.transparent
+        self.resized += encoded.resized
+        self.lossless += encoded.lossless
+        if encoded.mode != "RGB":
+            self.converted[encoded.mode] += 1
 
 
 def convert(
@@ -101,34 +131,24 @@ def convert(
         progress: called with the number of images done.
 
     Raises:
-        DatasetError: an image cannot be read (and on_bad is "raise"), `path` exists, the disk is full.
+        DatasetError: an image cannot be read or is too large for the file (and on_bad is "raise"; the message
+            names it), `path` exists, the disk is full.
     """
     settings = settings or Settings()
     _check_labels(source)
-    quality = settings.quality or (90 if source.lossy else 100)
-    subsampling = settings.subsampling or ("4:2:0" if source.lossy else "4:4:4")
+    if settings.lossless and not shutil.which(_JPEGTRAN):
+        raise DatasetError(f"lossless conversion needs {_JPEGTRAN}; install libjpeg-turbo-progs")
+    encode = _Encoder(source, settings)
     notes = {
         "writer": "budgetloader",
         "classes": source.classes,
-        "quality": quality,
-        "subsampling": subsampling,
+        "quality": encode.quality,
+        "subsampling": encode.subsampling,
         "interval": settings.interval,
     }
-    if settings.lossless and not shutil.which(_JPEGTRAN):
-        raise DatasetError(f"lossless conversion needs {_JPEGTRAN}; install libjpeg-turbo-progs")
     report = Report()
-
-    def work(i: int) -> _Encoded:
-        try:
-            kept = _keep(source, i, settings) if settings.lossless else None
-            return kept or _encode(source.load(i), settings, quality=quality, subsampling=subsampling)
-        except (MemoryError, ImportError):  # those concern every image
-            raise
-        except Exception as error:  # whatever a decoder thinks of: it concerns this image alone
-            return _Encoded(problem=_why(error))
-
-    with Writer(path, capacity=len(source), notes=notes, exists=exists) as writer:
-        for i, encoded in enumerate(in_order(work, len(source), threads=settings.threads)):
+    with Writer(local(path), capacity=len(source), notes=notes, exists=exists) as writer:
+        for i, encoded in enumerate(in_order(encode, len(source), threads=settings.threads)):
             if encoded.problem:
                 if settings.on_bad == "raise":
                     raise DatasetError(
@@ -138,15 +158,10 @@ def convert(
                 report.skipped.append(f"{source.names[i]}: {encoded.problem}")
             else:
                 writer.add(encoded.data, width=encoded.width, height=encoded.height, label=source.labels[i])
-                report.jpeg_bytes += len(encoded.data)
-                report.resized += encoded.resized
-                report.lossless += encoded.lossless
-                if encoded.mode != "RGB":
-                    report.converted[encoded.mode] = report.converted.get(encoded.mode, 0) + 1
+                report.add(encoded, label=int(source.labels[i]))
             progress(i + 1)
         if not writer.count:
             raise DatasetError(f"none of the {len(source)} images can be read; the first: {report.skipped[0]}")
-        report.samples = writer.count
     return report
 
 
@@ -165,63 +180,69 @@ class _Encoded:
     width: int = 0
     height: int = 0
     mode: str = "RGB"
+    transparent: bool = False
     resized: bool = False
     lossless: bool = False
     problem: str = ""
 
 
-def _keep(source: Source, i: int, settings: Settings) -> _Encoded | None:
-    """Image i's own JPEG with restart markers and the table; None if it is none that we can keep."""
-    data = source.read(i) if source.read is not None else b""
-    try:
-        frame = jpeg.read_frame(data)
-    except jpeg.JpegError:
-        return None
-    too_long = settings.max_side is not None and max(frame.width, frame.height) > settings.max_side
-    if frame.components != 3 or too_long:
-        return None
-    check_pixels(frame.width, frame.height, most=settings.max_pixels)
-    check_scans(data)
-    blocks = jpeg.interval_for(-(-frame.width // frame.mcu_width), most=settings.interval)
-    command = [_JPEGTRAN, "-copy", "none", "-optimize", "-restart", f"{blocks}B"]
-    result = subprocess.run(command, input=data, capture_output=True, timeout=_JPEGTRAN_SECONDS)
-    if result.returncode or result.stderr:  # it warns, and goes on, where data are missing
-        raise DatasetError(result.stderr.decode(errors="replace").strip().splitlines()[0])
-    return _Encoded(jpeg.add_table(result.stdout), frame.width, frame.height, lossless=True)
+class _Encoder:
+    """Encodes image i of a source, or says why it cannot. Called from several threads."""
 
+    def __init__(self, source: Source, settings: Settings) -> None:
+        self._source, self._settings = source, settings
+        self._background = rgb_of(settings.background)
+        self.quality = settings.quality or (90 if source.lossy else 100)
+        self.subsampling: jpeg.Subsampling = settings.subsampling or ("4:2:0" if source.lossy else "4:4:4")
 
-def _encode(image: Image.Image, settings: Settings, *, quality: int, subsampling: jpeg.Subsampling) -> _Encoded:
-    mode = image.mode
-    check_pixels(*image.size, most=settings.max_pixels)
-    image = to_rgb(image)
-    longest = max(image.size)
-    resized = False
-    if settings.max_side is not None and longest > settings.max_side:
-        from PIL import Image
+    def __call__(self, i: int) -> _Encoded:
+        try:
+            kept = self._keep(i) if self._settings.lossless else None
+            encoded = kept or self._encode(self._source.load(i))
+        except (MemoryError, ImportError):  # those concern every image
+            raise
+        except Exception as error:  # whatever a decoder thinks of: it concerns this image alone
+            return _Encoded(problem=_why(error))
+        if len(encoded.data) > PAGE_BYTES:
+            size = f"{len(encoded.data):,} bytes are over the {PAGE_BYTES:,} that a sample may have"
+            return _Encoded(problem=f"as a JPEG, its {size}; make such images smaller with --max-side")
+        return encoded
 
-        width, height = (max(1, round(side * settings.max_side / longest)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.LANCZOS)
-        resized = True
-    if max(image.size) > _LARGEST_SIDE:
-        raise DatasetError(f"a side of {longest:,} pixels is over JPEG's {_LARGEST_SIDE:,}; use --max-side")
-    data = jpeg.encode(image, quality=quality, subsampling=subsampling, interval=settings.interval)
-    return _Encoded(data, image.width, image.height, mode, resized)
+    def _keep(self, i: int) -> _Encoded | None:
+        """Image i's own JPEG with restart markers and the table; None if it is none that we can keep."""
+        settings = self._settings
+        data = self._source.read(i) if self._source.read is not None else b""
+        try:
+            frame = jpeg.read_frame(data)
+        except jpeg.JpegError:
+            return None
+        too_long = settings.max_side is not None and max(frame.width, frame.height) > settings.max_side
+        if frame.components != 3 or too_long:
+            return None
+        check_pixels(frame.width, frame.height, most=settings.max_pixels)
+        check_scans(data)
+        blocks = jpeg.interval_for(-(-frame.width // frame.mcu_width), most=settings.interval)
+        command = [_JPEGTRAN, "-copy", "none", "-optimize", "-restart", f"{blocks}B"]
+        result = subprocess.run(command, input=data, capture_output=True, timeout=_JPEGTRAN_SECONDS)
+        if result.returncode or result.stderr:  # it warns, and goes on, where data are missing
+            raise DatasetError(result.stderr.decode(errors="replace").strip().splitlines()[0])
+        return _Encoded(jpeg.add_table(result.stdout), frame.width, frame.height, lossless=True)
 
+    def _encode(self, image: Image.Image) -> _Encoded:
+        settings, mode = self._settings, image.mode
+        check_pixels(*image.size, most=settings.max_pixels)
+        image, transparent = flattened(image, background=self._background)
+        longest = max(image.size)
+        resized = settings.max_side is not None and longest > settings.max_side
+        if settings.max_side is not None and resized:
+            from PIL import Image
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as 8-bit RGB: 16-bit values are scaled (PIL clips them), transparency is dropped."""
-    from PIL import Image
-
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
-        if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
-            raise DatasetError(f"values {values.min():g} … {values.max():g} of mode {image.mode} are no pixels")
-        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+            width, height = (max(1, round(side * settings.max_side / longest)) for side in image.size)
+            image = image.resize((width, height), Image.Resampling.LANCZOS)
+        if max(image.size) > _LARGEST_SIDE:
+            raise DatasetError(f"a side of {longest:,} pixels is over JPEG's {_LARGEST_SIDE:,}; use --max-side")
+        data = jpeg.encode(image, quality=self.quality, subsampling=self.subsampling, interval=settings.interval)
+        return _Encoded(data, image.width, image.height, mode, transparent, resized)
 
 
 def _why(error: Exception) -> str:

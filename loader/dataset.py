@@ -9,22 +9,23 @@ from __future__ import annotations
 import os
 import stat
 import zlib
-from pathlib import Path
 
 import numpy as np
 
 from budgetloader import beton
 from budgetloader.errors import CorruptSampleError, DatasetError
 from budgetloader.limits import MAX_PIXELS, check_max_pixels, max_bytes
+from budgetloader.paths import local
 
 _AT_ONCE = 1 << 20  # samples of an index that are checked at a time: a hole of 1 TB is none
 
 
 class Dataset:
-    """A `.beton` file of JPEGs and integer labels, ours or FFCV's.
+    """A `.beton` file of JPEGs and integer labels, written by `budgetloader convert` or by FFCV.
 
     Args:
         path: the file.
+        label_field: the integer field that holds the labels; default: the only one, or the one named "label".
         verify: compare each sample's bytes with the checksum that the file has of them, when they are read.
         max_pixels: of an image; a file that has larger ones is refused.
         mapped: False: samples are read, not memory-mapped, which costs a copy: a file that is cut short, or a disk
@@ -35,24 +36,39 @@ class Dataset:
         labels: int64 [D].
         classes: the classes' names, or () where the file does not know them.
         checksums: uint32 [D], CRC-32 of each sample's bytes, or None where the file has none.
-        fields, image_field: the fields' names, and which of them is the image.
+        fields, image_field, label_field: the fields' names, and which of them are the image and the label.
         notes: what the writer noted ({} for a file of FFCV's own).
         fingerprint: 16 hex digits that tell datasets apart.
 
     Raises:
-        DatasetError: no such file, another format or version, truncated, damaged, other fields than one image and
-            one integer, raw pixels, offsets that point outside the file, sizes above the limits, labels that no
-            class has; with `verify`, no checksums.
+        DatasetError: no such file, another format or version, truncated, damaged, no image or several in a sample,
+            no integer that is known to be the label, raw pixels, offsets that point outside the file, sizes above the
+            limits, labels that no class has; with `verify`, no checksums.
     """
 
     def __init__(
-        self, path: str | os.PathLike, *, verify: bool = False, max_pixels: int = MAX_PIXELS, mapped: bool = True
+        self,
+        path: str | os.PathLike,
+        *,
+        label_field: str | None = None,
+        verify: bool = False,
+        max_pixels: int = MAX_PIXELS,
+        mapped: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.path = local(path)
         self._max_pixels = check_max_pixels(max_pixels)
         self._verify, self.mapped = verify, mapped
+        self._open_file()
         try:
-            # Not to wait for whoever would write to a pipe.
+            self._read_index(label_field)
+            if verify and self.checksums is None:
+                raise DatasetError("has no checksums to verify (FFCV wrote it, or version 0.1); convert it again")
+        except DatasetError as error:
+            raise DatasetError(f"{self.path}: {error}") from None
+
+    def _open_file(self) -> None:
+        try:
+            # Without O_NONBLOCK, opening a named pipe would wait for a writer.
             self._file = os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb")
             found = os.fstat(self._file.fileno())
             if not stat.S_ISREG(found.st_mode):
@@ -63,14 +79,12 @@ class Dataset:
             self._bytes = np.memmap(self._file, np.uint8, mode="r").view(np.ndarray) if found.st_size else empty
         except FileNotFoundError:
             raise DatasetError(f"{self.path} does not exist; make it with: budgetloader convert") from None
+        except IsADirectoryError:
+            raise DatasetError(
+                f"{self.path} cannot be read: it is a folder; make a file of it with: budgetloader convert"
+            ) from None
         except OSError as error:
             raise DatasetError(f"{self.path} cannot be read: {error.strerror}") from None
-        try:
-            self._open()
-            if verify and self.checksums is None:
-                raise DatasetError("has no checksums to verify (FFCV wrote it, or version 0.1); convert it again")
-        except DatasetError as error:
-            raise DatasetError(f"{self.path}: {error}") from None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,8 +106,7 @@ class Dataset:
     def check_unchanged(self) -> None:
         """Refuse a file that somebody has cut short or written to: its samples are not those of the index.
 
-        A file that was replaced (renamed over, as `convert --overwrite` does) stays as it was for those who have it
-        open.
+        A file that was replaced by renaming another over it, as `convert --overwrite` does, stays readable as it was.
 
         Raises:
             DatasetError: it was.
@@ -149,7 +162,7 @@ class Dataset:
             raise DatasetError(f"is truncated or damaged: it ends before byte {stop:,}; convert it again")
         return self._bytes[start:stop]
 
-    def _open(self) -> None:
+    def _read_index(self, label_field: str | None) -> None:
         if len(self._bytes) < beton.HEADER.itemsize:
             raise DatasetError("is no .beton file (too short); make one with: budgetloader convert")
         header = np.frombuffer(self._read(0, beton.HEADER.itemsize), beton.HEADER)[0]
@@ -158,12 +171,13 @@ class Dataset:
         count, table_start = int(header["num_samples"]), int(header["alloc_table_ptr"])
         end = beton.HEADER.itemsize + int(header["num_fields"]) * beton.FIELD.itemsize
         fields = np.frombuffer(self._read(beton.HEADER.itemsize, end), beton.FIELD)
-        samples, image, label = self._metadata(fields, count, start=end)
+        self.fields = tuple(row["name"].tobytes().split(b"\0")[0].decode("ascii", "replace") for row in fields)
+        image, label = _columns([int(kind) for kind in fields["type_id"]], self.fields, label_field)
+        self.image_field, self.label_field = self.fields[image], self.fields[label]
+        samples = self._metadata(fields, count, start=end)
         images = samples[f"f{image}"]
         self._check_images(images)
         table = self._table(table_start, most=count * len(fields))
-        self.fields = tuple(row["name"].tobytes().split(b"\0")[0].decode("ascii", "replace") for row in fields)
-        self.image_field = self.fields[image]
         self.notes = beton.parse_notes(fields[image]["arguments"].tobytes(), self._read)
         self.heights = images["height"].astype(np.int64)
         self.widths = images["width"].astype(np.int64)
@@ -176,18 +190,14 @@ class Dataset:
         self.checksums = beton.parse_checksums(self.notes, count, self._read)
         self._check_labels()
 
-    def _metadata(self, fields: np.ndarray, count: int, *, start: int) -> tuple[np.ndarray, int, int]:
-        types = [int(t) for t in fields["type_id"]]
-        if set(types) - set(beton.FIELD_TYPES) or types.count(beton.TYPE_IMAGE) != 1 or beton.TYPE_INT not in types:
-            raise DatasetError(f"has fields of types {types}; one image (2) and an integer (1) are needed")
+    def _metadata(self, fields: np.ndarray, count: int, *, start: int) -> np.ndarray:
         if count == 0:
             raise DatasetError("has no samples")
-        layout = beton.metadata_type(types)
-        samples = self._view(start, start + count * layout.itemsize).view(layout)
-        return samples, types.index(beton.TYPE_IMAGE), types.index(beton.TYPE_INT)
+        layout = beton.metadata_type([int(kind) for kind in fields["type_id"]])
+        return self._view(start, start + count * layout.itemsize).view(layout)
 
     def _check_images(self, images: np.ndarray) -> None:
-        """Before anything is made of the index: what a stranger says of its images may be anything."""
+        """Check the sizes in the index before they are used: a stranger's file may hold any numbers."""
         for first in range(0, len(images), _AT_ONCE):
             some = images[first : first + _AT_ONCE]
             pixels = some["height"].astype(np.int64) * some["width"].astype(np.int64)
@@ -218,6 +228,25 @@ class Dataset:
         if start == 0 or size % beton.ALLOCATION.itemsize or size > most * beton.ALLOCATION.itemsize:
             raise DatasetError("is truncated or damaged: its allocation table is not whole; convert it again")
         return np.frombuffer(self._read(start, len(self._bytes)), beton.ALLOCATION)
+
+
+def _columns(types: list[int], names: tuple[str, ...], label: str | None) -> tuple[int, int]:
+    """The numbers of the fields that are the image and the label."""
+    if set(types) - set(beton.FIELD_TYPES) or types.count(beton.TYPE_IMAGE) != 1 or beton.TYPE_INT not in types:
+        raise DatasetError(f"has fields of types {types}; one image (2) and an integer (1) are needed")
+    numbers = [number for number, kind in enumerate(types) if kind == beton.TYPE_INT]
+    integers = {names[number]: number for number in reversed(numbers)}  # of two with one name, the first
+    shown = ", ".join(repr(names[number]) for number in numbers)
+    if label is not None and label not in integers:
+        raise DatasetError(f"has no integer field {label!r} for label_field; it has {shown}")
+    if label is None and len(numbers) > 1 and "label" not in integers:
+        raise DatasetError(
+            f"has several integer fields ({shown}) and none named 'label'; say which one holds the labels, as "
+            f"label_field={names[numbers[0]]!r}"
+        )
+    if label is None:
+        label = "label" if "label" in integers else names[numbers[0]]
+    return types.index(beton.TYPE_IMAGE), integers[label]
 
 
 def _sizes(starts: np.ndarray, table: np.ndarray, *, end: int, most: int) -> np.ndarray:

@@ -29,5 +29,13 @@ class EngineError(LoaderError, RuntimeError):
     """An engine that failed, was closed, or is not installed."""
 
 
+class ArgumentError(EngineError, ValueError):
+    """An argument of a loader or an engine that cannot be used; an `EngineError`, too, as version 0.1 raised that."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument of a type that cannot be used, or a keyword that there is not."""
+
+
 class ServiceGoneError(EngineError):
     """A service that is not running, or ended while it was in use: `connect` again once it is back."""

@@ -13,11 +13,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from budgetloader.errors import DatasetError
 from budgetloader.parallel import in_order
+from budgetloader.paths import local
 
 _SKIMAGE = (
     "astronaut.png",
@@ -43,13 +43,14 @@ def photographs() -> dict[str, np.ndarray]:
     """Class name → photograph: uint8 [height, width, 3], RGB.
 
     Raises:
-        DatasetError: scikit-image or scikit-learn is not installed, or has no such photograph.
+        DatasetError: a package that this needs is not installed, or has no such photograph.
     """
     try:
+        import cv2
         import skimage
         import sklearn.datasets
     except ImportError as error:
-        raise DatasetError(f"{error.name} is not installed; pip install scikit-image scikit-learn") from None
+        raise DatasetError(f"{error.name} is not installed; pip install 'budgetloader[bench]'") from None
     folders = (
         (Path(skimage.__file__).parent / "data", _SKIMAGE),
         (Path(sklearn.datasets.__file__).parent / "images", _SKLEARN),
@@ -77,7 +78,7 @@ def generate(
     Raises:
         DatasetError: `root` exists and is not empty, or cannot be written.
     """
-    root = Path(root)
+    root = local(root)
     if images < 1:
         raise DatasetError(f"images {images} is not at least 1")
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -130,6 +131,8 @@ def _part(
     photo: np.ndarray, height: int, width: int, random: np.random.Generator, *, zoom: tuple[float, float]
 ) -> np.ndarray:
     """A turned, perhaps mirrored part of a photograph: uint8 [height, width, 3]."""
+    import cv2
+
     share = np.sqrt(random.uniform(*zoom))
     scale = share * min(photo.shape[0] / height, photo.shape[1] / width)
     angle = random.uniform(-0.35, 0.35)
@@ -150,6 +153,8 @@ def _part(
 
 def _encode_to_size(pixels: np.ndarray, noise: np.ndarray, random: np.random.Generator) -> bytes:
     """Encode with as much noise, or blur, as brings the file to ImageNet's typical size."""
+    import cv2
+
     goal = random.uniform(*_FILE_BYTES)
     level, low, high = 4.0, -4.0, 40.0  # standard deviation of the noise; negative: of a blur
     data = b""

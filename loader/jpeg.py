@@ -13,7 +13,6 @@ marker). A table above one APP11's 64 KB goes on in the next.
 
 from __future__ import annotations
 
-import io
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +22,7 @@ import numpy as np
 
 from budgetloader.errors import DatasetError
 from budgetloader.limits import MAX_SCANS
+from budgetloader.pillow import jpeg_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -84,9 +84,8 @@ def encode(image: Image.Image, *, quality: int, subsampling: Subsampling, interv
     """
     mcu_width = SUBSAMPLINGS[subsampling][0]
     blocks = interval_for(-(-image.width // mcu_width), most=interval)
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=quality, subsampling=subsampling, optimize=True, restart_marker_blocks=blocks)
-    return add_table(buffer.getvalue())
+    options = {"quality": quality, "subsampling": subsampling, "restart_marker_blocks": blocks}
+    return add_table(jpeg_bytes(image, optimize=True, **options))
 
 
 def add_table(data: bytes) -> bytes:

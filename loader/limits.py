@@ -1,13 +1,16 @@
-"""What is not read, because nobody means it: checked before anything is allocated.
+"""Limits on what is read from files, checked before anything is allocated.
 
 An image of 700 bytes can say that it has 900 million pixels, or go over them 2,000 times.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
 from budgetloader.errors import DatasetError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_PIXELS = 89_478_485  # of an image; what Pillow warns at: 256 MiB of RGB
 MAX_SCANS = 100  # of a JPEG; progressive ones have about ten

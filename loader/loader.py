@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from budgetloader import engines
-from budgetloader.batch import Batch, BatchPlan, Crop, EvaluationPlanner, Index, Planner, stream
+from budgetloader.arguments import check_count, check_seed
+from budgetloader.batch import Batch
+from budgetloader.cursor import Cursor
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
 from budgetloader.errors import EngineError, ScheduleError
-from budgetloader.order import Sampling, check_seed
+from budgetloader.feed import Feed
+from budgetloader.options import choose_crop, make_engine, make_planner, open_dataset, refuse_unexpected
+from budgetloader.order import Sampling
 from budgetloader.parallel import cores
-from budgetloader.position import Position
+from budgetloader.plans import Index, stream
 from budgetloader.resize import Interpolation
-from budgetloader.schedule import Schedule, _check_count
+from budgetloader.schedule import Schedule
 from budgetloader.shard import local_shard
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
 
@@ -31,10 +36,15 @@ _log = logging.getLogger("budgetloader")
 class BudgetLoader:
     """Batches of a dataset, exactly ⌊α_e·M⌋ of them in epoch e, prefetched on across epochs.
 
-    Each ``for images, labels in batches`` is one epoch of the schedule and the next one begins where
-    the last has ended or was left; `set_epoch` and `load_state_dict` go elsewhere. Nothing beyond
-    the budget is read or decoded, except for at most `prefetch` batches where an epoch is left
-    early.
+        for epoch in batches.epochs():
+            for images, labels in batches:
+                ...
+
+    Each ``for images, labels in batches`` is one epoch of the schedule. Without `epochs`, an iteration begins where
+    the last one has ended; where that was left early, the next one is the next epoch's, unless it took one batch only:
+    ``next(iter(batches))`` is a look, and the next iteration begins with that batch again. `set_epoch` and
+    `load_state_dict` go elsewhere. Nothing beyond the budget is read or decoded, except for at most `prefetch` batches
+    where an epoch is left early.
 
     Args:
         path: a `.beton` file, an open `Dataset`, or what else has its arrays (see `budgetloader.connect`).
@@ -42,7 +52,8 @@ class BudgetLoader:
         batch_size: samples of a batch, of all ranks together.
         image_size: height and width of the images, pixels.
         engine: "auto" (the fastest that is installed; `engine` and `engine_reason` say which and why), one
-            of `budgetloader.engines.NAMES`, or a function that makes an engine of one's own.
+            of `budgetloader.engines.NAMES`, or a function that makes an engine of your own out of a
+            `budgetloader.engines.Job`.
         device: a torch device: a CPU, "cuda" (the current GPU of the thread that makes the loader), "cuda:1" and
             so on, or "mps".
         seed: 0 … 2⁶⁴ − 1. Together with epoch and step it determines a batch's samples, windows and
@@ -52,9 +63,10 @@ class BudgetLoader:
         dtype: "float32", "float16", "bfloat16" (normalised) or "uint8" (not).
         layout: "channels_last" or "contiguous": the order in memory.
         interpolation: "antialias" or "linear".
-        crop: "resized": random resized crop; "pad": shift by up to 4 pixels, for small images that are
-            all image_size × image_size; "auto": "pad" for such images, else "resized".
-        mean, std: for the normalisation, of values on the scale 0 … 1.
+        crop: "resized": random resized crop; "pad": the whole image, shifted by up to 4 of its pixels, for images
+            that are all of one size; "auto": "pad" where all images are n × n with n up to 64, else "resized"
+            (`crop` and `crop_reason` say which and why). It does not depend on image_size.
+        mean, std: for the normalisation, of red, green and blue, on the scale 0 … 1.
         workers: threads of the engine; default: one per core.
         prefetch: batches under way ahead of the trainer.
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is
@@ -64,8 +76,19 @@ class BudgetLoader:
             position) determines, counted in `stats`.
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
             sample that differs counts as one that does not decode.
-        with_ids: True yields (images, labels, ids), ids int64 [batch]: the samples' numbers in the
-            file, as drawn (of a replaced sample: that of the one it stands in for).
+        label_field: the integer field of the file that holds the labels; see `Dataset`.
+        with_ids: True yields (images, labels, ids), ids int64 [batch]: the numbers in the file of the samples that
+            are shown (of a replaced sample: that of the one that stands in for it).
+
+    Attributes:
+        dataset: the open dataset.
+        schedule, seed: as given.
+        engine, engine_reason: which engine it is, and why.
+        crop, crop_reason: which crop it is, and why.
+        batch_size: samples of a whole batch of this rank, as torch's DataLoader has it.
+        num_workers: threads of the engine.
+        drop_last: False: the short last batch of a full epoch is a part of it.
+        stats: one `EpochStats` for each iteration.
 
     Yields:
         images [batch, 3, image_size, image_size] and labels int64 [batch]. They stay valid for as
@@ -73,8 +96,15 @@ class BudgetLoader:
         current one when they are taken; before another stream uses them, have it wait, and call record_stream.
 
     Raises:
-        LoaderError: what cannot be, with what to do about it.
+        LoaderError: what cannot be, with what to do about it: `ScheduleError`, `DatasetError`, `EngineError`, or,
+            of an argument that cannot be used, `ArgumentError` (a ValueError) or `ArgumentTypeError` (a TypeError).
     """
+
+    drop_last = False
+    _engine: Engine | None
+    _feed: Feed | None = None
+    _iteration: object = None
+    _counted = 0
 
     def __init__(
         self,
@@ -100,85 +130,76 @@ class BudgetLoader:
         sampling: Sampling = "independent",
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
+        label_field: str | None = None,
         with_ids: bool = False,
+        **unexpected: NoReturn,
     ) -> None:
-        _check_count(batch_size, what="batch_size")
-        _check_count(image_size, what="image_size")
-        device = engines.check_device(device)
-        if on_corrupt not in ("raise", "replace"):
-            raise EngineError(f"on_corrupt {on_corrupt!r} is not known; give 'raise' or 'replace'")
-        self.dataset: Any = _dataset(path, verify=verify)
-        crop = _crop(crop, self.dataset, image_size)
-        output = Output(image_size, str(dtype), layout, device, interpolation, crop, mean, std)
-        self.seed = check_seed(seed)
-        shard = local_shard(rank, world_size)
-        if train:
-            if schedule is None:
-                raise ScheduleError("schedule is missing; give one such as Schedule.full(epochs=90)")
-            if not isinstance(schedule, Schedule):
-                raise ScheduleError(f"schedule {schedule!r} is no Schedule; give Schedule.parse(…), or another of them")
-            self._planner: Any = Planner(
-                self.dataset,
-                schedule=schedule,
-                batch_size=batch_size,
-                seed=seed,
-                sampling=sampling,
-                shard=shard,
-                crop=crop,
-            )
-        elif schedule is not None or on_corrupt != "raise":
-            raise ScheduleError("train=False takes every sample once; leave schedule and on_corrupt out")
-        else:
-            self._planner = EvaluationPlanner(self.dataset, batch_size=batch_size, shard=shard, crop=crop)
-        self.schedule = schedule
-        make = engine if callable(engine) else None
-        if make is not None:
-            self.engine = str(getattr(make, "engine_name", getattr(make, "__name__", "custom")))
-            self.engine_reason = "it was given"
-        else:
-            self.engine, self.engine_reason = engines.resolve(str(engine), output=output)
-        _log.info("engine %s: %s", self.engine, self.engine_reason)
-        self._with_ids = with_ids
-        identity = {
-            "seed": seed,
-            "dataset": self.dataset.fingerprint,
-            "schedule": str(schedule),
-            "batch_size": batch_size,
-            "sampling": sampling,
-            "crop": crop,
-        }
-        self._position = Position(self._planner.steps, identity=identity, after_last="end" if train else "again")
+        refuse_unexpected(unexpected, known=_KEYWORDS)
+        batch_size = check_count(batch_size, what="batch_size")
+        image_size = check_count(image_size, what="image_size")
+        self.schedule, self.seed, self._train, self._with_ids = schedule, check_seed(seed), train, with_ids
+        device, shard = engines.check_device(device), local_shard(rank, world_size)
+        self.dataset: Any = open_dataset(path, verify=verify, label_field=label_field)
+        self.crop, self.crop_reason = choose_crop(crop, self.dataset)
+        drawn: Any = {"batch_size": batch_size, "seed": self.seed, "sampling": sampling, "crop": self.crop}
+        self._planner = make_planner(
+            self.dataset, train=train, schedule=schedule, shard=shard, on_corrupt=on_corrupt, **drawn
+        )
+        self._cursor = Cursor(
+            self._planner.steps,
+            identity={**drawn, "dataset": self.dataset.fingerprint, "schedule": str(schedule)},
+            schedule=schedule,
+            after_last="end" if train else "again",
+        )
         self._job = Job(
             dataset=self.dataset,
-            output=output,
+            output=Output(image_size, str(dtype), layout, device, interpolation, self.crop, mean, std),
             batch_size=-(-batch_size // (shard.world_size if train else 1)),
-            workers=_check_count(cores() if workers is None else workers, what="workers"),
-            capacity=_check_count(prefetch, what="prefetch"),
+            workers=check_count(cores() if workers is None else workers, what="workers"),
+            capacity=check_count(prefetch, what="prefetch"),
             on_corrupt=on_corrupt,
             replacement=self._planner.replacement,
         )
-        self._engine: Engine | None = make(self._job) if make else engines.create(self.engine, self._job)
-        self._stream: _Stream | None = None
-        self._iteration: object = None
+        self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
         self._busy = BusySince()
-        self._counted = 0
+        self._engine, self.engine, self.engine_reason = make_engine(engine, self._job)
+        _log.info("engine %s: %s", self.engine, self.engine_reason)
+        _log.info("crop %s: %s", self.crop, self.crop_reason)
 
     # Where it stands
 
     @property
     def epoch(self) -> int:
         """The epoch under way, or the next one."""
-        return self._position.epoch
+        return self._cursor.epoch
 
     @property
     def step(self) -> int:
         """Batches of the epoch that were handed out."""
-        return self._position.step
+        return self._cursor.step
+
+    def __repr__(self) -> str:
+        if "_engine" not in vars(self):  # a debugger shows it while it is made
+            return object.__repr__(self)
+        source = getattr(self.dataset, "path", self.dataset.fingerprint)
+        if self._engine is None:
+            place = "closed"
+        elif not self._train:
+            place = f"evaluation, batch {self.step} of {len(self)}"
+        elif not len(self):
+            place = f"all {self._cursor.epoch} epochs done"
+        else:
+            place = f"epoch {self.epoch} of 0 … {len(self._planner.steps) - 1}, batch {self.step} of {len(self)}"
+        return (
+            f"<BudgetLoader of {source}: {place}; schedule {self.schedule}, batch_size {self._planner.batch_size}, "
+            f"image_size {self._job.output.image_size}, crop {self.crop} ({self.crop_reason}), "
+            f"engine {self.engine} on {self._job.output.device}>"
+        )
 
     def __len__(self) -> int:
         """Batches of the epoch under way, or of the next one; 0 after the last."""
-        return len(self._position)
+        return len(self._cursor)
 
     @property
     def sampler(self) -> BudgetLoader:
@@ -190,12 +211,12 @@ class BudgetLoader:
     def set_epoch(self, epoch: int) -> None:
         """Go to the beginning of `epoch`.
 
-        If the loader was resumed in the middle of that epoch and not iterated since, it stays
-        there, so that the usual ``for epoch in range(start, epochs): batches.set_epoch(epoch)``
+        If the loader was resumed in the middle of that epoch, and not iterated since, it keeps its
+        place, so that the usual ``for epoch in range(start, epochs): batches.set_epoch(epoch)``
         resumes exactly.
         """
         self._check_open()
-        self._position.set_epoch(epoch)
+        self._cursor.set_epoch(epoch)
         self._iteration = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -205,40 +226,73 @@ class BudgetLoader:
         or ranks, and for any engine. After a `break` it still is where that epoch was left, though the
         next iteration here would be the next epoch's.
         """
-        return self._position.state_dict()
+        return self._cursor.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to where `state_dict` was taken.
 
+        The schedule may be longer than the state's: a run of 3 epochs goes on as one of 10. Every ratio of the state's
+        schedule is compared with this schedule's ratio of the same epoch, and all must be equal. (With
+        sampling="static" the largest ratio must be equal, too: all epochs share one draw of that size.)
+
         Raises:
-            ResumeError: the state is of another dataset, schedule, batch size, sampling or seed.
+            ResumeError: the state is of another dataset, schedule, batch size, sampling, seed or crop.
         """
         self._check_open()
-        self._position.load_state_dict(state)
+        self._cursor.load_state_dict(state)
         self._iteration = None
 
     # Iteration
 
+    def epochs(self) -> Iterator[int]:
+        """The epochs that are left, for the outer loop of training.
+
+            for epoch in batches.epochs():
+                for images, labels in batches:
+                    ...
+
+        The first one is the epoch under way, and its batches go on behind the last one that was handed out. So the
+        loop can be run again after an interrupt, an error, a `break` out of both loops, or `load_state_dict`, and
+        every batch is trained on once. (``next(iter(batches))`` in another cell is a look: its batch comes again.) A
+        `break` out of the inner loop alone skips the rest of that epoch. After the last epoch the loop ends at once;
+        ``batches.set_epoch(0)`` starts over.
+
+        Raises:
+            ScheduleError: the loader has train=False; iterate over the loader itself.
+            EngineError: the loader is closed.
+        """
+        self._check_open()
+        if not self._train:
+            raise ScheduleError("train=False has no epochs; iterate over the loader itself: each time is an evaluation")
+        if not len(self):
+            _log.warning("all %d epochs of the schedule are done; batches.set_epoch(0) goes back", self.epoch)
+        return self._epochs()
+
+    def _epochs(self) -> Iterator[int]:
+        for epoch in self._cursor.epochs():
+            self._iteration = None  # an iterator from before is stale
+            yield epoch
+
     def __iter__(self) -> Iterator[tuple]:
         self._check_open()
-        self._position.check_next()
+        self._cursor.check_next()
         return self._iterate()
 
     def _iterate(self) -> Iterator[tuple]:
-        # An epoch begins with the first batch that is asked for: some trainers make an iterator and drop it.
-        self._position.begin()
+        # Nothing moves before the first batch is taken: some trainers make an iterator and drop it.
+        self._cursor.begin()
         self._iteration = iteration = object()
-        position, epoch = self._position, self._position.epoch
+        cursor, epoch = self._cursor, self._cursor.epoch
         stats = EpochStats(epoch)
         # What the engine decoded for it when it was iterated over before is in that time's entry.
         self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)
         self._busy.next_epoch()
         began = time.perf_counter()
-        while position.step < self._planner.steps[epoch]:
-            asked = time.perf_counter()
+        while cursor.step < self._planner.steps[epoch]:
+            wait_began = time.perf_counter()
             batch = self._next_batch()
-            waited = time.perf_counter() - asked
+            waited = time.perf_counter() - wait_began
             stats.trainer_wait_seconds += waited
             if not stats.batches:
                 stats.boundary_seconds = waited
@@ -248,12 +302,12 @@ class BudgetLoader:
             self._measure(stats, began)
             item = self._item(batch)
             # Nothing is called from here to the trainer: no signal's exception falls between counting and handing out.
-            position.step += 1
+            cursor.step += 1
             yield item
             if self._iteration is not iteration:
                 raise EngineError("a newer iteration has begun, or set_epoch moved the loader; iterate over it anew")
             self._measure(stats, began)
-        position.end()
+        cursor.end()
 
     def _measure(self, stats: EpochStats, began: float) -> None:
         stats.seconds = time.perf_counter() - began
@@ -263,15 +317,15 @@ class BudgetLoader:
 
     def _next_batch(self) -> Batch:
         engine = self._check_open()
-        here = (self._position.epoch, self._position.step)
-        if self._stream is None or self._stream.next_out != here:
-            self._stream = None  # and stays so if what follows is interrupted
+        here = (self._cursor.epoch, self._cursor.step)
+        if self._feed is None or self._feed.next_out != here:
+            self._feed = None  # and stays so if what follows is interrupted
             engine.abort()
-            self._stream = _Stream(engine, stream(self._planner, epoch=here[0], step=here[1]), here)
+            self._feed = Feed(engine, stream(self._planner, epoch=here[0], step=here[1]), here)
         try:
-            return self._stream.get()
+            return self._feed.get()
         except BaseException:
-            self._stream = None  # what was under way is aborted before anything else is asked for
+            self._feed = None  # what was under way is aborted before anything else is asked for
             raise
 
     def _item(self, batch: Batch) -> tuple:
@@ -279,19 +333,23 @@ class BudgetLoader:
             return batch.images, batch.labels
         import torch
 
-        return batch.images, batch.labels, torch.from_numpy(batch.plan.rows[:, 0].copy())
+        return batch.images, batch.labels, torch.from_numpy(batch.shown.copy())
 
     # What it measured, and its end
 
     def verdict(self) -> Verdict | None:
-        """What limits the speed, judged by all epochs but the first where there are more."""
+        """What limits the training's speed; the first epoch is left out where there are more."""
         return judge(self.stats[1:] or self.stats)
 
     def close(self) -> None:
-        """Stop the engine and leave no thread behind. May be called twice."""
+        """Stop the engine and leave no thread behind. May be called twice.
+
+        A thread that a disk, a service or a GPU keeps from ending is waited for 10 seconds; then a warning says where
+        it hangs, and it is left to end by itself.
+        """
         if self._engine is not None:
             self._engine.close()
-            self._engine = self._stream = None
+            self._engine = self._feed = None
 
     def __enter__(self) -> BudgetLoader:
         return self
@@ -307,47 +365,8 @@ class BudgetLoader:
         return self._engine
 
 
-class _Stream:
-    """Keeps an engine's capacity filled with plans, in order, across epochs."""
-
-    def __init__(self, engine: Engine, plans: Iterator[BatchPlan], first: tuple[int, int]) -> None:
-        self._engine, self._plans = engine, plans
-        self._under_way: list[tuple[int, int]] = []
-        self.next_out: tuple[int, int] | None = first
-        self._fill()
-
-    def get(self) -> Batch:
-        batch = self._engine.get()
-        self._under_way.pop(0)
-        self._fill()
-        self.next_out = self._under_way[0] if self._under_way else None
-        return batch
-
-    def _fill(self) -> None:
-        while len(self._under_way) < self._engine.capacity:
-            plan = next(self._plans, None)
-            if plan is None:
-                return
-            self._engine.submit(plan)
-            self._under_way.append((plan.epoch, plan.step))
-
-
-def _dataset(path: Any, *, verify: bool) -> Any:
-    if isinstance(path, (str, os.PathLike)):
-        return Dataset(path, verify=verify)
-    if verify and not getattr(path, "verifies", False):
-        raise EngineError(
-            "verify=True: the dataset is open already; give Dataset(path, verify=True), or serve --verify"
-        )
-    return path
-
-
-def _crop(crop: str, dataset: Index, image_size: int) -> Crop:
-    fits = bool((dataset.heights == image_size).all() and (dataset.widths == image_size).all())
-    if crop == "auto":
-        return "pad" if fits else "resized"
-    if crop == "pad" and not fits:
-        raise EngineError(f"crop='pad' needs images of {image_size} × {image_size} alone; use crop='resized'")
-    if crop not in ("pad", "resized"):
-        raise EngineError(f"crop {crop!r} is not known; give 'auto', 'resized' or 'pad'")
-    return cast(Crop, crop)
+_KEYWORDS = tuple(
+    name
+    for name, parameter in inspect.signature(BudgetLoader.__init__).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+)

@@ -1,4 +1,4 @@
-"""How even a machine's speed is: what other processes take, and how much the same work varies."""
+"""How noisy a machine is: the share of the cores that other processes take, and how much equal work varies."""
 
 from __future__ import annotations
 

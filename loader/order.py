@@ -1,4 +1,4 @@
-"""The order of an epoch: which sample stands at which position, at a cost of O(what is asked for).
+"""The order of an epoch: which sample stands at which position, in time that grows with the positions looked up.
 
 An epoch's order is a keyed permutation of the dataset: a generalised Feistel cipher on a grid of
 a × b ≥ D cells with cycle walking (J. Black, P. Rogaway, "Ciphers with arbitrary finite domains",
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from budgetloader import rng
+from budgetloader.arguments import check_choice, check_seed
 from budgetloader.budget import Budget
 from budgetloader.errors import ScheduleError
-from budgetloader.schedule import _check_count
 
 Sampling = Literal["independent", "cyclic", "static"]
 _ROUNDS = 16  # even; at 8 the permutations of 5 elements are measurably uneven, at 12 no longer
@@ -74,12 +74,6 @@ def _permutation(size: int, seed: int, number: int, purpose: int = rng.ORDER_KEY
     return Permutation(size, key=words[0] << _HALF | words[1])
 
 
-def check_seed(seed: int) -> int:
-    if _check_count(seed, what="seed", least=0) >= 1 << 64:
-        raise ScheduleError(f"seed {seed} is not below 2^64")
-    return seed
-
-
 class Order:
     """Which samples an epoch takes, in which order.
 
@@ -97,8 +91,7 @@ class Order:
     """
 
     def __init__(self, budget: Budget, *, seed: int, sampling: Sampling = "independent") -> None:
-        if sampling not in ("independent", "cyclic", "static"):
-            raise ScheduleError(f"sampling {sampling!r} is not known; give 'independent', 'cyclic' or 'static'")
+        check_choice(sampling, get_args(Sampling), what="sampling", error=ScheduleError)
         self.budget, self.seed, self.sampling = budget, check_seed(seed), sampling
         self._starts = [0]
         for epoch in range(budget.schedule.epochs):
@@ -116,6 +109,6 @@ class Order:
         cycles, places = np.divmod(positions + self._starts[epoch], size)
         ids = np.empty_like(places)
         for cycle in np.unique(cycles):
-            mine = cycles == cycle
-            ids[mine] = _permutation(size, self.seed, int(cycle))(places[mine])
+            within = cycles == cycle
+            ids[within] = _permutation(size, self.seed, int(cycle))(places[within])
         return ids

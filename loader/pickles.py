@@ -1,4 +1,4 @@
-"""CIFAR's pickles, read without running what a stranger may have put into them.
+"""CIFAR's pickles, read without running code that they may hold.
 
 A pickle is a program. This reads it with the standard library's own interpreter in Python, whose worst is an
 exception (the one in C can be made to crash, and to allocate what a pickle says), and gives it nothing to call but

@@ -9,9 +9,9 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from budgetloader.budget import Budget
+from budgetloader.cursor import Cursor
 from budgetloader.errors import ResumeError, ScheduleError
 from budgetloader.order import Order, Sampling
-from budgetloader.position import Position
 from budgetloader.schedule import Schedule
 from budgetloader.shard import local_shard
 
@@ -22,7 +22,7 @@ class BudgetSampler(Sampler[list[int]]):
     """A batch sampler: the indices of exactly ⌊α_e·M⌋ batches in epoch e, for a torch DataLoader.
 
     ``DataLoader(dataset, batch_sampler=BudgetSampler(len(dataset), …), num_workers=4,
-    persistent_workers=True)`` decodes what it emits and nothing else, restarts no worker between
+    persistent_workers=True)`` decodes only the samples that it emits, restarts no worker between
     epochs, and has the right `len` in each. The dataset is any that takes an index: images, text,
     sound. Each iteration is one epoch, and the next one begins where the last has ended or was left.
 
@@ -64,7 +64,7 @@ class BudgetSampler(Sampler[list[int]]):
         self._shard = local_shard(rank, world_size)
         self.batch_size = self._shard.share(batch_size)
         self.schedule, self.seed = schedule, seed
-        self._position = Position(
+        self._cursor = Cursor(
             self.budget.batches,
             identity={
                 "seed": seed,
@@ -73,6 +73,7 @@ class BudgetSampler(Sampler[list[int]]):
                 "batch_size": batch_size,
                 "sampling": sampling,
             },
+            schedule=schedule,
         )
         self._began: tuple[int, int] | None = None  # where the latest iteration did, none since moved
         self._taken: tuple[int, int] | None = None  # where the trainer is in it, where that is known
@@ -80,22 +81,22 @@ class BudgetSampler(Sampler[list[int]]):
     @property
     def epoch(self) -> int:
         """The epoch whose indices are being handed out, or the next one."""
-        return self._position.epoch
+        return self._cursor.epoch
 
     def __len__(self) -> int:
         """Batches of that epoch; 0 after the last."""
-        return len(self._position)
+        return len(self._cursor)
 
     def __iter__(self) -> Iterator[list[int]]:
-        # An epoch begins with the first batch that is asked for: DataLoader makes two iterators for its first epoch.
-        self._position.begin()
-        self._began = began = (self._position.epoch, self._position.step)
+        # Nothing moves before the first batch is taken: DataLoader makes two iterators for its first epoch.
+        self._cursor.begin(counted=False)
+        self._began = began = (self._cursor.epoch, self._cursor.step)
         self._taken = None
         epoch, first = began
         for step in range(first, self.budget.batches[epoch]):
             yield self._indices(epoch, step).tolist()
         if self._began is began:
-            self._position.end()
+            self._cursor.end()
 
     def _indices(self, epoch: int, step: int) -> np.ndarray:
         positions = self._shard.positions(*self.budget.span(step))
@@ -104,8 +105,8 @@ class BudgetSampler(Sampler[list[int]]):
     def over(self, batches: Iterable[Item]) -> Iterator[Item]:
         """The batches of one epoch, counted, so that `state_dict` knows where the trainer is.
 
-        A DataLoader with workers asks its sampler for batches well ahead of the trainer; only who
-        takes them knows how many were taken: ``for images, labels in sampler.over(batches):``.
+        A DataLoader with workers takes batches from its sampler well ahead of the trainer, so that the
+        sampler cannot count the trainer's own: ``for images, labels in sampler.over(batches):`` does.
 
         Args:
             batches: the DataLoader over this sampler, or what wraps it.
@@ -119,8 +120,8 @@ class BudgetSampler(Sampler[list[int]]):
             yield batch
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of `epoch`; if it was resumed in the middle of it, it stays there."""
-        self._position.set_epoch(epoch)
+        """Go to the beginning of `epoch`; a sampler that was resumed in the middle of it keeps its place."""
+        self._cursor.set_epoch(epoch)
         self._began = self._taken = None
 
     def state_dict(self, *, step: int | None = None) -> dict[str, Any]:
@@ -134,24 +135,25 @@ class BudgetSampler(Sampler[list[int]]):
             ResumeError: neither is known.
         """
         if self._began is None:
-            return self._position.state_dict()
+            return self._cursor.state_dict()
         if step is not None:
             most = self.budget.batches[self._began[0]]
             if isinstance(step, bool) or not isinstance(step, int) or not 0 <= step <= most:
                 raise ResumeError(f"step {step!r} is outside epoch {self._began[0]}; give 0 … {most}")
-            return self._position.state_dict(at=(self._began[0], step))
+            return self._cursor.state_dict(at=(self._began[0], step))
         if self._taken is None:
             raise ResumeError(
                 "an epoch is under way, and a DataLoader's workers run ahead of the trainer: pass step=, the batches "
                 "of this epoch that were taken, or iterate over sampler.over(batches), which counts them"
             )
-        return self._position.state_dict(at=self._taken)
+        return self._cursor.state_dict(at=self._taken)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to where `state_dict` was taken.
 
         Raises:
-            ResumeError: the state is of another number of samples, schedule, batch size, sampling or seed.
+            ResumeError: the state is of another number of samples, schedule, batch size, sampling or seed. A longer
+                schedule is fine, see `BudgetLoader.load_state_dict`.
         """
-        self._position.load_state_dict(state)
+        self._cursor.load_state_dict(state)
         self._began = self._taken = None

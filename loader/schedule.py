@@ -14,12 +14,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 from numbers import Rational, Real
-from typing import TYPE_CHECKING
 
+from budgetloader.arguments import check_count
+from budgetloader.budget import Budget
 from budgetloader.errors import ScheduleError
-
-if TYPE_CHECKING:
-    from budgetloader.budget import Budget
 
 RatioLike = str | int | float | Fraction | Decimal
 
@@ -32,6 +30,7 @@ _THREE_STAGE_SETTINGS = {
     "R2_2": (("0.8", "0.8", "0.5"), _THIRDS, "0.625"),
 }
 _FLAT_SETTINGS = {"full": "1", "R1_0.8": "0.8", "R1_0.618": "0.618"}
+_MOST_EPOCHS = 1_000_000  # so that a text of a stranger's checkpoint fills no memory
 PAPER_SETTINGS = (*_FLAT_SETTINGS, *_THREE_STAGE_SETTINGS)
 
 _FORMS = (
@@ -70,12 +69,6 @@ def _as_fraction(value: RatioLike, *, what: str) -> Fraction:
         raise ScheduleError(f"{what} {value!r} is not a number; give one such as 0.618 or '2/3'") from None
 
 
-def _check_count(value: int, *, what: str, least: int = 1) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < least:
-        raise ScheduleError(f"{what} {value!r} is not a whole number of at least {least}")
-    return value.__index__()
-
-
 @dataclass(frozen=True)
 class Schedule:
     """The sampling ratio of each epoch. Two schedules are equal if their ratios are.
@@ -108,9 +101,7 @@ class Schedule:
         return f"{self.form}@{self.epochs}"
 
     def budget(self, samples: int, *, batch_size: int) -> Budget:
-        """Batches per epoch for a dataset of `samples` samples. See `budgetloader.budget.Budget`."""
-        from budgetloader.budget import Budget
-
+        """Batches per epoch for a dataset of `samples` samples. See `budgetloader.Budget`."""
         return Budget(self, samples=samples, batch_size=batch_size)
 
     @classmethod
@@ -121,7 +112,7 @@ class Schedule:
     @classmethod
     def flat(cls, ratio: RatioLike, *, epochs: int) -> Schedule:
         """The same ratio in every epoch (section 3.2.1, Figure 3.6)."""
-        ratio, epochs = as_ratio(ratio), _check_count(epochs, what="epochs")
+        ratio, epochs = as_ratio(ratio), _check_epochs(epochs)
         return cls((ratio,) * epochs, form=f"flat:{_text(ratio)}")
 
     @classmethod
@@ -132,7 +123,7 @@ class Schedule:
         epoch of a block is the first of the next.
         """
         ratio, squeeze = as_ratio(ratio), as_ratio(squeeze, what="squeeze")
-        epochs, inner = _check_count(epochs, what="epochs"), _check_count(inner, what="inner")
+        epochs, inner = _check_epochs(epochs), check_count(inner, what="inner", error=ScheduleError)
         ratios = (ratio, *itertools.islice(_blocks(ratio, squeeze, inner), epochs - 1))
         return cls(ratios, form=f"bottleneck:{_text(ratio)},squeeze={_text(squeeze)},inner={inner}")
 
@@ -160,8 +151,8 @@ class Schedule:
         """
         alphas = _three([as_ratio(r, what="stage ratio") for r in _sequence(ratios, "ratios")], "ratios")
         shares = _three([_as_fraction(s, what="stage share") for s in _sequence(stages, "stages")], "stages")
-        squeeze, inner = as_ratio(squeeze, what="squeeze"), _check_count(inner, what="inner")
-        epochs = _check_count(epochs, what="epochs")
+        squeeze = as_ratio(squeeze, what="squeeze")
+        inner, epochs = check_count(inner, what="inner", error=ScheduleError), _check_epochs(epochs)
         shown = ", ".join(_text(s) for s in shares)
         if min(shares) < 0 or sum(shares) != 1:
             raise ScheduleError(
@@ -211,7 +202,7 @@ class Schedule:
         """
         body, at, count = str(text).strip().partition("@")
         if at:
-            if not count.isdecimal():
+            if not (count.isdecimal() and len(count) < 10):
                 raise ScheduleError(f"schedule {text!r}: {count!r} after the @ is not a number of epochs")
             if epochs is not None and int(count) != epochs:
                 raise ScheduleError(f"schedule {text!r} is for {count} epochs, but epochs={epochs} was given")
@@ -219,7 +210,8 @@ class Schedule:
         kind, _, rest = body.partition(":")
         try:
             if kind == "of":
-                schedule = cls.of(_expand(rest))
+                schedule = cls.of(itertools.islice(_expand(rest), _MOST_EPOCHS + 1))
+                _check_epochs(schedule.epochs)
                 if epochs is not None and epochs != schedule.epochs:
                     raise ScheduleError(f"it lists {schedule.epochs} epochs, but epochs={epochs} was asked for")
                 return schedule
@@ -240,6 +232,12 @@ class Schedule:
         except ScheduleError as error:
             raise ScheduleError(f"schedule {text!r}: {error}") from None
         raise ScheduleError(f"schedule {text!r} is not understood; give {_FORMS}")
+
+
+def _check_epochs(epochs: int) -> int:
+    if check_count(epochs, what="epochs", error=ScheduleError) > _MOST_EPOCHS:
+        raise ScheduleError(f"epochs {epochs} is more than {_MOST_EPOCHS:,}")
+    return epochs.__index__()
 
 
 def _blocks(ratio: Fraction, squeeze: Fraction, inner: int) -> Iterator[Fraction]:
@@ -287,8 +285,8 @@ def _run_lengths(ratios: tuple[Fraction, ...]) -> str:
 def _expand(text: str) -> Iterator[str]:
     for part in text.split(","):
         ratio, star, count = part.partition("*")
-        if star and not count.strip().isdecimal():
-            raise ScheduleError(f"{part!r}: {count!r} after the * is not a number of epochs")
+        if star and not (count.strip().isdecimal() and len(count) < 10 and int(count) <= _MOST_EPOCHS):
+            raise ScheduleError(f"{part!r}: {count!r} after the * is not a number of epochs up to {_MOST_EPOCHS:,}")
         yield from itertools.repeat(ratio, int(count) if star else 1)
 
 

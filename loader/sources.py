@@ -1,4 +1,4 @@
-"""Where images to convert come from: folders, CIFAR's pickles, torchvision datasets on disk."""
+"""Sources of images to convert: folders, CIFAR's pickles, torchvision datasets on disk."""
 
 from __future__ import annotations
 
@@ -14,14 +14,35 @@ import numpy as np
 from budgetloader import pickles
 from budgetloader.errors import DatasetError
 from budgetloader.limits import MAX_PIXELS, check_max_pixels, check_pixels, check_scans, max_bytes
+from budgetloader.paths import local
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"}
-# What Pillow may take a file for, whatever its name: it knows formats that start other programs (EPS: Ghostscript).
+# The formats that Pillow may read, whatever a file's name: others start programs (EPS: Ghostscript).
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 _BYTES_PER_PIXEL = 16  # of the least compressed of these
+_SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+# Files that users also have their images in: end of the name → its kind, and what to do.
+_FOREIGN = {
+    **dict.fromkeys(
+        (".beton",), "is a .beton already, which needs no conversion; to store it otherwise, convert its images"
+    ),
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip"), "is an archive; unpack it, and give the folder"),
+    **dict.fromkeys(
+        (".parquet", ".arrow", ".feather"),
+        "is a table of columns; write its images to CLASS/NAME.jpg, and give that folder",
+    ),
+    **dict.fromkeys(
+        (".tfrecord", ".rec", ".mdb", ".h5", ".hdf5", ".npz", ".npy", ".mat", ".pkl", ".pickle"),
+        "is another program's container; write its images to CLASS/NAME.jpg, and give that folder",
+    ),
+    **dict.fromkeys(
+        (".csv", ".json", ".jsonl", ".txt"),
+        "is a list, and labels come from folders; sort the images into CLASS/NAME.jpg",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +56,7 @@ class Source:
         load: gives image i as PIL has it, in any mode.
         lossy: whether the images have been through a lossy codec already (False for CIFAR's pixels).
         read: gives the bytes of image i's file, or None where there are no files.
+        warnings: probable mistakes of its user, and what to do about them.
     """
 
     names: list[str]
@@ -43,6 +65,7 @@ class Source:
     load: Callable[[int], Image.Image]
     lossy: bool = True
     read: Callable[[int], bytes] | None = None
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -55,12 +78,26 @@ def open_source(path: str | Path, *, split: str = "train", max_pixels: int = MAX
         path: the folder.
         split: "train" or "test", for CIFAR.
         max_pixels: of an image; larger ones cannot be read.
+
+    Raises:
+        DatasetError: it is neither; the message says what to do with a file of that kind.
     """
-    root = Path(path)
+    root = local(path)
     if not root.is_dir():
-        raise DatasetError(f"{root} is no folder; give one with a folder of images for each class")
+        raise DatasetError(f"{root} {_instead(root)}")
     found = cifar_folder(root)
     return image_folder(root, max_pixels=max_pixels) if found is None else cifar(found, split=split)
+
+
+def _instead(path: Path) -> str:
+    """What a path is that is no folder, and what to do."""
+    if not path.exists():
+        return "does not exist; give a folder with a folder of images for each class"
+    name = path.name.lower()
+    known = [text for end, text in _FOREIGN.items() if name.endswith(end)]
+    if Path(name).suffix in SUFFIXES:
+        known = ["is one image; give a folder with a folder of images for each class"]
+    return known[0] if known else "is no folder; give one with a folder of images for each class"
 
 
 def cifar_folder(root: str | Path) -> Path | None:
@@ -83,7 +120,7 @@ def image_folder(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:
 
     if check_max_pixels(max_pixels) > (Image.MAX_IMAGE_PIXELS or max_pixels):
         Image.MAX_IMAGE_PIXELS = max_pixels  # which is the process's, and would be the lower limit
-    root = Path(root)
+    root = local(root)
     try:
         classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         files = [
@@ -97,6 +134,7 @@ def image_folder(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:
     if not files:
         raise DatasetError(
             f"{root} has no images in class folders; it needs CLASS/NAME.jpg ({', '.join(sorted(SUFFIXES))})"
+            f"{_also_there(root)}"
         )
 
     def load(i: int) -> Image.Image:
@@ -115,14 +153,40 @@ def image_folder(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:
             return file.read(size)
 
     names, labels = [str(f.relative_to(root)) for f, _ in files], [label for _, label in files]
-    return Source(names, labels, tuple(classes), load, read=read)
+    warnings = _split_warnings(root, classes, names)
+    return Source(names, labels, tuple(classes), load, read=read, warnings=warnings)
+
+
+def _also_there(root: Path) -> str:
+    """What a folder without images has in their place."""
+    try:
+        entries = sorted(entry for entry in root.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    except OSError:
+        return ""
+    for entry in entries:
+        if entry.suffix.lower() in SUFFIXES:
+            return f"; {entry.name} lies in it beside no class folder"
+        if any(entry.name.lower().endswith(end) for end in _FOREIGN):
+            return f"; {entry.name} in it {_instead(entry)}"
+    return ""
+
+
+def _split_warnings(root: Path, classes: list[str], names: list[str]) -> tuple[str, ...]:
+    """Whether the classes of a folder look like a training and a validation set, with classes of their own."""
+    if not {name.lower() for name in classes} <= _SPLITS or not all(len(Path(name).parts) > 2 for name in names):
+        return ()
+    commands = ", ".join(f"`budgetloader convert {root / name} {name}.beton`" for name in classes)
+    return (
+        f"{root} is converted with the classes {' and '.join(classes)}, whose folders have class folders in them; "
+        f"if they are sets of their own, convert each: {commands}",
+    )
 
 
 def cifar(root: str | Path, *, split: str = "train") -> Source:
     """CIFAR-10 or CIFAR-100 as its authors distribute it ("python version", unpacked)."""
     from PIL import Image
 
-    root = Path(root)
+    root = local(root)
     tens = (root / "batches.meta").is_file()
     if split not in ("train", "test"):
         raise DatasetError(f"split {split!r} is not known; CIFAR has 'train' and 'test'")
@@ -163,7 +227,7 @@ def torchvision_dataset(name: str, root: str | Path, *, split: str | None = None
         elif "train" in parameters:
             options["train"] = split == "train"
     try:
-        dataset = factory(str(root), **options)
+        dataset = factory(str(local(root)), **options)
         count = len(dataset)
         labels = _labels(dataset, count)
     except (RuntimeError, OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What a loader measured of itself, and what it concludes."""
+"""A loader's measurements of itself, and its verdict on what limits the training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Verdict:
 
     Attributes:
         bound: "loader-bound": the trainer waits for more than 5 % of its time. "trainer-bound":
-            the engine could deliver at least 1.1 times what is taken. "balanced": neither.
+            the engine could deliver at least 1.1 times the trainer's demand. "balanced": neither.
         headroom: how many times the trainer's demand the engine could deliver, by the time that it was at work;
             below 1 the trainer waits.
     """
@@ -72,7 +72,7 @@ class BusySince:
         self._then = self._now
 
     def next_epoch(self) -> None:
-        """From here on what is measured is the next epoch's."""
+        """Begin to count for the next epoch."""
         self._then = self._now
 
     def measure(self, stats: EpochStats, work: _Busy) -> None:
@@ -84,7 +84,7 @@ class BusySince:
 
 
 def judge(epochs: list[EpochStats]) -> Verdict | None:
-    """The verdict over some epochs; None while there is nothing to judge by, or the engine does not say what it does.
+    """The verdict over some epochs; None without measurements, or if the engine does not measure its work.
 
     Pauses between epochs count neither for the trainer nor for the engine: the time that a sample takes the
     trainer is compared with the time that one takes the engine while it is at work.

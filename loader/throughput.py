@@ -12,8 +12,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from budgetloader import apart
+from budgetloader.arguments import check_count
 from budgetloader.errors import EngineError, LoaderError
-from budgetloader.schedule import Schedule, _check_count
+from budgetloader.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Work:
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "batches"):
             if getattr(self, name) is not None:
-                _check_count(getattr(self, name), what=name)
+                check_count(getattr(self, name), what=name)
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ def measure(file: str | Path, *, engine: str, work: Work) -> Rates:
         batch_size=work.batch_size,
         image_size=work.image_size,
         engine=engine,
+        crop="auto" if (dataset.heights == work.image_size).all() else "resized",  # which every engine has
         dtype=work.dtype,
         interpolation=work.interpolation,  # type: ignore[arg-type]
         device=work.device,

@@ -1,4 +1,4 @@
-"""Whether every sample of a file is what was written."""
+"""Check every sample of a file against its checksum, and decode it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def problems(dataset: Dataset, *, threads: int | None = None) -> Iterator[str]:
         dataset: compared with its checksums, if it has any, and decoded.
         threads: None: one per core.
     """
-    from budgetloader.engines.native import Decoder
+    from budgetloader.engines.rendering import Decoder
 
     def problem(sample: int) -> str:
         if dataset.checksums is not None and zlib.crc32(dataset.jpeg(sample).data) != dataset.checksums[sample]:

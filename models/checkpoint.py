@@ -1,4 +1,4 @@
-"""Checkpoint files: there whole, or not at all, and read without running what is in them."""
+"""Checkpoint files: written atomically, and loaded without running code that they may hold."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Counts:
-    """What a network has, and what one image costs it.
+    """The size of a network, and the cost of one image.
 
     Attributes:
         parameters: trainable numbers.

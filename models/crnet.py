@@ -1,4 +1,4 @@
-"""CRnet-CB and CRnet-CIB (sections 3.1.2 and 3.1.3, Tables 3-1 and 3-2), and what they compress.
+"""CRnet-CB and CRnet-CIB (sections 3.1.2 and 3.1.3, Tables 3-1 and 3-2), and the blocks that they compress.
 
 A strategy "X-Y" names the kind of every block's first and second 1×1 layer: `gc`, `c1dw` or `dense`
 (see `budgetloader.models.layers`). The CR module's own is "gc-c1dw" in CRnet-CB and "c1dw-gc" in CRnet-CIB;

@@ -25,7 +25,7 @@ def grouped(
         inputs, outputs: channels, both multiples of `groups`.
         groups: 1 is the dense convolution.
         stride: of the convolution.
-        activation: what makes the layer behind the normalisation.
+        activation: makes the layer behind the normalisation.
     """
     if groups < 1 or inputs % groups or outputs % groups:
         raise ValueError(f"groups {groups} must divide {inputs} inputs and {outputs} outputs; give another number")
@@ -40,7 +40,7 @@ class Ghost(nn.Module):
         inputs, outputs: channels.
         alpha: the share of the outputs that the dense convolution makes, in (0, 1].
         stride: of the dense convolution.
-        activation: what makes the layer behind each part's batch normalisation.
+        activation: makes the layer behind each part's batch normalisation.
 
     Shapes:
         [n, inputs, h, w] → [n, outputs, ⌈h/stride⌉, ⌈w/stride⌉]

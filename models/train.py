@@ -12,100 +12,23 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence, Sized
-from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import distributed, nn
 from torch.nn import functional
 
+from budgetloader.models.epoch import Clock, EpochRecord, EpochUnderWay
 from budgetloader.models.metrics import Accuracy, TopK
 from budgetloader.models.recipes import Recipe
 
 
 class Batches(Sized, Iterable[tuple[torch.Tensor, torch.Tensor]], Protocol):
-    """What is trained on: its length is the number of batches of the epoch that comes next."""
+    """Batches to train on. The length is the number of batches of the next epoch."""
 
 
 class TrainingError(RuntimeError):
     """Training that cannot go on; the message says why."""
-
-
-@dataclass
-class EpochRecord:
-    """What one epoch of training took. All times in seconds.
-
-    Attributes:
-        epoch, batches, images: counts.
-        train_seconds: as defined in this module's docstring.
-        first_wait_seconds: of it, waiting for the epoch's first batch.
-        wait_seconds: of it, waiting for the other batches.
-        full_batches, full_batch_seconds: the batches of full size, and their time from the end of
-            the step before to the end of theirs, `first_wait_seconds` not counted.
-        last_batch_seconds: the same for the epoch's last batch, whatever its size.
-        loss: mean over the epoch's batches.
-        learning_rate: of the last step.
-        batch_seconds: of each batch in order, from the end of the step before to the end of its own, to the
-            microsecond; the first one is without `first_wait_seconds`.
-    """
-
-    epoch: int
-    batches: int
-    images: int
-    train_seconds: float
-    first_wait_seconds: float
-    wait_seconds: float
-    full_batches: int
-    full_batch_seconds: float
-    last_batch_seconds: float
-    loss: float
-    learning_rate: float
-    batch_seconds: tuple[float, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-class EpochUnderWay:
-    """An epoch that has begun: what a checkpoint in its middle must hold of it.
-
-    Args:
-        epoch: its number.
-        state: what `state_dict` gave, to go on from; default: the epoch's beginning.
-
-    Attributes:
-        sizes, waits: of each step so far: images, and seconds of waiting for the batch.
-        loss_sum, wrong_labels: over the steps so far, on the trainer's device.
-    """
-
-    def __init__(self, epoch: int, *, state: dict[str, Any] | None = None) -> None:
-        state = state or {"sizes": [], "waits": [], "laps": [], "loss_sum": 0.0, "wrong_labels": 0}
-        self.epoch = epoch
-        self.sizes: list[int] = list(state["sizes"])
-        self.waits: list[float] = list(state["waits"])
-        self.loss_sum, self.wrong_labels = state["loss_sum"], state["wrong_labels"]
-        self._laps_before: list[float] = list(state["laps"])
-        self._clock: _Clock | None = None
-
-    @property
-    def steps(self) -> int:
-        return len(self.sizes)
-
-    def start(self, clock: _Clock) -> None:
-        self._clock = clock
-
-    def laps(self) -> list[float]:
-        """Seconds of each step so far, waiting included."""
-        return self._laps_before + (self._clock.seconds() if self._clock else [])
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "sizes": list(self.sizes),
-            "waits": list(self.waits),
-            "laps": self.laps(),
-            "loss_sum": float(self.loss_sum),
-            "wrong_labels": int(self.wrong_labels),
-        }
 
 
 class Trainer:
@@ -201,7 +124,7 @@ class Trainer:
         Args:
             batches: the epoch's batches, or its remaining ones; `len` is always the whole epoch's.
             epoch: for the learning rate and messages.
-            begun: what was done of it before a checkpoint; default: nothing.
+            begun: the part that was trained before a checkpoint; default: none.
 
         Yields:
             The epoch under way, after each step. Send True where time was spent on something else: it is then
@@ -218,16 +141,16 @@ class Trainer:
         steps = len(batches)
         now = begun or EpochUnderWay(epoch)
         now.loss_sum = torch.as_tensor(now.loss_sum, dtype=torch.float32, device=self.device)
-        clock = _Clock(self.device)
+        clock = Clock(self.device)
         now.start(clock)
         rate = self.recipe.learning_rate_at(self._progress(epoch, now.steps / max(steps, 1)))
         source = iter(batches)
         while True:
-            asked = time.perf_counter()
+            began = time.perf_counter()
             batch = next(source, None)
             if batch is None:
                 break
-            now.waits.append(time.perf_counter() - asked)
+            now.waits.append(time.perf_counter() - began)
             if now.steps == steps:
                 raise TrainingError(f"epoch {epoch}: the loader said {steps} batches and gives more")
             rate = self._set_learning_rate(self._progress(epoch, now.steps / steps))
@@ -241,7 +164,7 @@ class Trainer:
         return self._record(now, rate)
 
     def _record(self, now: EpochUnderWay, rate: float) -> EpochRecord:
-        """What a finished epoch took."""
+        """The record of a finished epoch."""
         laps = now.laps()
         loss = self._mean(now.loss_sum) / now.steps
         if int(now.wrong_labels):
@@ -341,7 +264,7 @@ class Trainer:
         """Model, optimiser and loss scaling, the same on every rank. See `budgetloader.models.fit` for the rest.
 
         Raises:
-            TrainingError: a weight is not finite; what was saved before is worth more.
+            TrainingError: a weight is not finite: the checkpoint before is worth more.
         """
         finite = torch.stack([p.isfinite().all() for p in self.model.parameters()])
         if not finite.all():
@@ -365,39 +288,3 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 def _distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized()
-
-
-class _Clock:
-    """Laps between the ends of steps: wall-clock on a CPU, events in the device's stream on a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._cuda = device.type == "cuda"
-        if self._cuda:
-            torch.cuda.synchronize(device)
-        self._laps: list[tuple[Any, Any]] = []
-        self.restart()
-
-    def restart(self) -> None:
-        """Begin a lap now; what was since the last one's end does not count."""
-        self._begin = self._mark()
-
-    def lap(self) -> None:
-        end = self._mark()
-        self._laps.append((self._begin, end))
-        self._begin = end
-
-    def seconds(self) -> list[float]:
-        """The laps' lengths; waits for the last one's end."""
-        if not self._cuda:
-            return [end - begin for begin, end in self._laps]
-        if self._laps:
-            self._laps[-1][1].synchronize()
-        return [begin.elapsed_time(end) / 1000 for begin, end in self._laps]
-
-    def _mark(self) -> Any:
-        if not self._cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._device))
-        return event

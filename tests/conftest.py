@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -16,6 +17,9 @@ from budgetloader.convert import Settings, convert
 from budgetloader.dataset import Dataset
 from budgetloader.generate import generate
 from budgetloader.sources import Source, image_folder
+
+if TYPE_CHECKING:
+    from budgetloader import BudgetLoader
 
 __all__ = ["data", "environment", "served", "services"]  # fixtures: running services, see services.py
 
@@ -66,6 +70,30 @@ def pause(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     monkeypatch.setattr(time, "perf_counter", lambda: clock() + passed)
     return pause
+
+
+@pytest.fixture
+def open_loader(beton: Path) -> Iterator[Callable[..., BudgetLoader]]:
+    """Makes loaders of small batches of `beton`, and closes them."""
+    from budgetloader import BudgetLoader, Schedule
+
+    opened: list[BudgetLoader] = []
+
+    def open_loader(path: Any = beton, **options: Any) -> BudgetLoader:
+        options = {
+            "schedule": Schedule.paper("R3", epochs=12),
+            "batch_size": 4,
+            "image_size": 16,
+            "with_ids": True,
+            "workers": 2,
+            **options,
+        }
+        opened.append(BudgetLoader(path, **options))
+        return opened[-1]
+
+    yield open_loader
+    for loader in opened:
+        loader.close()
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from budgetloader import Schedule
-from budgetloader.batch import Planner
 from budgetloader.engines.base import Job, Output, Work
+from budgetloader.plans import Planner
 from budgetloader.service.maker import BridgeMaker
 from budgetloader.service.protocol import BatchAnswer
 

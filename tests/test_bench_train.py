@@ -1,4 +1,4 @@
-"""One training run as a user starts it: killed, resumed, with several ranks, with a network of one's own."""
+"""`budgetloader train` as a user starts it: killed, resumed, with several ranks, with a network of one's own."""
 
 import json
 import os
@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
-from budgetloader.bench.train import main, network_of
+from budgetloader import cli
+from budgetloader.training import network_of
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = """
@@ -56,12 +58,16 @@ def place(tmp_path_factory):
     return place
 
 
-def start(place, *more, launcher=("-m", "budgetloader.bench.train")):
+def start(place, *more, launcher=("-m", "budgetloader", "train")):
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, *more]
     return subprocess.Popen(
         command, cwd=place, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def main(arguments):
+    return cli.main(["train", *arguments])
 
 
 def finish(process):
@@ -128,13 +134,13 @@ def torchrun(ranks):
 
 def test_two_ranks_train_and_one_or_two_go_on(place):
     out = place / "two"
-    finish(start(place, "-m", "budgetloader.bench.train", *SMALL, "--out", out.name, launcher=torchrun(2)))
+    finish(start(place, "-m", "budgetloader", "train", *SMALL, "--out", out.name, launcher=torchrun(2)))
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [(row["batches"], row["images"]) for row in rows] == [(36, 1440), (22, 880), (12, 480), (12, 480)]
     assert rows[-1]["top1"] > 0.2  # of all 357 held-out digits, whatever the number of ranks
     for ranks in (1, 2):
         output = finish(
-            start(place, "-m", "budgetloader.bench.train", *SMALL, "--out", out.name, launcher=torchrun(ranks))
+            start(place, "-m", "budgetloader", "train", *SMALL, "--out", out.name, launcher=torchrun(ranks))
         )
         assert "trained" in output
 
@@ -172,6 +178,7 @@ def test_the_ranks_ids_together_are_the_single_processs(place, reference, schedu
         (["--epochs", "0"], "--epochs 0"),
         (["--device", "cuda"], "GPU"),
         (["--data", "/nonexistent"], "does not exist"),
+        (["--data", "s3://bucket/train.beton"], "s3://bucket/train.beton is an address"),
     ],
 )
 def test_bad_input_is_one_line(options, why, tmp_path, capsys):
@@ -196,3 +203,13 @@ def test_too_few_classes_and_a_wrong_image_size_are_one_error_and_leave_the_chec
 def test_every_network_is_there():
     for name in ("resnet20", "resnet32", "resnet56", "mobilenet_v2", "crnet_cb", "crnet_cib"):
         assert network_of(name)(classes=3)(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+
+
+@pytest.mark.skipif(find_spec("budgetloader.cursor") is None, reason="this loader resumes no longer schedule")
+def test_a_run_goes_on_as_one_of_more_epochs(place, tmp_path, capsys):
+    small = ["--data", "digits", "--network", "resnet20", "--image-size", "16", "--batch-size", "240"]
+    small += ["--schedule", "0.35", "--workers", "1", "--out", str(tmp_path)]
+    assert main([*small, "--epochs", "1"]) == 0 and main([*small, "--epochs", "2"]) == 0
+    assert "going on from a run of 1 epochs as one of 2" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [row["batches"] for row in rows] == [2, 2]

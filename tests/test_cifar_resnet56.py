@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from budgetloader import Schedule
-from budgetloader.bench import data
 from budgetloader.bench.cifar_resnet56 import PRESETS, SETTINGS, main, parse
-from budgetloader.bench.dissertation import CIFAR10, CIFAR100, change, time_reduction
+from budgetloader.bench.dissertation import CIFAR10, CIFAR100, change, recognise, time_reduction
 from budgetloader.bench.job import accuracies
 from budgetloader.bench.settings import cells
 
@@ -58,7 +57,7 @@ def test_the_dissertations_accuracies_stand_beside_the_same_data_alone(finished,
     main(arguments)
     shown = capsys.readouterr().out
     assert "-0.36" not in shown and "say nothing about CIFAR" in shown  # ten classes, but not CIFAR-10's images
-    monkeypatch.setattr("budgetloader.bench.data.recognise", lambda index: "CIFAR-10")
+    monkeypatch.setattr("budgetloader.bench.dissertation.recognise", lambda index: "CIFAR-10")
     main(arguments)
     shown = capsys.readouterr().out
     assert "-0.36" in shown and "-21.04" in shown  # Table 4-10, R1_0.8
@@ -83,9 +82,9 @@ CIFAR10_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 def test_data_sets_are_told_by_their_content():
     hundred = ["apple", *(f"b{i:02}" for i in range(98)), "worm"]
     imagenet = ["n01440764", *(f"n02{i:06}" for i in range(998)), "n15075141"]
-    assert data.recognise(_Index(CIFAR10_NAMES)) == "CIFAR-10"
-    assert data.recognise(_Index(hundred)) == "CIFAR-100"
-    assert data.recognise(_Index(imagenet, images=1_281_167, side=500)) == "ImageNet"
+    assert recognise(_Index(CIFAR10_NAMES)) == "CIFAR-10"
+    assert recognise(_Index(hundred)) == "CIFAR-100"
+    assert recognise(_Index(imagenet, images=1_281_167, side=500)) == "ImageNet"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +98,7 @@ def test_data_sets_are_told_by_their_content():
     ],
 )
 def test_other_data_with_as_many_classes_are_not_taken_for_them(index):
-    assert data.recognise(index) is None
+    assert recognise(index) is None
 
 
 def test_the_dissertations_tables_agree_with_each_other():

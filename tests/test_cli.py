@@ -1,11 +1,14 @@
+import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 from PIL import Image
 
 from budgetloader import Dataset
 from budgetloader.cli import main
+from budgetloader.commands.convert import classes_of
 
 
 def fails(capsys, *arguments) -> str:
@@ -37,13 +40,84 @@ def test_convert_says_what_it_did(folder, tmp_path, capsys):
     assert "skipped a/z.jpg" in printed.err
 
 
+def test_convert_names_the_classes_with_their_images_and_counts_transparent_ones(tmp_path, capsys):
+    for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGBA", (8, 8), (0, 0, 0, 255 if "cat" in name else 0)).save(tmp_path / name)
+    (tmp_path / "ant").mkdir()
+    assert main(["convert", str(tmp_path), str(tmp_path / "x.beton"), "--background", "silver"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:] == [
+        "  3 brought to RGB from RGBA",
+        "  1 transparent, put on silver",
+        "3 classes:",
+        "  ant: 0",
+        "  cat: 2",
+        "  dog: 1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "names", "lines"),
+    [
+        ({0: 3, 4: 1}, (), ["2 classes:", "  label 0: 3", "  label 4: 1"]),
+        ({0: 1}, ("a\x1b[2J",), ["1 class:", "  a\N{REPLACEMENT CHARACTER}[2J: 1"]),
+        (
+            {i: 1300 - i for i in range(999)},
+            [f"n{i}" for i in range(1000)],
+            ["1,000 classes of 0 (n999) to 1,300 (n0) images", "  without an image: n999"],
+        ),
+    ],
+)
+def test_classes_are_listed_or_summed_up(counts, names, lines):
+    assert classes_of(Counter(counts), names) == lines
+
+
+def test_convert_warns_of_train_and_val_and_goes_on(tmp_path, capsys):
+    for name in ("train/cat/1.png", "val/cat/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert main(["convert", str(tmp_path), str(tmp_path / "x.beton")]) == 0
+    said = capsys.readouterr()
+    assert f"warning: {tmp_path} is converted with the classes train and val" in said.err
+    assert "  train: 1\n  val: 1\n" in said.out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("inspect", "FILE"),
+        ("verify", "FILE"),
+        ("plan", "R3", "--epochs", "120", "--samples", "50000"),
+        ("--help",),
+        ("train", "--help"),
+    ],
+)
+def test_a_reader_that_has_gone_is_no_traceback(beton, command):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [str(beton) if part == "FILE" else part for part in command]
+    done = subprocess.run(
+        [sys.executable, "-m", "budgetloader", *command], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(writer)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert done.returncode in ((0, 141) if "--help" in command else (1, 141))  # 1, 0: rich or argparse noticed first
+
+
 def test_bad_input_is_one_clear_line_and_loses_nothing(folder, tmp_path, capsys):
     kept = tmp_path / "kept.beton"
     kept.write_bytes(b"mine")
     assert "exists" in fails(capsys, "convert", folder, kept)
     assert kept.read_bytes() == b"mine"
     assert "no images" in fails(capsys, "convert", tmp_path, tmp_path / "x.beton")
-    assert "is no folder" in fails(capsys, "convert", tmp_path / "none", tmp_path / "x.beton")
+    assert "does not exist" in fails(capsys, "convert", tmp_path / "none", tmp_path / "x.beton")
+    assert "s3://b/x.beton is an address" in fails(capsys, "convert", folder, "s3://b/x.beton")
+    assert "s3://b/x.beton is an address" in fails(capsys, "inspect", "s3://b/x.beton")
+    assert "is a .beton already" in fails(capsys, "convert", kept, tmp_path / "x.beton")
+    assert "'mauve-ish' is no colour" in fails(
+        capsys, "convert", folder, tmp_path / "x.beton", "--background", "mauve-ish"
+    )
     assert "version 2" in fails(capsys, "inspect", __file__)
     assert "does not exist" in fails(capsys, "verify", tmp_path / "none.beton")
     assert "not empty" in fails(capsys, "generate", folder)

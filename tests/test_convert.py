@@ -12,6 +12,7 @@ import simplejpeg
 from PIL import Image
 
 from budgetloader import Dataset, DatasetError
+from budgetloader.colour import flattened
 from budgetloader.convert import Settings, convert, to_rgb
 from budgetloader.jpeg import read_frame
 from budgetloader.sources import image_folder
@@ -42,8 +43,9 @@ def test_every_kind_of_image_becomes_rgb(images, tmp_path):
     assert set(report.converted) == {"L", "CMYK", "I;16", "P", "RGBA"}
     pixels = [simplejpeg.decode_jpeg(dataset.jpeg(i)).astype(int) for i in range(8)]
     assert all(p.shape == (48, 64, 3) for p in pixels)
-    for same in (2, 5, 6, 7):  # the colour ones are one picture
+    for same in (2, 6, 7):  # the colour ones are one picture
         assert np.abs(pixels[same] - pixels[0]).mean() < 4
+    assert np.abs(pixels[5] - 255)[0].mean() < 9 and report.transparent == 1  # its first row is transparent
     assert np.abs(pixels[1] - pixels[3]).mean() < 2  # 16 bits were scaled, not clipped
 
 
@@ -52,6 +54,75 @@ def test_to_rgb_keeps_the_brightness(mode, value):
     image = Image.fromarray(np.full((4, 4), value, np.uint16 if mode == "I;16" else np.uint8))
     expected = value // 257 if mode == "I;16" else value
     assert (np.asarray(to_rgb(image)) == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGBA", {}),
+        ("LA", {}),
+        ("P", {"transparency": 0}),
+        ("L", {"transparency": 0}),
+        ("RGB", {"transparency": (0, 0, 0)}),
+    ],
+)
+@pytest.mark.parametrize(("background", "pixel"), [("white", (255, 255, 255)), ("#ff8000", (255, 128, 0))])
+def test_transparent_images_are_put_on_the_background(tmp_path, mode, options, background, pixel):
+    """The upper half is transparent, and black underneath; the lower half is not."""
+    (tmp_path / "i" / "a").mkdir(parents=True)
+    values = np.zeros((32, 32), np.uint8)
+    values[16:] = 90
+    image = Image.fromarray(values).convert(mode)
+    if "A" in mode:
+        image.putalpha(Image.fromarray(np.where(values, 255, 0).astype(np.uint8)))
+    image.save(tmp_path / "i" / "a" / "x.png", **options)
+    settings = Settings(background=background, quality=100, subsampling="4:4:4")
+    report = convert(image_folder(tmp_path / "i"), tmp_path / "x.beton", settings=settings)
+    pixels = simplejpeg.decode_jpeg(Dataset(tmp_path / "x.beton").jpeg(0)).astype(int)
+    assert np.abs(pixels[:14] - pixel).max() < 8 and np.abs(pixels[18:] - 90).max() < 8
+    assert report.transparent == 1 and report.labels == {0: 1}
+
+
+@pytest.mark.parametrize("alpha", [255, 128])
+def test_what_shows_through_is_counted_and_an_opaque_alpha_channel_is_not(alpha):
+    image, transparent = flattened(Image.new("RGBA", (4, 4), (10, 20, 30, alpha)), background=(255, 255, 255))
+    assert transparent == (alpha < 255)
+    expected = [round(c * alpha / 255 + 255 * (1 - alpha / 255)) for c in (10, 20, 30)]
+    assert np.abs(np.asarray(image)[0, 0].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("alpha", [True, False])
+def test_sixteen_bits_with_a_transparent_value_are_scaled(tmp_path, alpha):
+    values = np.full((4, 4), 40_000, np.uint16)
+    values[0] = 7
+    Image.fromarray(values).save(tmp_path / "x.png", **({"transparency": 7} if alpha else {}))
+    with Image.open(tmp_path / "x.png") as image:
+        pixels = np.asarray(to_rgb(image))
+    assert (pixels[0] == (255 if alpha else 0)).all() and (pixels[1:] == round(40_000 / 257)).all()
+
+
+def test_noise_of_the_highest_quality_is_stored(tmp_path):
+    (tmp_path / "i" / "a").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (800, 800, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "i" / "a" / "x.png")
+    settings = Settings(quality=100, subsampling="4:4:4")
+    report = convert(image_folder(tmp_path / "i"), tmp_path / "x.beton", settings=settings)
+    assert report.jpeg_bytes > 2 * 800 * 800  # Pillow's own room
+    assert np.abs(simplejpeg.decode_jpeg(Dataset(tmp_path / "x.beton").jpeg(0)).astype(int) - noise).max() < 8
+
+
+def test_an_image_that_is_too_large_for_the_file_is_named_or_skipped(tmp_path):
+    root = tmp_path / "i" / "a"
+    root.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (2100, 2100, 3), np.uint8)
+    Image.fromarray(noise).save(root / "large.ppm")
+    Image.new("RGB", (8, 8)).save(root / "small.png")
+    settings = {"quality": 100, "subsampling": "4:4:4"}
+    with pytest.raises(DatasetError, match=r"a/large\.ppm cannot be converted: .*--max-side"):
+        convert(image_folder(tmp_path / "i"), tmp_path / "x.beton", settings=Settings(**settings))
+    assert os.listdir(tmp_path) == ["i"]
+    report = convert(image_folder(tmp_path / "i"), tmp_path / "x.beton", settings=Settings(on_bad="skip", **settings))
+    assert report.samples == 1 and "a/large.ppm: " in report.skipped[0] and "8,388,608" in report.skipped[0]
 
 
 def test_images_are_indexed_and_in_the_folders_order(dataset, folder):
@@ -95,7 +166,8 @@ def test_a_huge_image_is_refused_and_made_smaller_on_request(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"quality": 0}, {"interval": 65}, {"subsampling": "4:1:1"}, {"on_bad": "x"}, {"threads": 0}]
+    "bad",
+    [{"quality": 0}, {"interval": 65}, {"subsampling": "4:1:1"}, {"on_bad": "x"}, {"threads": 0}, {"background": "x"}],
 )
 def test_settings_outside_their_range_are_refused(bad):
     with pytest.raises(DatasetError, match=f"{next(iter(bad))} {next(iter(bad.values()))!r}"):
@@ -106,7 +178,7 @@ def test_settings_outside_their_range_are_refused(bad):
 def test_an_interrupted_conversion_never_leaves_a_file_that_opens(folder, tmp_path, how):
     target = tmp_path / "x.beton"
     code = (
-        "import sys, time\nfrom loader import sources, convert\n"
+        "import sys, time\nfrom budgetloader import sources, convert\n"
         "s = sources.image_folder(sys.argv[1])\n"
         "def slow(done):\n    print(done, flush=True); time.sleep(0.05)\n"
         "convert.convert(s, sys.argv[2], progress=slow)\n"

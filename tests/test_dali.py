@@ -66,7 +66,7 @@ def test_nvimagecodecs_decoder_gets_the_same_pixels_out_of_cropped_bytes(dataset
     decoder = nvimgcodec.Decoder(device_id=nvimgcodec.NVIMGCODEC_DEVICE_CPU_ONLY, backends=cpu)
     cropper = Cropper()
     for plan in plans(dataset, 9):
-        for sample, top, left, height, width, _ in plan.rows.tolist():
+        for sample, (top, left, height, width) in zip(plan.samples, plan.windows.tolist(), strict=True):
             whole = np.asarray(decoder.decode(dataset.jpeg(sample).tobytes()))
             part, y, x = cropper.crop(dataset.jpeg(sample), top=top, left=left, height=height, width=width)
             pixels = np.asarray(decoder.decode(part.tobytes()))

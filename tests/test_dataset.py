@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from budgetloader import Dataset, DatasetError, beton
+from budgetloader import BudgetLoader, Dataset, DatasetError, EngineError, Schedule, beton
 
 
 @pytest.fixture
@@ -132,3 +132,55 @@ def imagenet_sized(folder):
         file.seek(start + count)
         file.write(table.tobytes())
     return path
+
+
+INT, IMAGE, FLOAT = beton.TYPE_INT, beton.TYPE_IMAGE, beton.TYPE_FLOAT
+
+
+def of_fields(path, fields):
+    """A file of 5 samples with these (name, type) fields, as FFCV writes it; field i of sample j is 10 · i + j."""
+    samples = np.zeros(5, beton.metadata_type([kind for _, kind in fields]))
+    start = beton.PAGE_BYTES
+    rows, table = np.zeros(len(fields), beton.FIELD), np.zeros(5, beton.ALLOCATION)
+    for i, (name, kind) in enumerate(fields):
+        rows[i]["type_id"] = kind
+        rows[i]["name"][: len(name)] = np.frombuffer(name.encode(), np.uint8)
+        if kind == IMAGE:
+            samples[f"f{i}"] = [(beton.MODE_JPEG, 8, 8, start + j) for j in range(5)]
+        else:
+            samples[f"f{i}"] = 10 * i + np.arange(5)
+    table["ptr"], table["size"] = start + np.arange(5), 1
+    header = np.array([(beton.VERSION, len(fields), beton.PAGE_BYTES, 5, start + 5)], beton.HEADER)
+    with open(path, "wb") as file:
+        file.write(header.tobytes() + rows.tobytes() + samples.tobytes())
+        file.seek(start + 5)
+        file.write(table.tobytes())
+    return path
+
+
+def test_of_several_integers_the_one_named_label_is_the_label(tmp_path):
+    path = of_fields(tmp_path / "x.beton", [("image", IMAGE), ("index", INT), ("weight", FLOAT), ("label", INT)])
+    dataset = Dataset(path)
+    assert dataset.label_field == "label" and dataset.labels.tolist() == [30, 31, 32, 33, 34]
+    other = Dataset(path, label_field="index")
+    assert other.label_field == "index" and other.labels.tolist() == [10, 11, 12, 13, 14]
+    for wrong in ("weight", "image", "none"):
+        with pytest.raises(DatasetError, match=f"no integer field '{wrong}' for label_field; it has 'index', 'label'"):
+            Dataset(path, label_field=wrong)
+
+
+def test_of_several_integers_without_a_label_one_has_to_be_named(tmp_path):
+    path = of_fields(tmp_path / "x.beton", [("index", INT), ("image", IMAGE), ("class", INT)])
+    with pytest.raises(DatasetError, match=r"\('index', 'class'\) and none named 'label'.*label_field='index'"):
+        Dataset(path)
+    options = {"schedule": Schedule.full(epochs=1), "batch_size": 2, "image_size": 8, "engine": "synthetic"}
+    with BudgetLoader(path, **options, label_field="class") as batches:
+        assert sorted(label for _, labels in batches for label in labels.tolist()) == [20, 21, 22, 23, 24]
+    with BudgetLoader(Dataset(path, label_field="class"), **options, label_field="class"):
+        pass
+    with pytest.raises(EngineError, match=r"open already; give Dataset\(path, label_field='index'\)"):
+        BudgetLoader(Dataset(path, label_field="class"), **options, label_field="index")
+
+
+def test_the_only_integer_is_the_label_whatever_its_name(tmp_path):
+    assert Dataset(of_fields(tmp_path / "x.beton", [("image", IMAGE), ("y", INT)])).label_field == "y"

@@ -10,10 +10,12 @@ import pytest
 import torch
 from conftest import damage
 
-from budgetloader import CorruptSampleError, Dataset, EngineError, LoaderError, Schedule, engines
-from budgetloader.batch import Planner, stream
+from budgetloader import BudgetLoader, CorruptSampleError, Dataset, EngineError, LoaderError, Schedule, engines
 from budgetloader.bench.fake_cuda import FakeCUDA
+from budgetloader.engines import threads
 from budgetloader.engines.base import Job, Output
+from budgetloader.errors import ArgumentError
+from budgetloader.plans import Planner, stream
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(not engines.installed(name), reason=f"{name} is not installed"))
@@ -191,6 +193,9 @@ def test_a_corrupt_sample_is_replaced_by_the_same_one_on_every_engine(make, data
     assert sum(b.replaced for b in ours) == 4
     for a, b in zip(ours, reference, strict=True):
         assert torch.equal(a.labels, b.labels) and a.replaced == b.replaced
+        np.testing.assert_array_equal(a.shown, b.shown)
+        np.testing.assert_array_equal(a.labels, damaged.labels[a.shown])
+        assert not {3, 64} & set(a.shown.tolist())
         assert (a.images.int() - b.images.int()).abs().float().mean() <= TOLERANCE[make.engine]
 
 
@@ -262,6 +267,66 @@ def test_unknown_engines_and_outputs_are_refused():
     for bad in ({"dtype": "int8"}, {"layout": "nhwc"}, {"interpolation": "cubic"}, {"std": (0, 1, 1)}, {"crop": "x"}):
         with pytest.raises(EngineError, match=str(next(iter(bad)))):
             Output(image_size=8, **bad)
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_a_mean_on_the_scale_to_255_is_refused_with_what_to_give(name):
+    with pytest.raises(ArgumentError, match=r"divide by 255: \w+=\(0.482, 0.455, 0.404\)"):
+        Output(8, **{name: (123, 116, 103)})
+    for wrong in ((0.5, 0.5), 0.5, (0.5, 0.5, -1), (0.5, 0.5, float("nan")), "abc"):
+        with pytest.raises(ArgumentError, match=f"{name} .*three numbers"):
+            Output(8, **{name: wrong})
+
+
+def test_auto_takes_native_where_small_images_do_not_fit_into_memory(small_beton, monkeypatch):
+    dataset, output = Dataset(small_beton), Output(40, crop="pad")
+    assert engines.choose(output=output, dataset=dataset)[0] == "resident"
+    monkeypatch.setattr(engines, "_free_host_bytes", lambda: 2 * (70 * 48 * 48 * 3 - 1))
+    chosen, why = engines.choose(output=output, dataset=dataset)
+    assert chosen == "native" and "483,840 bytes" in why
+
+
+def test_what_an_engine_of_ones_own_needs_is_exported():
+    from budgetloader.engines import BaseEngine, Batch, BatchPlan, DirectEngine, Engine, Job, Output, Work
+
+    assert all(callable(kind) for kind in (BaseEngine, Batch, BatchPlan, DirectEngine, Engine, Job, Output, Work))
+    with pytest.raises(AttributeError, match="Warp"):
+        _ = engines.Warp
+
+
+def test_closing_says_what_hangs_and_where(monkeypatch, caplog):
+    release = threading.Event()
+
+    def hang():
+        release.wait()
+
+    thread = threading.Thread(target=hang, name="native-7", daemon=True)
+    thread.start()
+    monkeypatch.setattr(threads, "JOIN_SECONDS", 0.05)
+    threads.join_soon([thread])
+    release.set()
+    thread.join()
+    assert "native-7 (in " in caplog.text and "line" in caplog.text and "left behind" in caplog.text
+
+
+def test_an_engine_of_ones_own_is_a_class_with_one_method(dataset):
+    from budgetloader.engines import Batch, DirectEngine
+
+    class Grey(DirectEngine):
+        def __init__(self, job):
+            super().__init__(capacity=job.capacity)
+            self.size = job.output.image_size
+
+        def make(self, plan):
+            return Batch(torch.full((len(plan), 3, self.size, self.size), 0.5), torch.from_numpy(plan.labels), plan)
+
+    options = {"schedule": Schedule.of([1, "0.5"]), "batch_size": 8, "image_size": 16, "engine": Grey}
+    with BudgetLoader(dataset, **options, with_ids=True) as batches:
+        for _ in batches.epochs():
+            for images, labels, ids in batches:
+                assert images.shape == (len(labels), 3, 16, 16)
+                np.testing.assert_array_equal(labels, dataset.labels[ids])
+        assert batches.engine == "Grey" and [s.batches for s in batches.stats] == [9, 4]
 
 
 def test_an_engine_that_is_not_installed_says_how_to_get_it(dataset, monkeypatch):

@@ -30,7 +30,7 @@ def taken(monkeypatch):
     batches, item = [], budgetloader.BudgetLoader._item
 
     def recorded(self, batch):
-        batches.append((batch.plan.epoch, batch.plan.rows[:, 0].tolist()))
+        batches.append((batch.plan.epoch, batch.plan.samples.tolist()))
         return item(self, batch)
 
     monkeypatch.setattr(budgetloader.BudgetLoader, "_item", recorded)

@@ -170,13 +170,25 @@ def test_a_full_disk_at_checkpoint_time_is_one_error_and_leaves_the_last(tmp_pat
 
 @pytest.mark.parametrize(
     ("other", "why"),
-    [({"epochs": EPOCHS + 1}, "epochs 4, and this one has 5"), ({"epochs": EPOCHS, "seed": 1}, "seed 0")],
+    [({"epochs": EPOCHS - 1}, "epochs 4, and this one has 3"), ({"epochs": EPOCHS, "seed": 1}, "seed 0")],
 )
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, other, why):
     path = tmp_path / "c.pt"
     fit(network(), Batches(), epochs=EPOCHS, checkpoint=path)
     with pytest.raises(CheckpointError, match=why):
         fit(network(), Batches(), checkpoint=path, **other)
+
+
+@pytest.mark.parametrize("stop_at", [None, 7])
+def test_a_run_goes_on_as_one_of_more_epochs(tmp_path, stop_at):
+    path, asked, batches = tmp_path / "c.pt", [], Batches()
+    fit(network(), batches, epochs=2, checkpoint=path, stop=lambda: asked.append(1) or len(asked) == stop_at)
+    whole, rest = network(), Batches()
+    history = fit(whole, rest, epochs=EPOCHS, checkpoint=path)
+    assert history.earlier_epochs == 2 and [r.batches for r in history.records] == [5, 3, 5, 4]
+    assert batches.handed_out + rest.handed_out == [(e, s) for e, n in enumerate(Batches.lengths) for s in range(n)]
+    assert history.records[-1].learning_rate < history.records[0].learning_rate
+    assert fit(network(), Batches(), epochs=EPOCHS, checkpoint=path).earlier_epochs is None  # it is one of four now
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
@@ -202,3 +214,12 @@ def test_a_display_that_takes_time_is_not_training_time(monkeypatch):
 
     history = fit(network(), Batches(), epochs=1, after_step=show)
     assert 0 < history.records[0].train_seconds < 1.0
+
+
+def test_what_a_checkpoint_holds_is_told_before_anything_is_trained(tmp_path):
+    path, asked, told = tmp_path / "c.pt", [], []
+    fit(network(), Batches(), epochs=EPOCHS, checkpoint=path, stop=lambda: asked.append(1) or len(asked) == 7)
+    batches = Batches()
+    load = lambda history: told.append((len(history.records), list(batches.handed_out)))  # noqa: E731
+    fit(network(), batches, epochs=EPOCHS, checkpoint=path, after_load=load)
+    assert told == [(1, [])]

@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from budgetloader import Schedule
-from budgetloader.bench import runs
+from budgetloader import Schedule, runs
 from budgetloader.bench.imagenet_mnv2 import PRESETS, SETTINGS, main, parse
 from budgetloader.bench.settings import cells
 

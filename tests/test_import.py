@@ -1,4 +1,5 @@
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,19 +9,36 @@ import pytest
 import budgetloader
 
 LAYERS = (  # each imports from its own line or those above it
-    {"apart", "errors", "limits", "parallel", "pickles", "rng", "stats"},
+    {"apart", "errors", "limits", "parallel", "paths", "pickles", "pillow", "rng", "runs", "stats"},
+    {"arguments", "colour", "console"},
+    {"budget"},
     {"schedule"},
-    {"budget", "position", "shard", "theory"},
+    {"cursor", "shard", "theory"},
     {"beton", "jpeg", "order", "resize", "windows"},
-    {"batch", "dataset", "sources"},
+    {"dataset", "plans", "sources"},
+    {"batch"},
     {"convert", "engines", "generate", "verify"},
-    {"loader", "sampler"},
+    {"feed", "options"},
+    {"loader", "prepare", "sampler"},
     {"service", "noise", "throughput"},
-    {"doctor"},
+    {"doctor", "training"},
+    {"commands"},
     {"cli"},
     {"__main__"},
 )
-SHORTCUTS = {("schedule", "budget")}  # Schedule.budget(), for those who call it
+INSIDE = {  # the same within a folder: its parts first, and what is made of them last
+    "engines": (
+        {"base", "threads"},
+        {"base_direct", "base_threaded", "buffers", "normalize"},
+        {"upload"},
+        {"rendering"},
+        {"render_threads"},
+        {"dali", "ffcv", "native", "resident", "synthetic"},
+        {"__init__"},
+    ),
+}
+ENGINES = {"dali", "ffcv", "native", "resident", "synthetic"}
+TRAINING = ("training.py",)  # what brings the loader and models together
 OWNERS = {"nvidia": "engines/dali.py", "ffcv": "engines/ffcv.py", "ray": "service/"}
 
 
@@ -43,27 +61,69 @@ def imports(source: str) -> set[str]:
     return found
 
 
-def layer(part: str) -> int:
-    return next(number for number, names in enumerate(LAYERS) if part in names)
+def layer(layers, part: str) -> int | None:
+    return next((number for number, names in enumerate(layers) if part in names), None)
+
+
+def above(layers, here: str, name: str) -> bool:
+    """Whether a part is above the one that imports it; parts that no layer names are nowhere."""
+    own, other = layer(layers, here), layer(layers, name)
+    return own is not None and other is not None and other > own
 
 
 def violations(path: str, source: str) -> list[str]:
     """What a file imports that it must not."""
-    here = path.removesuffix(".py").split("/")[0]
+    here, *within = path.removesuffix(".py").split("/")
     wrong = []
-    for name in imports(source):
+    for name in sorted(imports(source)):
         top, *inner = name.split(".")
         if top in OWNERS and not path.startswith(OWNERS[top]):
             wrong.append(f"{path} imports {top}")
-        if top != "budgetloader" or here == "__init__" or inner[:1] == [here]:
+        if top != "budgetloader" or here == "__init__":
             continue
-        if here == "models" or inner[:1] in (["models"], ["bench"]):
+        if inner[:1] == [here]:
+            known = set().union(*INSIDE.get(here, ()))
+            part = inner[1] if inner[1:] and inner[1] in known else "__init__"  # a name that the folder gives
+            if known and (above(INSIDE[here], within[0], part) or {within[0], part} <= ENGINES):
+                wrong.append(f"{path} imports {name}, which is above or beside it")
+        elif path in TRAINING and inner[:1] == ["models"]:
+            continue
+        elif here == "models" or inner[:1] in (["models"], ["bench"]):
             wrong.append(f"{path} imports {name}")
-            continue
-        known = {part for names in LAYERS for part in names}
-        if inner[0] in known and layer(inner[0]) > layer(here) and (here, inner[0]) not in SHORTCUTS:
+        elif above(LAYERS, here, inner[0]):
             wrong.append(f"{path} imports {name}, which is above it")
+        if any(part.startswith("_") and part.strip("_") for part in inner[1:]):
+            wrong.append(f"{path} imports {name}, which is private")
     return wrong
+
+
+def graph(files: dict[str, str]) -> dict[str, set[str]]:
+    """Which modules each module imports: "engines.base" and so on."""
+    modules = {path.removesuffix(".py").replace("/", ".").removesuffix(".__init__"): path for path in files}
+    edges: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        edges[module] = set()
+        for name in imports(files[path]):
+            if name.startswith("budgetloader."):
+                name = name.removeprefix("budgetloader.")
+                while name and name not in modules:
+                    name = name.rpartition(".")[0]
+                edges[module] |= {name} - {"", module}
+    return edges
+
+
+def circles(edges: dict[str, set[str]]) -> list[set[str]]:
+    """Modules that import each other, by however many ways round."""
+    found: list[set[str]] = []
+    edges = {module: set(others) for module, others in edges.items()}
+    while True:
+        try:
+            graphlib.TopologicalSorter(edges).prepare()
+            return found
+        except graphlib.CycleError as error:
+            circle = error.args[1]
+            found.append(set(circle))
+            edges[circle[1]].discard(circle[0])
 
 
 def found(root: Path) -> list[Path]:
@@ -72,11 +132,34 @@ def found(root: Path) -> list[Path]:
     return [path for folder in folders for path in folder.glob("*.py")]
 
 
-def test_the_layers_import_in_one_direction():
+def sources() -> dict[str, str]:
     root = Path(budgetloader.__file__).parent  # a checkout, or where it is installed
-    files = [p.relative_to(root).as_posix() for p in found(root) if p.parent.name != "bench"]
+    return {p.relative_to(root).as_posix(): p.read_text() for p in found(root) if p.parent.name != "bench"}
+
+
+def test_the_layers_import_in_one_direction_also_within_a_folder():
+    files = sources()
     assert len(files) > 40 and "models/fit.py" in files and "service/server.py" in files
-    assert [w for file in files for w in violations(file, (root / file).read_text())] == []
+    assert [wrong for path, source in files.items() for wrong in violations(path, source)] == []
+
+
+@pytest.mark.parametrize("folder", INSIDE)
+def test_every_file_of_a_folder_has_its_layer(folder):
+    inside = {path.removesuffix(".py").split("/")[1] for path in sources() if path.startswith(f"{folder}/")}
+    assert inside == set().union(*INSIDE[folder])
+
+
+def test_no_modules_import_each_other():
+    edges = graph(sources())
+    assert "engines.base" in edges["engines.native"] and "service.wire" in edges["service.bridge"]
+    assert circles(edges) == []
+
+
+def test_the_test_of_the_circles_can_fail():
+    files = {"a.py": "from budgetloader.b.c import x", "b/c.py": "import budgetloader.d", "d.py": ""}
+    assert circles(graph(files)) == []
+    files["d.py"] = "def f():\n    from budgetloader import a"
+    assert circles(graph(files)) == [{"a", "b.c", "d"}]
 
 
 @pytest.mark.parametrize(
@@ -84,8 +167,14 @@ def test_the_layers_import_in_one_direction():
     [
         ("order.py", "from budgetloader.loader import BudgetLoader"),
         ("engines/native.py", "def f():\n    from budgetloader import service"),
+        ("engines/buffers.py", "from budgetloader.engines.upload import uploader"),
+        ("engines/upload.py", "from budgetloader.engines import choose"),
+        ("engines/resident.py", "from budgetloader.engines.native import NativeEngine"),
+        ("order.py", "from budgetloader.schedule import _text"),
         ("models/fit.py", "import budgetloader"),
         ("loader.py", "from budgetloader.bench import job"),
+        ("loader.py", "from budgetloader.models import fit"),
+        ("training.py", "from budgetloader.bench import job"),
         ("engines/native.py", "import nvidia.dali"),
         ("loader.py", "import ray"),
     ],
@@ -135,3 +224,10 @@ def test_unknown_names_are_refused():
     with pytest.raises(AttributeError, match="Warp"):
         _ = budgetloader.Warp
     assert set(budgetloader.__all__) <= set(dir(budgetloader))
+
+
+def test_help_of_the_command_line_loads_nothing_heavy():
+    heavy = {"torch", "numpy", "numba", "simplejpeg", "PIL", "rich", "ray", "budgetloader.models"}
+    help_ = "from budgetloader import cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass"
+    loaded = imported(help_)
+    assert "budgetloader.commands.train" in loaded and not loaded & heavy

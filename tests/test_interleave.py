@@ -1,10 +1,12 @@
 """What is between epochs and batches is not in their time."""
 
+import contextlib
 import copy
 import itertools
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +16,9 @@ from torch import nn
 
 from budgetloader.bench.busy import busy
 from budgetloader.bench.fake_cuda import FakeCUDA
-from budgetloader.bench.interleave import Setting, Shown, time_round, warm_up
+from budgetloader.bench.interleave import Setting, Shown, run, time_round, warm_up
 from budgetloader.bench.settings import cells
-from budgetloader.models import CIFAR, Trainer
+from budgetloader.models import CIFAR, CheckpointError, Trainer, checkpoint
 
 
 class Batches:
@@ -37,12 +39,13 @@ class Batches:
             yield torch.randn(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64)
 
 
-def settings(*names, epochs=3, full=20):
+def settings(*names, epochs=3, full=20, folder=None):
     made = []
     for cell in cells(names, epochs=epochs, samples=4 * full, batch_size=4, network=None):
         network = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
         trainer = Trainer(network, recipe=CIFAR, epochs=cell.schedule.epochs)
-        made.append(Setting(cell, trainer, Batches(cell.schedule.budget(4 * full, batch_size=4).batches)))
+        batches = Batches(cell.schedule.budget(4 * full, batch_size=4).batches)
+        made.append(Setting(cell, trainer, batches, state=folder and folder / f"{cell.name}.pt"))
     return made
 
 
@@ -81,6 +84,34 @@ def test_progress_counts_every_batch_however_seldom_it_is_shown(clock):
     assert counts == [3, 1]
 
 
+def test_settings_take_turns_epoch_by_epoch_and_go_on_from_their_files(tmp_path):
+    done, shown = [], []
+    options = {"batches_done": lambda s, epoch, count: shown.append((s.name, epoch, count))}
+    first = settings("full", "0.5", epochs=2, full=4, folder=tmp_path)
+    run(first, **options, epoch_done=lambda s: done.append((s.name, len(s.records))))
+    assert done == [("full", 1), ("0.5", 1), ("0.5", 2), ("full", 2)] and all(s.finished for s in first)
+    assert [(s, e, n) for s, e, n in shown if n] == [("full", 0, 4), ("0.5", 0, 2), ("0.5", 1, 2), ("full", 1, 4)]
+    again = settings("full", "0.5", epochs=2, full=4, folder=tmp_path)
+    for old, new in zip(first, again, strict=True):
+        new.training.load()
+        assert new.finished and new.records == old.records
+        for name, value in old.trainer.model.state_dict().items():
+            assert torch.equal(value, new.trainer.model.state_dict()[name])
+
+
+def test_a_file_of_version_0_1_is_gone_on_from_and_one_of_another_schedule_is_refused(tmp_path):
+    (old,) = settings("full")
+    old.training.advance()
+    state = {"schedule": "full@3", "trainer": old.trainer.state_dict(), "history": old.history.state_dict()}
+    checkpoint.save(tmp_path / "full.pt", state)
+    (new,) = settings("full", folder=tmp_path)
+    new.training.load()
+    assert new.records == old.records and new.training.advance() and len(new.records) == 2
+    checkpoint.save(tmp_path / "full.pt", {**state, "schedule": "0.5@3"})
+    with pytest.raises(CheckpointError, match=r"schedule 0\.5@3, and this one has full@3"):
+        new.training.load()
+
+
 def test_a_round_of_timing_compares_slices_that_ran_in_turn(clock, monkeypatch):
     """The machine is ten times slower from one moment on: every pair still has the settings' own ratio."""
     full, half = settings("full", "0.5")
@@ -115,24 +146,36 @@ def test_short_epochs_have_shorter_slices():
     assert len(tiny.timed) == 1
 
 
-def test_busy_processes_end_with_their_block():
+@pytest.fixture
+def marked(monkeypatch, tmp_path):
+    """Marks the processes that a test starts: others on the machine may be busy, too."""
+    monkeypatch.setenv("STARTED_BY", str(tmp_path))
+    return f"STARTED_BY={tmp_path}".encode()
+
+
+def test_busy_processes_end_with_their_block(marked):
     with busy(2):
-        assert _spinning() == 2
-    assert _spinning() == 0
+        assert _spinning(marked) == 2
+    assert _spinning(marked) == 0
 
 
-def test_busy_processes_end_with_the_process_that_started_them():
-    script = "import os\nfrom bench.busy import busy\nwith busy(1): os._exit(0)"
+def test_busy_processes_end_with_the_process_that_started_them(marked):
+    script = "import os\nfrom budgetloader.bench.busy import busy\nwith busy(1): os._exit(0)"
     subprocess.run([sys.executable, "-c", script], check=True)
     deadline = time.monotonic() + 20
-    while _spinning() and time.monotonic() < deadline:
+    while _spinning(marked) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert _spinning() == 0
+    assert _spinning(marked) == 0
 
 
-def _spinning() -> int:
-    found = subprocess.run(["pgrep", "-fc", "while True: pass"], capture_output=True, text=True)
-    return int(found.stdout)
+def _spinning(mark: bytes) -> int:
+    found = 0
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                started = mark in (folder / "environ").read_bytes().split(b"\0")
+                found += started and b"while True: pass" in (folder / "cmdline").read_bytes()
+    return found
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])

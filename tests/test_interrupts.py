@@ -8,8 +8,8 @@ from interrupts import interrupt, whole_stream
 
 from budgetloader import BudgetLoader, Schedule, engines
 from budgetloader.engines.base import Work
-from budgetloader.engines.native import Renderer
-from budgetloader.engines.threaded import ThreadedEngine
+from budgetloader.engines.base_threaded import ThreadedEngine
+from budgetloader.engines.rendering import Renderer
 from budgetloader.engines.upload import uploader
 
 TIMES = int(os.environ.get("INTERRUPTS", "150"))  # on each engine; INTERRUPTS=1000 for a long run

@@ -4,10 +4,10 @@ import threading
 import torch
 
 from budgetloader import Schedule
-from budgetloader.batch import Planner, stream
 from budgetloader.engines.base import Job, Output
 from budgetloader.engines.buffers import BufferPool
 from budgetloader.engines.native import NativeEngine
+from budgetloader.plans import Planner, stream
 
 
 def job(dataset, **output):

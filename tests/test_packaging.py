@@ -32,7 +32,8 @@ def test_a_wheel_has_one_import_name_and_all_of_the_package(built):
     (wheel,) = built.glob("*.whl")
     names = [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
     assert {name.split("/")[0] for name in names} == {"budgetloader"}
-    for part in ("py.typed", "engines/native.py", "service/server.py", "models/crnet.py", "bench/imagenet_mnv2.py"):
+    ours = ("py.typed", "commands/train.py", "engines/native.py", "service/server.py", "models/crnet.py")
+    for part in (*ours, "bench/imagenet_mnv2.py"):
         assert f"budgetloader/{part}" in names
 
 
@@ -58,9 +59,10 @@ def test_twine_finds_nothing_wrong(built):
         ("-m", "budgetloader", "plan", "R3", "--epochs", "12", "--samples", "5000", "--batch-size", "10"),
         (str(Path(sys.executable).with_name("budgetloader")), "plan", "R3", "--epochs", "12", "--samples", "5000"),
         ("-m", "budgetloader.bench.train", "--help"),
+        ("-m", "budgetloader", "train", "--help"),
         ("-m", "budgetloader.bench.imagenet_mnv2", "--help"),
     ],
-    ids=["module", "script", "train", "bench"],
+    ids=["module", "script", "alias", "train", "bench"],
 )
 def test_commands_run_where_modules_of_the_same_names_lie(tmp_path, command):
     trap(tmp_path, *TRAPS)
@@ -69,10 +71,19 @@ def test_commands_run_where_modules_of_the_same_names_lie(tmp_path, command):
     assert not (tmp_path / "was_run").exists()
 
 
-def test_a_network_that_lies_there_is_found(beton, tmp_path):
-    trap(tmp_path, "json")
+@pytest.mark.parametrize(
+    "command",
+    [
+        (str(Path(sys.executable).with_name("budgetloader")), "train"),
+        (sys.executable, "-m", "budgetloader", "train"),
+        (sys.executable, "-m", "budgetloader.bench.train"),
+    ],
+    ids=["script", "module", "alias"],
+)
+def test_a_network_that_lies_there_is_found_and_a_module_of_pythons_name_is_not_run(beton, tmp_path, command):
+    trap(tmp_path, "json", "csv", "loader", "bench")
     (tmp_path / "models").mkdir()
-    (tmp_path / "models" / "mine.py").write_text("def build(classes): raise SystemExit('mine was asked')")
-    command = ["-m", "budgetloader.bench.train", "--data", str(beton), "--network", "models.mine:build"]
-    done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    (tmp_path / "models" / "mine.py").write_text("import csv\ndef build(classes): raise SystemExit('mine was asked')")
+    more = ["--data", str(beton), "--network", "models.mine:build", "--batch-size", "35", "--image-size", "16"]
+    done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert "mine was asked" in done.stderr and not (tmp_path / "was_run").exists()

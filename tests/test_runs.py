@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from budgetloader.bench import runs
+from budgetloader import runs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -14,9 +14,7 @@ def test_two_runs_with_one_folder_do_not_meet(tmp_path):
     with runs.held(tmp_path / "out"):
         with pytest.raises(runs.RunError, match="another run is writing to"), runs.held(tmp_path / "out"):
             pass
-        code = (
-            "import pathlib, sys; from budgetloader.bench import runs; runs.held(pathlib.Path(sys.argv[1])).__enter__()"
-        )
+        code = "import pathlib, sys; from budgetloader import runs; runs.held(pathlib.Path(sys.argv[1])).__enter__()"
         command = [sys.executable, "-c", code, str(tmp_path / "out")]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert "another run is writing to" in done.stderr

@@ -119,7 +119,7 @@ def test_a_block_that_ends_its_worker_each_time_is_an_error_for_all_who_wait_and
 
 
 def test_the_samples_of_the_error_are_those_that_a_trainer_would_have_got():
-    from budgetloader.batch import Planner
+    from budgetloader.plans import Planner
     from budgetloader.service.blocks import Key, Spec
     from budgetloader.service.failures import samples_of
 
@@ -132,7 +132,7 @@ def test_the_samples_of_the_error_are_those_that_a_trainer_would_have_got():
 
     planner = Planner(Index(), schedule=Schedule.full(epochs=3), batch_size=300, seed=5)
     key = Key(Spec("", 24, "antialias", "resized", 5, "raise"), 2, 1)
-    assert samples_of(key, 44, 256, samples=1000) == planner.plan(2, 1).rows[:212, 0].tolist()
+    assert samples_of(key, 44, 256, samples=1000) == planner.plan(2, 1).samples[:212].tolist()
 
 
 def test_a_trainer_that_waits_for_what_never_comes_can_be_interrupted_and_leaves_no_bridge(faulty):

@@ -66,6 +66,26 @@ def test_the_bridge_may_be_killed_again_and_again(served):
     assert got == private(served.data, "full@2", seed=11)
 
 
+def test_the_epochs_loop_over_a_service_goes_on_where_an_interrupt_left_it(served):
+    """As a private loader's, see test_loader_epochs.py."""
+    got = []
+    with served.connect("shared", "0.5@2") as batches:
+        for stop in (3, 1, None):
+            for count, (epoch, line) in enumerate(epochs_of(batches), start=1):
+                got.append((epoch, *line))
+                if count == stop:
+                    break
+            if stop:
+                next(iter(batches))  # a look at what comes next
+    assert got == private(served.data, "0.5@2")
+
+
+def epochs_of(batches):
+    for epoch in batches.epochs():
+        for images, labels, ids in batches:
+            yield epoch, (batches.step - 1, digest(images, labels, ids))
+
+
 def test_what_decodes_has_the_servers_own_priority(served):
     """Ray's default leaves its workers a thirtieth of a core that something else is busy on."""
     pids = [pid for kind in ("worker", "coordinator") for pid in service_processes(served.server, kind)]
@@ -214,7 +234,7 @@ def test_a_trainer_reconnects_to_a_new_server_and_goes_on(services, monkeypatch,
     below = descendants(first.pid)
 
     def recorded(loader, batch):
-        taken.append((batch.plan.epoch, batch.plan.rows[:, 0].tolist()))
+        taken.append((batch.plan.epoch, batch.shown.tolist()))
         if len(taken) == 35:
             first.kill()
             first.wait()

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budgetloader import CorruptSampleError, DatasetError, EngineError, ServiceGoneError
-from budgetloader.batch import Crop
 from budgetloader.engines.base import OnCorrupt
+from budgetloader.plans import Crop
 from budgetloader.resize import Interpolation
 from budgetloader.service import protocol, registry
 from budgetloader.service.blocks import Spec
@@ -32,7 +32,7 @@ REQUESTS = (
 )
 ANSWERS = (
     protocol.Welcome("p", "f", ("a", "ä" * 100_000), True, 1 << 40, 2, 64),
-    BatchAnswer(3, 0.5, 1, ((0, -1), (7, (1 << 63) - 1)), protocol.Loan(0, 64)),
+    BatchAnswer(3, 0.5, 1, ((0, 0), (7, (1 << 62) - 1)), protocol.Loan(0, 64)),
     BatchAnswer(0, 0.0, 0),
     Failure("bad", "sample", 3),
     protocol.ServiceStatus("p", 64, 1.5, 1, 2, 3, 4, 5, 6, 7, (TRAINER,)),

@@ -3,8 +3,10 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from budgetloader import DatasetError
+from budgetloader import Dataset, DatasetError
+from budgetloader.generate import generate
 from budgetloader.sources import cifar, image_folder, open_source, torchvision_dataset
 
 
@@ -31,8 +33,73 @@ def test_an_image_folder_is_read_in_order(folder):
 def test_an_empty_and_a_missing_folder_are_said(tmp_path):
     with pytest.raises(DatasetError, match="no images in class folders"):
         open_source(tmp_path)
-    with pytest.raises(DatasetError, match="is no folder"):
+    with pytest.raises(DatasetError, match="none does not exist"):
         open_source(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("x.beton", "is a .beton already"),
+        ("x.tar", "is an archive; unpack it"),
+        ("x.tar.gz", "is an archive; unpack it"),
+        ("X.ZIP", "is an archive; unpack it"),
+        ("x.parquet", "is a table of columns; write its images to CLASS/NAME.jpg"),
+        ("x.tfrecord", "is another program's container"),
+        ("x.npz", "is another program's container"),
+        ("labels.csv", "is a list, and labels come from folders"),
+        ("x.jpg", "is one image; give a folder"),
+        ("x", "is no folder"),
+    ],
+)
+def test_a_file_is_refused_in_words_that_fit_it(tmp_path, name, says):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DatasetError) as caught:
+        open_source(tmp_path / name)
+    assert str(caught.value).startswith(f"{tmp_path / name} {says}")
+    if "image" not in says and name != "x":  # and so is a folder of nothing else
+        with pytest.raises(DatasetError, match=f"no images in class folders.*{name} in it {says}"):
+            open_source(tmp_path)
+
+
+def test_images_beside_no_class_folder_are_said(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    with pytest.raises(DatasetError, match=r"no images in class folders.*; x\.jpg lies in it beside no class folder"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/train", "GS://bucket/x", "https://host/x.tar", "file:///x"])
+def test_an_address_is_refused_as_it_was_given(address):
+    for opened in (open_source, image_folder, cifar, Dataset, lambda path: generate(path, images=1)):
+        with pytest.raises(DatasetError) as caught:
+            opened(address)
+        assert str(caught.value).startswith(f"{address} is an address, not a path")
+
+
+def images(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(root / name)
+    return root
+
+
+def test_sets_that_would_be_taken_for_classes_are_warned_of(tmp_path):
+    (warning,) = open_source(images(tmp_path, "train/cat/1.png", "val/cat/1.png", "val/dog/1.png")).warnings
+    assert "the classes train and val" in warning
+    assert f"`budgetloader convert {tmp_path / 'train'} train.beton`" in warning and "val.beton`" in warning
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/1.png", "val/1.png"),  # perhaps a set of things that are called so
+        ("train/a/1.png", "plane/a/1.png"),
+        ("cat/1.png", "dog/1.png"),
+        ("train/1.png", "test/a/1.png"),
+    ],
+)
+def test_classes_are_no_reason_for_a_warning(tmp_path, names):
+    assert open_source(images(tmp_path, *names)).warnings == ()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

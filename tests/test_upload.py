@@ -25,6 +25,7 @@ def names_of_streams(source: str) -> set[str]:
     """What of `NAMES` a source uses; the loader's own streams of plans, and threads' events, are other things."""
     tree = ast.parse(source)
     used = set()
+    keys = {id(key) for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys}  # words to explain
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in NAMES:
             used.add(ast.unparse(node))
@@ -32,7 +33,11 @@ def names_of_streams(source: str) -> set[str]:
             used.add(str(node.arg))
         elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("torch"):
             used |= {name.name for name in node.names} & NAMES
-        elif isinstance(node, ast.Constant) and node.value in {"record_stream", "pin_memory", "current_stream"}:
+        elif (
+            isinstance(node, ast.Constant)
+            and id(node) not in keys
+            and node.value in {"record_stream", "pin_memory", "current_stream"}
+        ):
             used.add(node.value)
     return used - {"threading.Event"}
 
@@ -171,6 +176,17 @@ def test_running_out_of_memory_is_the_batchs_error_and_no_reason_to_decode_elsew
             produce(engine, plans(dataset, 1))
         engine.close()
     assert not fake.order.faults
+
+
+def test_closing_does_not_wait_for_a_gpu_that_hangs_for_ever(dataset, monkeypatch, caplog):
+    monkeypatch.setattr(upload, "JOIN_SECONDS", 0.05)
+    with FakeCUDA() as fake:
+        up = upload.uploader(engine_job(dataset, device="cuda:0"))
+        up.send(up.take(4), np.arange(4))
+        monkeypatch.setattr(fake.order, "passed", lambda event: False)
+        up.close()
+        assert "the GPU has not copied 1 batches" in caplog.text and len(upload._given_up) == 1
+        upload._given_up.clear()
 
 
 def test_a_ranks_gpu_is_resolved_once_and_no_other_is_touched(dataset):

@@ -29,7 +29,7 @@ for i in range(40):
 PYTHON
         venv/bin/budgetloader convert images train.beton
         venv/bin/budgetloader verify train.beton
-        venv/bin/python -m budgetloader.bench.train --data train.beton --network resnet20 --recipe cifar --schedule of:1,0.5 --epochs 2 \
+        venv/bin/budgetloader train --data train.beton --network resnet20 --recipe cifar --schedule of:1,0.5 --epochs 2 \
             --image-size 32 --batch-size 8
         venv/bin/budgetloader doctor --image-size 64 --epochs 1
     )

@@ -1,19 +1,80 @@
-"""Engines by name. Each engine's own imports happen when it is asked for."""
+"""Engines by name, and what an engine of your own is made of.
+
+An engine's own packages are imported when it is made. An engine of your own is a class that takes a `Job`, or a
+function that makes an engine of one; it is given to a loader as ``BudgetLoader(…, engine=MyEngine)``::
+
+    from budgetloader.engines import Batch, BatchPlan, DirectEngine, Job
+
+    class MyEngine(DirectEngine):
+        def __init__(self, job: Job) -> None:
+            super().__init__(capacity=job.capacity)
+            self.job = job
+
+        def make(self, plan: BatchPlan) -> Batch:
+            images = my_images(plan.samples, plan.windows, plan.flips, self.job.output)  # [n, 3, h, w]
+            return Batch(images, torch.from_numpy(plan.labels), plan)
+
+`DirectEngine` makes a batch when the trainer takes it. An engine that works ahead has the methods of `Engine`;
+`BaseEngine` does its bookkeeping, and `Work` counts what it does. `Output` says what a batch looks like. With
+on_corrupt="replace", `stand_ins` gives the samples to try in place of one that does not decode.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from budgetloader.errors import EngineError
+from budgetloader.arguments import check_choice
+from budgetloader.errors import ArgumentError, EngineError
 
 if TYPE_CHECKING:
     import torch
 
-    from budgetloader.engines.base import Engine, Job, Output
+    from budgetloader.batch import Batch
+    from budgetloader.engines.base import BaseEngine, Engine, Job, Output, Work, stand_ins
+    from budgetloader.engines.base_direct import DirectEngine
+    from budgetloader.plans import BatchPlan
+
+__all__ = [
+    "NAMES",
+    "BaseEngine",
+    "Batch",
+    "BatchPlan",
+    "DirectEngine",
+    "Engine",
+    "Job",
+    "Output",
+    "Work",
+    "check_device",
+    "choose",
+    "create",
+    "installed",
+    "package",
+    "resolve",
+    "stand_ins",
+]
+_HOMES = {
+    "BaseEngine": "engines.base",
+    "Batch": "batch",
+    "BatchPlan": "plans",
+    "DirectEngine": "engines.base_direct",
+    "Engine": "engines.base",
+    "Job": "engines.base",
+    "Output": "engines.base",
+    "Work": "engines.base",
+    "stand_ins": "engines.base",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"budgetloader.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'budgetloader.engines' has no attribute {name!r}")
 
 
 @dataclass(frozen=True)
@@ -36,7 +97,7 @@ NAMES = ("auto", *_ENGINES)
 
 
 def installed(name: str) -> bool:
-    """Whether the packages that engine `name` needs are there (nothing is imported)."""
+    """Whether the packages that engine `name` needs are installed (nothing is imported)."""
     return all(_is_there(package) for package in _ENGINES[name].packages)
 
 
@@ -45,10 +106,18 @@ def package(name: str) -> str:
     return _ENGINES[name].install
 
 
-def choose(*, output: Output) -> tuple[str, str]:
-    """The engine that "auto" stands for, and why."""
+def choose(*, output: Output, dataset: Any = None) -> tuple[str, str]:
+    """The engine that "auto" stands for, and why.
+
+    Args:
+        output: what batches look like.
+        dataset: of which images; None: a small one.
+    """
     if output.crop == "pad":
-        return "resident", "small images of one size are fastest from the device's memory"
+        needed, room = (0, 1) if dataset is None else _residence(dataset, output)
+        if needed <= room:
+            return "resident", "small images of one size are fastest from the device's memory"
+        return "native", f"in memory the images would take {needed:,} bytes, and {room:,} are to spare"
     if not output.device.startswith("cuda"):
         return "native", "it is the fastest on a CPU (see bench/results), and no other decodes for this device"
     gpu, has_decoder = _jpeg_hardware(output.device)
@@ -68,13 +137,33 @@ def _jpeg_hardware(device: str) -> tuple[str, bool]:
     return found.name, (found.major, found.minor) == (8, 0) or found.major in (9, 10)
 
 
-def resolve(name: str, *, output: Output) -> tuple[str, str]:
+def _residence(dataset: Any, output: Output) -> tuple[int, int]:
+    """The bytes that a dataset's images take in memory, and the most that they may take: half of the free memory."""
+    import torch
+
+    from budgetloader.engines.resident import MOST_BYTES, bytes_of
+
+    free = [MOST_BYTES, _free_host_bytes() // 2]
+    if output.device.startswith("cuda"):
+        with contextlib.suppress(RuntimeError, AssertionError):  # a GPU that does not say
+            free.append(torch.cuda.mem_get_info(output.device)[0] // 2)
+    return bytes_of(dataset, crop=output.crop), min(free)
+
+
+def _free_host_bytes() -> int:
+    """Memory that is available here; a lot where the system does not say."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 1 << 62
+
+
+def resolve(name: str, *, output: Output, dataset: Any = None) -> tuple[str, str]:
     """The engine that `name` stands for ("auto": see `choose`), and why."""
     if name == "auto":
-        return choose(output=output)
-    if name not in _ENGINES:
-        raise EngineError(f"engine {name!r} is not known; give one of {', '.join(NAMES)}")
-    return name, "it was asked for"
+        return choose(output=output, dataset=dataset)
+    return check_choice(name, NAMES, what="engine"), "it was asked for"
 
 
 def check_device(device: str | torch.device) -> str:
@@ -85,23 +174,23 @@ def check_device(device: str | torch.device) -> str:
     threads have a current GPU of their own.
 
     Raises:
-        EngineError: torch does not know it, or it is not there.
+        ArgumentError: torch does not know it, or this machine does not have it.
     """
     import torch
 
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):
-        raise EngineError(f"device {device!r} is not known; give 'cpu', 'cuda', or 'cuda:1' and so on") from None
+        raise ArgumentError(f"device {device!r} is not known; give 'cpu', 'cuda', or 'cuda:1' and so on") from None
     if found.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (found.index or 0) >= count:
             seen = f"{count} GPUs" if count else "no GPU"
-            raise EngineError(f"device {str(found)!r}: torch sees {seen} here; give another, or 'cpu'")
+            raise ArgumentError(f"device {str(found)!r}: torch sees {seen} here; give another, or 'cpu'")
         if found.index is None:
             found = torch.device("cuda", torch.cuda.current_device())
     elif found.type == "mps" and not torch.backends.mps.is_available():
-        raise EngineError(f"device {str(found)!r}: torch sees no Apple GPU here; give another, or 'cpu'")
+        raise ArgumentError(f"device {str(found)!r}: torch sees no Apple GPU here; give another, or 'cpu'")
     return str(found)
 
 

@@ -6,21 +6,20 @@ of epochs' ends: it is not drained, rebuilt or restarted between them.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from budgetloader.batch import Batch, BatchPlan, Crop
-from budgetloader.errors import EngineError
+from budgetloader.arguments import check_choice, check_count
+from budgetloader.batch import Batch
+from budgetloader.errors import ArgumentError, EngineError
+from budgetloader.plans import BatchPlan, Crop
 from budgetloader.resize import INTERPOLATIONS, Interpolation
-from budgetloader.schedule import _check_count
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +29,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 DTYPES = ("float32", "float16", "bfloat16", "uint8")
 LAYOUTS = ("channels_last", "contiguous")
 OnCorrupt = Literal["raise", "replace"]
-_JOIN_SECONDS = 10.0
-_log = logging.getLogger("budgetloader")
+_ATTEMPTS = 15  # samples that may stand in for one: where they all fail, the file is damaged
+Pending = TypeVar("Pending")
+"""What an engine keeps of a batch under way."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,16 @@ class Output:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        _check_count(self.image_size, what="image_size")
+        check_count(self.image_size, what="image_size")
         object.__setattr__(self, "dtype", str(self.dtype).removeprefix("torch."))
-        for name, allowed in (
-            ("dtype", DTYPES),
-            ("layout", LAYOUTS),
-            ("interpolation", INTERPOLATIONS),
-            ("crop", ("resized", "pad")),
-        ):
-            value = getattr(self, name)
-            if value not in allowed:
-                raise EngineError(f"{name} {value!r} is not known; give one of {', '.join(allowed)}")
-        try:
-            object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
-            object.__setattr__(self, "std", tuple(float(v) for v in self.std))
-        except (TypeError, ValueError):
-            raise EngineError(f"mean {self.mean} and std {self.std}: give three numbers each") from None
-        if len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
-            raise EngineError(f"mean {self.mean} and std {self.std}: give three numbers each, std above 0")
+        check_choice(self.dtype, DTYPES, what="dtype")
+        check_choice(self.layout, LAYOUTS, what="layout")
+        check_choice(self.interpolation, INTERPOLATIONS, what="interpolation")
+        check_choice(self.crop, ("resized", "pad"), what="crop")
+        object.__setattr__(self, "mean", _three(self.mean, what="mean"))
+        object.__setattr__(self, "std", _three(self.std, what="std"))
+        if not min(self.std) > 0:
+            raise ArgumentError(f"std {self.std}: give three numbers above 0")
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -104,6 +96,23 @@ class Output:
         return np.stack([1 / (255 * std), -mean / std], axis=1).astype(np.float32)
 
 
+def _three(values: Any, *, what: str) -> tuple[float, float, float]:
+    """A mean or a standard deviation of three channels, on the scale of pixels from 0 to 1."""
+    try:
+        red, green, blue = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{what} {values!r}: give three numbers, of red, green and blue") from None
+    if any(value > 1 for value in (red, green, blue)):
+        scaled = ", ".join(f"{value / 255:.3f}" for value in (red, green, blue))
+        raise ArgumentError(
+            f"{what} {values!r} is beyond the scale from 0 to 1 that pixels have here; on the scale from 0 to 255, "
+            f"divide by 255: {what}=({scaled})"
+        )
+    if not all(value >= 0 for value in (red, green, blue)):  # NaN is not
+        raise ArgumentError(f"{what} {values!r}: give three numbers from 0 to 1")
+    return red, green, blue
+
+
 @dataclass(frozen=True)
 class Job:
     """What an engine needs to know to work.
@@ -127,8 +136,18 @@ class Job:
     replacement: Callable[..., BatchPlan]
 
 
+def stand_ins(job: Job, plan: BatchPlan, row: int) -> Iterator[BatchPlan]:
+    """Plans of one sample each that may stand in for a row that does not decode, to be tried one after the other."""
+    if job.on_corrupt == "replace":
+        for attempt in range(_ATTEMPTS):
+            yield job.replacement(plan, row, attempt=attempt)
+
+
 class Engine(Protocol):
-    """The interface of an engine. All methods are called from one thread."""
+    """The interface of an engine. All methods are called from one thread.
+
+    `BaseEngine` does the bookkeeping, and `budgetloader.engines.DirectEngine` all but making a batch.
+    """
 
     capacity: int
     work: Work
@@ -139,8 +158,8 @@ class Engine(Protocol):
     def get(self) -> Batch:
         """Wait for the oldest batch under way. Errors of its making are raised here.
 
-        After an exception that is not of its making (a signal's, such as KeyboardInterrupt) call `abort`, and submit
-        anew what is still wanted.
+        After an exception that has another cause (a signal's, such as KeyboardInterrupt) call `abort`, and submit the
+        plans again that are still wanted.
         """
 
     def abort(self) -> None:
@@ -152,46 +171,6 @@ class Engine(Protocol):
         A thread that some device or file system keeps from ending is waited for 10 seconds, and then left to end by
         itself: a process can always be left.
         """
-
-
-def check_room(under_way: int, capacity: int) -> None:
-    """Refuse one more batch than the capacity."""
-    if under_way >= capacity:
-        raise EngineError(f"{capacity} batches are under way already; get one first")
-
-
-class Latch:
-    """Set once, and waited for by one thread.
-
-    Unlike `threading.Event`, it stays whole when a signal's exception falls into the wait: an event's lock may then
-    be released by the wrong thread, and whoever sets it fails.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
-        self._set = False
-
-    def set(self) -> None:
-        """May be called twice, from any thread."""
-        self._set = True
-        with contextlib.suppress(RuntimeError):  # released already
-            self._lock.release()
-
-    def wait(self, seconds: float) -> bool:
-        """Whether it is set, at the latest after some time."""
-        if not self._set:
-            self._lock.acquire(timeout=seconds)
-        return self._set
-
-
-def join_soon(threads: Sequence[threading.Thread]) -> None:
-    """Wait for threads that were told to end, 10 seconds at most for all of them."""
-    deadline = time.monotonic() + _JOIN_SECONDS
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    if stuck := [thread.name for thread in threads if thread.is_alive()]:
-        _log.warning("%s did not end within %.0f s, and is left behind", ", ".join(stuck), _JOIN_SECONDS)
 
 
 class Work:
@@ -228,3 +207,65 @@ class Work:
         """So far: seconds of each stage, and the samples that were finished in them."""
         with self._lock:
             return self._busy.copy(), self._made
+
+
+class BaseEngine(ABC, Generic[Pending]):
+    """The bookkeeping of an engine: how many batches are under way, in which order, and whether it is closed.
+
+    Args:
+        capacity: the most batches under way.
+        work: the counts of its work; default: new ones.
+    """
+
+    def __init__(self, *, capacity: int, work: Work | None = None) -> None:
+        self.capacity = capacity
+        self.work = Work() if work is None else work
+        self._under_way: deque[Pending] = deque()
+        self._closed = False
+
+    @abstractmethod
+    def _prepare(self, plan: BatchPlan) -> Pending:
+        """What stands for a batch until it is taken."""
+
+    @abstractmethod
+    def _take(self, pending: Pending) -> Batch:
+        """The batch, or its error."""
+
+    def _start(self, pending: Pending) -> None:
+        """Begin to make it."""
+
+    def _wait(self, pending: Pending) -> None:
+        """Wait until it can be taken. Where a signal's exception falls into this, the batch stays under way."""
+
+    def _cancel(self, pending: Pending) -> None:
+        """Nobody will take it."""
+
+    def _stop(self) -> None:
+        """End threads and let go of memory; called with nothing under way, and perhaps twice."""
+
+    def submit(self, plan: BatchPlan) -> None:
+        if self._closed:
+            raise EngineError("the loader is closed; make a new one")
+        if len(self._under_way) >= self.capacity:
+            raise EngineError(f"{self.capacity} batches are under way already; get one first")
+        pending = self._prepare(plan)
+        self._under_way.append(pending)
+        self._start(pending)
+
+    def get(self) -> Batch:
+        if not self._under_way:
+            raise EngineError("no batch is under way; submit a plan first")
+        pending = self._under_way[0]
+        self._wait(pending)
+        self._under_way.popleft()
+        return self._take(pending).arrived()
+
+    def abort(self) -> None:
+        for pending in self._under_way:
+            self._cancel(pending)
+        self._under_way.clear()
+
+    def close(self) -> None:
+        self._closed = True
+        self.abort()
+        self._stop()

@@ -1,14 +1,14 @@
 """The DALI engine: windows, flips and JPEG bytes are data that our stream pushes into a pipeline.
 
 `feed_input`, `schedule_run`, `share_outputs`: there is no reader, no epoch, no StopIteration and no
-reset, so that nothing is drained between epochs. On a GPU the bytes are cropped first, and what they
-show is decoded whole and then sliced: no region is asked of the decoder, because its hardware knows
-none and nvImageCodec 0.9 crashes on some (its issue 55). On a CPU DALI's decoder skips what is outside
+reset, so that nothing is drained between epochs. On a GPU the bytes are cropped first, and the cropped image is
+decoded whole and then sliced: the hardware cannot decode a region, and nvImageCodec 0.9 crashes on some
+(its issue 55). On a CPU DALI's decoder skips what is outside
 the window itself, and is given views of the file without a copy.
 
-`share_outputs` returns when the batch is there, so that this thread is all the order that is needed
-between DALI and us; the next batch is under way meanwhile. DALI's memory does not know when a trainer
-has done with it: the uploader copies the batch out of it.
+`share_outputs` returns when the batch is finished, so that nothing else has to be ordered between DALI
+and this thread; the next batch is made meanwhile. DALI does not know when a trainer has finished with
+its memory: the uploader copies the batch out of it.
 
 A JPEG that DALI cannot decode ends a pipeline of its own. Here the batch is then made on the CPU,
 which names the sample or replaces it, and a new pipeline goes on behind it.
@@ -25,13 +25,14 @@ import nvidia.dali.fn
 import nvidia.dali.types
 import torch
 
-from budgetloader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, Batch, BatchPlan
+from budgetloader.batch import Batch
 from budgetloader.engines.base import Job, Work
-from budgetloader.engines.native import Renderer
-from budgetloader.engines.threaded import ThreadedEngine
+from budgetloader.engines.base_threaded import ThreadedEngine
+from budgetloader.engines.rendering import Renderer
 from budgetloader.engines.upload import Put, uploader
 from budgetloader.errors import CorruptSampleError, EngineError
 from budgetloader.jpeg import Cropper, JpegError, SizeCheck
+from budgetloader.plans import BatchPlan
 
 dali: Any = nvidia.dali  # most of it is made at run time, and has no types to check
 _DEPTH = 2  # batches in a pipeline: one that is made while the one before it is taken
@@ -99,7 +100,7 @@ class _Maker:
             if self._problem is not None:
                 raise self._problem
             batch = self._take(plan)
-        except Exception as error:  # DALI raises RuntimeError, and others, for what it cannot decode
+        except Exception as error:  # DALI raises RuntimeError, and others, for an image that it cannot decode
             self._fed.popleft()
             return self._make_without(plan, error)
         self._fed.popleft()
@@ -114,18 +115,17 @@ class _Maker:
     def _feed(self, at: int) -> None:
         """Push the plan at a place of `_fed` into the pipeline."""
         plan = self._fed[at][0]
-        rows = plan.rows
-        anchors, shapes = rows[:, TOP : LEFT + 1].astype(np.int32), rows[:, HEIGHT : HEIGHT + 2].astype(np.int32)
+        anchors, shapes = plan.windows[:, :2].astype(np.int32), plan.windows[:, 2:].astype(np.int32)
         try:
-            jpegs = [self._read(sample) for sample in rows[:, SAMPLE]]
+            jpegs = [self._read(sample) for sample in plan.samples]
             if self._cropper is not None:
-                jpegs, places = self._cropped(jpegs, rows)
+                jpegs, places = self._cropped(jpegs, plan.windows)
                 anchors -= places
             self._fed[at] = (plan, jpegs)
             self._pipeline.feed_input("jpegs", jpegs)
             self._pipeline.feed_input("anchors", anchors)  # an array is a batch of its rows
             self._pipeline.feed_input("shapes", shapes)
-            self._pipeline.feed_input("mirror", rows[:, FLIP].astype(np.int32))
+            self._pipeline.feed_input("mirror", plan.flips.astype(np.int32))
             self._pipeline.schedule_run()
         except Exception as error:
             self._problem = error
@@ -135,13 +135,13 @@ class _Maker:
         self._check(data, height=int(dataset.heights[sample]), width=int(dataset.widths[sample]))
         return data
 
-    def _cropped(self, jpegs: list[np.ndarray], rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    def _cropped(self, jpegs: list[np.ndarray], windows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
         """The JPEGs' parts that show the windows, and where those begin: int32 [n, 2]."""
         assert self._cropper is not None
-        places = np.empty((len(rows), 2), np.int32)
+        places = np.empty((len(windows), 2), np.int32)
         parts = []
-        for i, (data, row) in enumerate(zip(jpegs, rows.tolist(), strict=True)):
-            _, top, left, height, width, _ = row
+        for i, (data, window) in enumerate(zip(jpegs, windows.tolist(), strict=True)):
+            top, left, height, width = window
             part, *places[i] = self._cropper.crop(data, top=top, left=left, height=height, width=width)
             parts.append(part if part is data else part.copy())
         return parts, places
@@ -163,7 +163,7 @@ class _Maker:
         return Batch(sent.images, sent.labels, plan, arrival=sent.arrival)
 
     def _make_without(self, plan: BatchPlan, error: Exception) -> Batch:
-        """A batch that DALI failed at, made on the CPU; then a new pipeline for what is behind it."""
+        """Make a batch that DALI failed at on the CPU, and build a new pipeline for the batches behind it."""
         try:
             batch = self._renderer.batch(plan, self._uploader)
         finally:

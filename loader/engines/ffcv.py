@@ -26,16 +26,17 @@ import torch
 from numba import types
 
 from budgetloader import jpeg, resize
-from budgetloader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, WIDTH, Batch, BatchPlan
+from budgetloader.batch import Batch
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Job, Output, Work
+from budgetloader.engines.base_threaded import ThreadedEngine
 from budgetloader.engines.buffers import buffer_dtype, tone
-from budgetloader.engines.native import Renderer
-from budgetloader.engines.threaded import ThreadedEngine
+from budgetloader.engines.rendering import Renderer
 from budgetloader.engines.upload import Uploader, uploader
 from budgetloader.errors import EngineError
 from budgetloader.jpeg import FIELDS, HEIGHT_OF, NO_TABLE, SEGMENTS, WIDTH_OF, count_scans, crop_into, parse_into
 from budgetloader.limits import MAX_SCANS
+from budgetloader.plans import BatchPlan
 from budgetloader.resize import resample
 
 _torch_threads = torch.get_num_threads()
@@ -63,6 +64,7 @@ _imdecode: Any = types.ExternalFunction(
 )
 _MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 _NOT_DECODED, _DECODED = 1, 0
+_SAMPLE, _TOP, _LEFT, _HEIGHT, _WIDTH, _FLIP = range(6)  # what the compiled code is given for an image: one row
 # Numba's workqueue layer aborts the process if two threads enter parallel code, and the other layers
 # would share the same cores twice: one batch of the process at a time.
 _one_at_a_time = threading.Lock()
@@ -88,7 +90,7 @@ def _decode_row(row, data, most_pixels, antialias, tone, out):
     head, place = np.zeros(FIELDS, np.int64), np.zeros(2, np.int64)
     if parse_into(data, head, np.empty(0, np.int64)) != 0:
         return False
-    top, left, height, width = row[TOP], row[LEFT], row[HEIGHT], row[WIDTH]
+    top, left, height, width = row[_TOP], row[_LEFT], row[_HEIGHT], row[_WIDTH]
     lengths = np.empty(head[SEGMENTS], np.int64)
     cropped = np.empty(len(data) + 2, np.uint8)
     size = crop_into(data, top, left, height, width, cropped, head, lengths, place)
@@ -108,14 +110,14 @@ def _decode_row(row, data, most_pixels, antialias, tone, out):
     h, w = np.uint32(head[HEIGHT_OF]), np.uint32(head[WIDTH_OF])
     if _imdecode(part.ctypes.data, len(part), h, w, pixels.ctypes.data, h, w, 0, 0, 1, 1, False, False) != 0:
         return False
-    return resample(pixels, top - place[0], left - place[1], height, width, antialias, row[FLIP] != 0, tone, out)
+    return resample(pixels, top - place[0], left - place[1], height, width, antialias, row[_FLIP] != 0, tone, out)
 
 
 @numba.njit(nogil=True, parallel=True, cache=True, error_model="numpy")
 @_with_sources
 def _decode_rows(rows, file_bytes, starts, sizes, most_pixels, antialias, tone, out, status):
     for i in numba.prange(len(rows)):
-        sample = rows[i, SAMPLE]
+        sample = rows[i, _SAMPLE]
         data = file_bytes[starts[sample] : starts[sample] + sizes[sample]]
         decoded = _decode_row(rows[i], data, most_pixels, antialias, tone, out[i])
         status[i, 0] = _DECODED if decoded else _NOT_DECODED
@@ -249,16 +251,16 @@ class _Endless(EpochIterator):
 
     def finish(self, plan: BatchPlan) -> Batch:
         dataset = self._job.dataset
-        dataset.check_unchanged()  # what is compiled reads the map
-        buffer, status = self._run_pipeline(plan.rows)
+        dataset.check_unchanged()  # the compiled code reads the map without a check
+        buffer, status = self._run_pipeline(np.column_stack((plan.samples, plan.windows, plan.flips)))
         if dataset.verifies:
-            status[:, 0] |= [not dataset.intact(sample) for sample in plan.rows[:, SAMPLE].tolist()]
+            status[:, 0] |= [not dataset.intact(sample) for sample in plan.samples.tolist()]
         self._work.add_decoded(plan.epoch, len(plan))
-        labels, replaced = plan.labels.copy(), 0
+        samples = plan.samples.copy()
         for row in np.flatnonzero(status).tolist():
-            replaced += self._renderer.fill(plan, row, self._uploader.image(buffer, row), labels)
-        sent = self._uploader.send(buffer, labels)
-        return Batch(sent.images, sent.labels, plan, replaced, sent.arrival)
+            samples[row] = self._renderer.fill(plan, row, self._uploader.image(buffer, row))
+        sent = self._uploader.send(buffer, dataset.labels[samples])
+        return Batch(sent.images, sent.labels, plan, samples, sent.arrival)
 
     def _run_pipeline(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         buffer, status = self._uploader.take(len(rows)), np.empty((len(rows), 1), np.uint8)

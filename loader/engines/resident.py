@@ -5,18 +5,22 @@ For CIFAR and the like: every image of one size. Decoding happens once, when the
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import torch
 
-from budgetloader.batch import FLIP, HEIGHT, LEFT, SAMPLE, TOP, WIDTH, Batch, BatchPlan
+from budgetloader.batch import Batch
 from budgetloader.dataset import corrupt
-from budgetloader.engines.base import Job
-from budgetloader.engines.direct import DirectEngine
-from budgetloader.engines.native import REPLACEMENT_ATTEMPTS, Decoder, pad
+from budgetloader.engines.base import Job, stand_ins
+from budgetloader.engines.base_direct import DirectEngine
 from budgetloader.engines.normalize import Normalize
+from budgetloader.engines.rendering import Decoder, pad
 from budgetloader.engines.upload import Put, uploader
 from budgetloader.errors import CorruptSampleError, EngineError
 from budgetloader.parallel import in_order
+from budgetloader.plans import BatchPlan, Crop
 from budgetloader.resize import taps
 from budgetloader.windows import PAD
 
@@ -36,60 +40,67 @@ class ResidentEngine(DirectEngine):
         self._normalize = self._uploader.run(lambda put: Normalize(job.output))
 
     def make(self, plan: BatchPlan) -> Batch:
-        rows, labels, replaced = self._mended(plan)
+        shown = self._mended(plan)
 
         def images(put: Put) -> torch.Tensor:
-            window = self._shifted(rows, put) if self._job.output.crop == "pad" else self._resized(rows, put)
+            shift = self._job.output.crop == "pad" and self._job.output.image_size == self._images.shape[1] - 2 * PAD
+            window = self._shifted(shown, put) if shift else self._resized(shown, put)
             return self._normalize(window.permute(0, 3, 1, 2))
 
-        sent = self._uploader.make(images, labels)
-        return Batch(sent.images, sent.labels, plan, replaced, sent.arrival)
+        sent = self._uploader.make(images, self._job.dataset.labels[shown.samples])
+        return Batch(sent.images, sent.labels, plan, shown.samples, sent.arrival)
 
-    def close(self) -> None:
-        super().close()
+    def _stop(self) -> None:
         self._uploader.close()
         self._images = torch.empty(0, dtype=torch.uint8)  # a part of it would keep the whole
 
-    def _mended(self, plan: BatchPlan) -> tuple[np.ndarray, np.ndarray, int]:
-        """The plan's rows and labels, with other samples in place of those that do not decode."""
-        if not self._damaged or self._damaged.isdisjoint(plan.rows[:, SAMPLE].tolist()):
-            return plan.rows, plan.labels.copy(), 0
-        rows, labels, replaced = plan.rows.copy(), plan.labels.copy(), 0
-        for row in range(len(plan)):
-            for attempt in range(REPLACEMENT_ATTEMPTS):
-                if int(rows[row, SAMPLE]) not in self._damaged:
+    def _mended(self, plan: BatchPlan) -> BatchPlan:
+        """The plan, with other samples in place of those that do not decode."""
+        damaged = [row for row, sample in enumerate(plan.samples.tolist()) if sample in self._damaged]
+        if not damaged:
+            return plan
+        samples, windows, flips = plan.samples.copy(), plan.windows.copy(), plan.flips.copy()
+        for row in damaged:
+            for other in stand_ins(self._job, plan, row):
+                if int(other.samples[0]) not in self._damaged:
+                    samples[row], windows[row], flips[row] = other.samples[0], other.windows[0], other.flips[0]
                     break
-                other = self._job.replacement(plan, row, attempt=attempt)
-                rows[row], labels[row] = other.rows[0], other.labels[0]
-                replaced += attempt == 0
             else:
-                raise corrupt(self._job.dataset, int(plan.rows[row, SAMPLE]), "nor do those that stand in for it")
-        return rows, labels, replaced
+                raise corrupt(self._job.dataset, int(plan.samples[row]), "nor do those that stand in for it")
+        return replace(plan, samples=samples, windows=windows, flips=flips)
 
-    def _shifted(self, rows: np.ndarray, put: Put) -> torch.Tensor:
+    def _shifted(self, plan: BatchPlan, put: Put) -> torch.Tensor:
         """Windows of the images' size in the padded images: uint8 [n, h, w, 3]."""
         size = self._job.output.image_size
-        across = np.where(rows[:, FLIP, None] == 1, np.arange(size)[::-1], np.arange(size))
-        y = put(rows[:, TOP, None] + PAD + np.arange(size))
-        x = put(rows[:, LEFT, None] + PAD + across)
-        samples = put(np.ascontiguousarray(rows[:, SAMPLE]))
+        top, left = plan.windows[:, 0, None], plan.windows[:, 1, None]
+        across = np.where(plan.flips[:, None], np.arange(size)[::-1], np.arange(size))
+        y = put(top + PAD + np.arange(size))
+        x = put(left + PAD + across)
+        samples = put(plan.samples)
         return self._images[samples[:, None, None], y[:, :, None], x[:, None, :]]
 
-    def _resized(self, rows: np.ndarray, put: Put) -> torch.Tensor:
-        """Windows resized by the filter of `budgetloader.resize`, as products of matrices: uint8 [n, s, s, 3]."""
+    def _resized(self, plan: BatchPlan, put: Put) -> torch.Tensor:
+        """Windows, resized by one matrix for the rows and one for the columns: uint8 [n, h, w, 3]."""
         size, antialias = self._job.output.image_size, self._job.output.interpolation == "antialias"
-        down = np.zeros((len(rows), size, self._images.shape[1]), np.float32)
-        across = np.zeros((len(rows), size, self._images.shape[2]), np.float32)
-        for i, row in enumerate(rows):
-            for matrix, start, length in ((down[i], row[TOP], row[HEIGHT]), (across[i], row[LEFT], row[WIDTH])):
+        border = PAD if self._job.output.crop == "pad" else 0
+        down = np.zeros((len(plan), size, self._images.shape[1]), np.float32)
+        across = np.zeros((len(plan), size, self._images.shape[2]), np.float32)
+        for i, (top, left, height, width) in enumerate(plan.windows.tolist()):
+            for matrix, start, length in ((down[i], top + border, height), (across[i], left + border, width)):
                 first, count, weights = taps(start, length, size, antialias)
                 for y in range(size):
                     matrix[y, first[y] : first[y] + count[y]] = weights[y, : count[y]]
-            if row[FLIP]:
+            if plan.flips[i]:
                 across[i] = across[i, ::-1]
-        images = self._images[put(np.ascontiguousarray(rows[:, SAMPLE]))].float()
+        images = self._images[put(plan.samples)].float()
         blended = torch.einsum("nyh,nhwc,nxw->nyxc", put(down), images, put(across))
         return (blended + 0.5).clamp_(0, 255).byte()
+
+
+def bytes_of(dataset: Any, *, crop: Crop) -> int:
+    """The memory that a dataset's images take here, where they are all of one size."""
+    border = 2 * PAD if crop == "pad" else 0
+    return len(dataset) * (int(dataset.heights[0]) + border) * (int(dataset.widths[0]) + border) * 3
 
 
 def _load(job: Job) -> tuple[np.ndarray, frozenset[int]]:
@@ -98,7 +109,7 @@ def _load(job: Job) -> tuple[np.ndarray, frozenset[int]]:
     height, width = int(dataset.heights[0]), int(dataset.widths[0])
     if (dataset.heights != height).any() or (dataset.widths != width).any():
         raise EngineError("engine 'resident' needs images of one size; use engine='native'")
-    size = len(dataset) * (height + border) * (width + border) * 3
+    size = bytes_of(dataset, crop=job.output.crop)
     if size > MOST_BYTES:
         raise EngineError(f"engine 'resident' would need {size:,} bytes; use engine='native'")
     images = np.zeros((len(dataset), height + border, width + border, 3), np.uint8)

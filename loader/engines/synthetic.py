@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import torch
 
-from budgetloader.batch import Batch, BatchPlan
+from budgetloader.batch import Batch
 from budgetloader.engines.base import Job
-from budgetloader.engines.direct import DirectEngine
+from budgetloader.engines.base_direct import DirectEngine
 from budgetloader.engines.upload import uploader
+from budgetloader.plans import BatchPlan
 
 
 class SyntheticEngine(DirectEngine):
@@ -31,6 +32,5 @@ class SyntheticEngine(DirectEngine):
         sent = self._uploader.make(lambda put: self._images[: len(plan)], plan.labels)
         return Batch(sent.images, sent.labels, plan, arrival=sent.arrival)
 
-    def close(self) -> None:
-        super().close()
+    def _stop(self) -> None:
         self._uploader.close()

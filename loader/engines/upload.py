@@ -4,14 +4,14 @@ On a GPU each engine has one uploader, and the uploader one stream beside the tr
 the order right, whichever threads and streams the trainer and the engine use:
 
 1. Whatever an engine does on the GPU runs inside `make` (or `run`), on that stream: copies, normalisation,
-   and the allocation of what they write to. Between them there is nothing to be ordered.
+   and the allocation of the memory that they write to. One stream runs them in order.
 2. A batch ends with an event on that stream. The engine's `get` runs on the trainer's thread; there
    `Batch.arrived` has the trainer's current stream wait for the event, and tells the allocator that the
    trainer's stream uses the batch, so that its memory is not given away under a queued kernel.
-3. What the GPU reads (pinned buffers, another library's tensors) is held until that event has passed, also
-   where making the batch failed half-way.
-4. The uploader's stream waits for no other, and no call waits for the trainer's stream: nothing drains its
-   queue, and nothing can wait in a circle.
+3. Memory that the GPU reads (pinned buffers, another library's tensors) is held until that event has passed,
+   also where making the batch failed half-way.
+4. The uploader's stream waits for no other, and no call waits for the trainer's stream: the trainer's queue is
+   never drained, and there is no deadlock.
 
 On other devices (Apple's mps) torch has one stream, and copies from the host wait for their end: the
 trainer's thread makes them when it takes the batch. On a CPU batches are where they are wanted.
@@ -19,7 +19,9 @@ trainer's thread makes them when it takes the batch. On a CPU batches are where 
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -33,11 +35,14 @@ from budgetloader.batch import Arrival, Batch
 from budgetloader.engines.base import Job, Output
 from budgetloader.engines.buffers import BufferPool
 from budgetloader.engines.normalize import Normalize
+from budgetloader.engines.threads import JOIN_SECONDS
 from budgetloader.errors import EngineError
 
 Put = Callable[[np.ndarray], torch.Tensor]
 """Copies an array to the device. It belongs to the call of `Uploader.make` or `run` that gives it."""
 Made = TypeVar("Made")
+_log = logging.getLogger("budgetloader")
+_given_up: list[object] = []  # memory that a GPU may still read, and is never given back
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +97,10 @@ class Uploader(Protocol):
         """The result of work on the device that is no batch: tables, a dataset. Later work may use it."""
 
     def enter(self) -> None:
-        """Called first in each thread of an engine: what it does goes to the output's device."""
+        """Called first in each thread of an engine: makes the output's device that thread's current one."""
 
     def close(self) -> None:
-        """Wait for what is under way, and let go of everything but the batches. May be called twice."""
+        """Wait for what is under way, 10 seconds at most, and let go of all but the batches. May be called twice."""
 
 
 def uploader(job: Job) -> Uploader:
@@ -180,7 +185,9 @@ class _Beside(_Pooled):
 
     def __init__(self, job: Job, device: torch.device) -> None:
         if device.index is None:
-            raise EngineError("device 'cuda' has no number; give 'cuda:0', or what budgetloader.engines.check_device says")
+            raise EngineError(
+                "device 'cuda' has no number; give 'cuda:0', or what budgetloader.engines.check_device says"
+            )
         super().__init__(job, _raw(job.output), allocate=self._pinned)
         self._device = device
         self._most_held = job.capacity + 2  # batches whose copies are under way, at most: it bounds pinned memory
@@ -194,9 +201,9 @@ class _Beside(_Pooled):
 
     def send(self, buffer: np.ndarray, labels: np.ndarray, *, foreign: bool = False) -> Sent:
         if foreign:
-            mine = self.take(len(buffer))
-            np.copyto(mine, buffer)
-            buffer = mine
+            own = self.take(len(buffer))
+            np.copyto(own, buffer)
+            buffer = own
 
         def images(put: Put) -> torch.Tensor:
             pixels = torch.from_numpy(buffer).to(self._device, non_blocking=True)
@@ -232,7 +239,7 @@ class _Beside(_Pooled):
             self._let_go()
             try:
                 made = work(put)
-            finally:  # where the work failed, what it had begun still reads what is kept
+            finally:  # work that failed may have queued copies that still read this memory
                 event = torch.cuda.Event()
                 event.record(self._stream)
                 self._held.append((event, kept))
@@ -264,9 +271,17 @@ def _raw(output: Output) -> Output:
 
 
 def _wait(held: deque[tuple[torch.cuda.Event, list[object]]]) -> None:
+    """Wait until the GPU has read all held memory; after 10 seconds the rest is never freed."""
+    deadline = time.monotonic() + JOIN_SECONDS
     while held:
-        held[0][0].synchronize()
-        held.popleft()
+        if held[0][0].query():
+            held.popleft()
+        elif time.monotonic() < deadline:
+            time.sleep(0.001)
+        else:
+            _log.warning("the GPU has not copied %d batches within %.0f s; it may hang", len(held), JOIN_SECONDS)
+            _given_up.extend(held)
+            held.clear()
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,7 +102,7 @@ class Assembler:
         ]
         if sum(rows.stop - rows.start for _, rows, _ in pieces) != sum(stop - start for start, stop in spans):
             raise ProtocolError(f"another batch of epoch {epoch} came with a smaller budget")
-        replaced = tuple(label for piece in pieces for label in _replaced(*piece))  # raises before anything is lent
+        replaced = tuple(row for piece in pieces for row in _replaced(*piece))  # raises before anything is lent
         loan, descriptors = self._deliver(pieces, out)
         self._emitted += pieces[-1][2].stop
         busy, decoded = self._decode_busy(self._decoded), self._decoded
@@ -253,7 +253,7 @@ class Assembler:
 
 
 def _replaced(part: Part, rows: slice, to: slice) -> Iterator[tuple[int, int]]:
-    """(row of the batch, label) of the samples among some rows of a part that another one stands in for.
+    """(row of the batch, sample) where, among some rows of a part, another sample stands in.
 
     Raises:
         CorruptSampleError: one of them does not decode.
@@ -261,9 +261,9 @@ def _replaced(part: Part, rows: slice, to: slice) -> Iterator[tuple[int, int]]:
     for row, (message, sample) in part.content.corrupt.items():
         if rows.start <= row < rows.stop:
             raise CorruptSampleError(message, sample=sample)
-    for row, label in part.content.replaced.items():
+    for row, sample in part.content.replaced.items():
         if rows.start <= row < rows.stop:
-            yield row - rows.start + to.start, label
+            yield row - rows.start + to.start, sample
 
 
 def _overlaps(parts: list[Part], rows: slice, to: slice) -> Iterator[tuple[Part, slice, slice]]:

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Job, OnCorrupt, Work
-from budgetloader.engines.threaded import ThreadedEngine
+from budgetloader.engines.base_threaded import ThreadedEngine
 from budgetloader.errors import EngineError, ServiceGoneError
 from budgetloader.loader import BudgetLoader
 from budgetloader.resize import Interpolation
@@ -38,6 +38,7 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
         ("independent",),
         "only sampling='independent' can be shared; the order of the others depends on the schedule",
     ),
+    "label_field": ((None,), "the service opens the file, and takes the field named 'label'; leave it out"),
 }
 # What torch's DataLoader takes.
 _TORCH = {

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from budgetloader.batch import Batch, BatchPlan
+from budgetloader.batch import Batch
 from budgetloader.budget import Budget
 from budgetloader.engines.base import Job, Work
 from budgetloader.engines.buffers import BufferPool, buffer_dtype, tone
 from budgetloader.engines.upload import uploader
 from budgetloader.errors import CorruptSampleError, EngineError
+from budgetloader.plans import BatchPlan
 from budgetloader.service import wire
 from budgetloader.service.blocks import Spec, spans
 from budgetloader.service.connection import POLL_SECONDS, Bridge, BridgeEnded
@@ -33,7 +34,7 @@ _RESTARTS = 5  # of the bridge, without a batch in between
 
 
 class BridgeMaker:
-    """Has batches made by a bridge, and starts it again where it ends; see `budgetloader.engines.threaded.Maker`.
+    """Has batches made by a bridge, and starts it again where it ends; see `budgetloader.engines.base_threaded.Maker`.
 
     Args:
         job: the engine's.
@@ -113,14 +114,14 @@ class BridgeMaker:
             if self._borrower is None:
                 raise ValueError("a loan without descriptors")
             buffer = self._borrower.array(answer.loan.number, offset=answer.loan.offset, shape=buffer.shape)
-        labels = plan.labels.copy()
-        for row, label in answer.replaced:
-            if row >= len(labels):
-                raise ValueError(f"a label of row {row} of {len(labels)}")
-            labels[row] = label
+        samples, labels = plan.samples.copy(), self._bridge.index.labels
+        for row, sample in answer.replaced:
+            if row >= len(samples) or sample >= len(labels):
+                raise ValueError(f"sample {sample} of {len(labels)} in row {row} of {len(samples)}")
+            samples[row] = sample
         # The memory is shared with the bridge, and not pinned: a device gets a copy.
-        sent = self._uploader.send(buffer, labels, foreign=True)
-        return Batch(sent.images, sent.labels, plan, len(answer.replaced), sent.arrival)
+        sent = self._uploader.send(buffer, labels[samples], foreign=True)
+        return Batch(sent.images, sent.labels, plan, samples, sent.arrival)
 
     def give_up(self) -> None:
         """Called by another thread: whatever `finish` waits for is not wanted any more."""

@@ -39,7 +39,6 @@ except ImportError:
 
 Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Positive = Annotated[int, Meta(ge=1, lt=1 << 62)]
-Label = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 Seconds = Annotated[float, Meta(ge=0)]
 Span = tuple[Count, Count]
 _TONE_COLUMNS = {"uint8": 0, "uint16": 256, "float32": 2}  # see `budgetloader.resize.resample`
@@ -199,14 +198,14 @@ class BatchAnswer(_Message, frozen=True, tag="batch"):
         decoded: samples that were decoded because this trainer asked first.
         decode_busy_seconds: that the service's workers are at work for it.
         copied: batches so far that were copied because the object store's memory was not found.
-        replaced: (row, label) of the samples that another one stands in for.
+        replaced: (row, sample) where another sample stands in for one that does not decode.
         loan: where the batch is, if it is lent.
     """
 
     decoded: Count
     decode_busy_seconds: Seconds
     copied: Count
-    replaced: tuple[tuple[Count, Label], ...] = ()
+    replaced: tuple[tuple[Count, Count], ...] = ()
     loan: Loan | None = None
 
 

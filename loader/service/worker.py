@@ -7,10 +7,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from budgetloader.batch import Planner
 from budgetloader.engines.base import Job, Output, Work
-from budgetloader.engines.native import Renderer
+from budgetloader.engines.rendering import Renderer
 from budgetloader.errors import CorruptSampleError, DatasetError
+from budgetloader.plans import Planner
 from budgetloader.schedule import Schedule
 from budgetloader.service.blocks import BLOCK, Content, Key, Reading, Spec
 
@@ -34,12 +34,13 @@ def decode_block(reading: Reading, key: Key, start: int, stop: int) -> Content:
     first = key.number * BLOCK
     plan = planner.at(key.epoch, np.arange(first + start, first + stop, dtype=np.int64))
     images = buffer[: len(plan)]
-    labels, replaced = plan.labels.copy(), {}
+    replaced: dict[int, int] = {}
     corrupt: dict[int, tuple[str, int]] = {}
     for row in range(len(plan)):
         try:
-            if renderer.fill(plan, row, images[row], labels):
-                replaced[row] = int(labels[row])
+            sample = renderer.fill(plan, row, images[row])
+            if sample != plan.samples[row]:
+                replaced[row] = sample
         except CorruptSampleError as error:
             images[row] = 0
             corrupt[row] = (str(error), error.sample)

@@ -1,4 +1,4 @@
-"""An engine out of something that makes batches: one thread of its own, fed by queues."""
+"""The base of engines out of something that makes batches: one thread of its own, fed by queues."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from budgetloader.batch import Batch, BatchPlan
-from budgetloader.engines.base import Latch, Work, check_room, join_soon
+from budgetloader.batch import Batch
+from budgetloader.engines.base import BaseEngine, Work
+from budgetloader.engines.threads import Latch, join_soon
 from budgetloader.errors import EngineError
+from budgetloader.plans import BatchPlan
 
 
 class Maker(Protocol):
@@ -44,51 +46,47 @@ class _Pending:
     done: Latch = field(default_factory=Latch)
 
 
-class ThreadedEngine:
+class ThreadedEngine(BaseEngine[_Pending]):
     """See `budgetloader.engines.base.Engine`.
 
     A maker that can wait for long has a method `give_up`, called from another thread: `finish` raises soon then.
+
+    Args:
+        maker: makes the batches.
+        capacity: the most batches under way.
+        work: what the maker counts.
+        name: of the thread.
     """
 
     def __init__(self, maker: Maker, *, capacity: int, work: Work, name: str) -> None:
-        self.capacity, self.work = capacity, work
-        self._pending: deque[_Pending] = deque()
+        super().__init__(capacity=capacity, work=work)
         self._plans: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         # The thread does not know the engine, so that a forgotten engine can be freed.
         self._thread = threading.Thread(target=_run, args=(maker, self._plans, work), name=name, daemon=True)
         self._thread.start()
         self._finalizer = weakref.finalize(self, _stop, maker, self._plans, self._thread)
 
-    def submit(self, plan: BatchPlan) -> None:
-        if not self._finalizer.alive:
-            raise EngineError("the loader is closed; make a new one")
-        check_room(len(self._pending), self.capacity)
-        pending = _Pending(plan)
-        self._pending.append(pending)
+    def _prepare(self, plan: BatchPlan) -> _Pending:
+        return _Pending(plan)
+
+    def _start(self, pending: _Pending) -> None:
         self._plans.put(pending)
 
-    def get(self) -> Batch:
-        if not self._pending:
-            raise EngineError("no batch is under way; submit a plan first")
-        # It is forgotten when it is here, and not before: an exception that a signal raises while this waits
-        # (Ctrl-C) leaves the batch under way, and what comes next is its own plan's.
-        pending = self._pending[0]
+    def _wait(self, pending: _Pending) -> None:
         while not pending.done.wait(1.0):
             if not self._thread.is_alive():
                 raise EngineError(f"{self._thread.name}'s thread has ended; make a new loader")
-        self._pending.popleft()
+
+    def _take(self, pending: _Pending) -> Batch:
         if isinstance(pending.made, BaseException):
             raise pending.made
         assert pending.made is not None
-        return pending.made.arrived()
+        return pending.made
 
-    def abort(self) -> None:
-        for pending in self._pending:  # what has not begun is not made, and what has is dropped by its thread
-            pending.cancelled = True
-        self._pending.clear()
+    def _cancel(self, pending: _Pending) -> None:
+        pending.cancelled = True  # what has not begun is not made, and what has is dropped by its thread
 
-    def close(self) -> None:
-        self.abort()
+    def _stop(self) -> None:
         self._finalizer()
 
 

@@ -1,4 +1,4 @@
-"""A run's folder: one run at a time, and nothing removed that no run wrote.
+"""A run's folder: one run at a time writes to it, and only files that runs wrote are removed.
 
 with runs.held(out):            # a second run with this folder, or this checkpoint, is refused
     if fresh:

@@ -1,0 +1,128 @@
+"""`budgetloader convert`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from budgetloader.commands.arguments import Add, printable
+from budgetloader.limits import MAX_PIXELS
+
+if TYPE_CHECKING:
+    from budgetloader.convert import Report, Settings
+    from budgetloader.sources import Source
+
+HELP = "convert a folder of images, CIFAR's pickles or a torchvision dataset to a .beton file"
+_MOST_LISTED = 20  # classes; of more, the smallest and the largest are named
+
+
+def add_arguments(add: Add) -> None:
+    add("source", help="folder of CLASS/IMAGE, or of CIFAR's pickles; with --torchvision the dataset's root")
+    add("file", help="the .beton to make")
+    add("--quality", type=int, help="JPEG quality; none: 90, or 100 for pixels that were never compressed")
+    add("--subsampling", choices=("4:2:0", "4:2:2", "4:4:4"), help="none: 4:2:0, or 4:4:4 for such pixels")
+    add(
+        "--interval",
+        type=int,
+        default=2,
+        help="most MCUs between restart markers; fewer crop tighter, and cost bytes",
+    )
+    add("--lossless", action="store_true", help="keep the DCT coefficients of colour JPEGs (needs jpegtran)")
+    add("--max-side", type=int, help="make images with a longer side smaller")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="of an image; larger ones cannot be read")
+    add("--background", default="white", help="what transparent images are put on: a colour's name, or #rrggbb")
+    add("--on-bad", choices=("raise", "skip"), default="raise", help="what to do with an image that cannot be stored")
+    add("--threads", type=int, help="none: one per core")
+    add("--split", help="train or test (CIFAR), or as the torchvision dataset calls it; none: its default")
+    add("--torchvision", metavar="NAME", help="the source is torchvision.datasets.NAME, on disk already")
+    add("--overwrite", action="store_true", help="replace the file if it exists")
+
+
+def run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from budgetloader.console import bars
+    from budgetloader.convert import convert
+
+    settings, source = _settings(options), _source(options)
+    for line in source.warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    with bars(Console(stderr=True)) as progress:
+        task = progress.add_task("convert", total=len(source))
+        report = convert(
+            source,
+            options.file,
+            settings=settings,
+            exists="replace" if options.overwrite else "raise",
+            progress=lambda n: progress.update(task, completed=n),
+        )
+    _say(report, source, options)
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from budgetloader.convert import Settings
+
+    return Settings(
+        quality=options.quality,
+        subsampling=options.subsampling,
+        interval=options.interval,
+        lossless=options.lossless,
+        max_side=options.max_side,
+        on_bad=options.on_bad,
+        threads=options.threads,
+        max_pixels=options.max_pixels,
+        background=options.background,
+    )
+
+
+def _source(options: argparse.Namespace) -> Source:
+    from budgetloader import sources
+
+    if options.torchvision:
+        return sources.torchvision_dataset(options.torchvision, options.source, split=options.split)
+    return sources.open_source(options.source, split=options.split or "train", max_pixels=options.max_pixels)
+
+
+def _say(report: Report, source: Source, options: argparse.Namespace) -> None:
+    """What became of the images, and how many each class has."""
+    print(f"{options.file}: {report.samples:,} images, {report.jpeg_bytes / report.samples / 1000:.1f} kB each")
+    for mode, count in sorted(report.converted.items()):
+        print(f"  {count:,} brought to RGB from {mode}")
+    if report.transparent:
+        print(f"  {report.transparent:,} transparent, put on {options.background}")
+    if options.lossless:
+        print(f"  {report.lossless:,} kept their DCT coefficients")
+    if report.resized:
+        print(f"  {report.resized:,} made smaller to {options.max_side} pixels")
+    for line in report.skipped:
+        print(f"  skipped {printable(line)}", file=sys.stderr)
+    for line in classes_of(report.labels, source.classes):
+        print(line)
+
+
+def classes_of(counts: Counter[int], names: Sequence[str]) -> list[str]:
+    """Lines that say how many images each class has.
+
+    Args:
+        counts: label → images.
+        names: the classes' names in the order of their labels, or none where they are not known.
+    """
+    labels = range(len(names)) if names else sorted(counts)
+    sizes = [(printable(names[label]) if names else f"label {label}", counts[label]) for label in labels]
+    if len(sizes) <= _MOST_LISTED:
+        return [
+            f"{len(sizes)} class{'es' if len(sizes) != 1 else ''}:",
+            *(f"  {name}: {count:,}" for name, count in sizes),
+        ]
+    empty = [name for name, count in sizes if not count]
+    ordered = sorted(sizes, key=lambda item: item[1])
+    (least, fewest), (most, largest) = ordered[0], ordered[-1]
+    lines = [f"{len(sizes):,} classes of {fewest:,} ({least}) to {largest:,} ({most}) images"]
+    if empty:
+        shown = ", ".join(empty[:_MOST_LISTED]) + (", …" if len(empty) > _MOST_LISTED else "")
+        lines.append(f"  without an image: {shown}")
+    return lines

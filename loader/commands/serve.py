@@ -1,0 +1,27 @@
+"""`budgetloader serve`."""
+
+from __future__ import annotations
+
+import argparse
+
+from budgetloader.commands.arguments import Add, bytes_of
+from budgetloader.limits import MAX_PIXELS
+
+HELP = "decode once for many trainers, which connect by name (needs Ray)"
+
+
+def add_arguments(add: Add) -> None:
+    add("file", help="the .beton")
+    add("--name", required=True, help="what trainers connect to")
+    add("--memory", type=bytes_of, default="2GB", help="shared memory for decoded images, such as 500MB or 4GB")
+    add("--workers", type=int, help="decoding processes; none: one per core")
+    add("--host", default="127.0.0.1", help="to listen at; beyond this machine, trainers need the entry's token")
+    add("--verify", action="store_true", help="compare each sample with its checksum when it is read")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="of an image; a file with larger ones is refused")
+    add("--metrics-port", type=int, help="of Prometheus metrics, at the loopback; none: no metrics")
+
+
+def run(options: argparse.Namespace) -> int:
+    from budgetloader.service import commands
+
+    return commands.serve(options)

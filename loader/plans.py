@@ -1,0 +1,205 @@
+"""Batch plans: what each batch of each epoch consists of, before any byte is read.
+
+A plan is a pure function of (dataset, seed, epoch, step); everything that engines share is decided
+here, so that every engine gives the same batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from budgetloader import rng, windows
+from budgetloader.budget import Budget
+from budgetloader.errors import ScheduleError
+from budgetloader.order import Order, Sampling
+from budgetloader.schedule import Schedule
+from budgetloader.shard import Shard
+
+Crop = Literal["resized", "pad"]
+_AT_ONCE = 1024  # samples planned at once; for fewer, numpy's cost of a call outweighs that of their numbers
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """One batch to be made.
+
+    Attributes:
+        epoch, step: its place in the schedule.
+        positions: int64 [n], the places of its samples in the epoch's order.
+        samples: int64 [n], the samples' numbers in the dataset.
+        windows: int64 [n, 4]: top, left, height and width of what is shown, in pixels of the stored image.
+        flips: bool [n], whether it is mirrored from left to right.
+        labels: int64 [n].
+    """
+
+    epoch: int
+    step: int
+    positions: np.ndarray
+    samples: np.ndarray
+    windows: np.ndarray
+    flips: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def part(self, rows: slice, *, step: int | None = None) -> BatchPlan:
+        """Some rows of it, as a plan of their own, and perhaps of another step."""
+        return BatchPlan(
+            self.epoch,
+            self.step if step is None else step,
+            self.positions[rows],
+            self.samples[rows],
+            self.windows[rows],
+            self.flips[rows],
+            self.labels[rows],
+        )
+
+
+class Index(Protocol):
+    """What planning needs to know of a dataset: a `Dataset` has it, and so has a served one.
+
+    Attributes:
+        heights, widths, labels: one entry per sample.
+        classes: the classes' names, or ().
+        fingerprint: tells datasets apart.
+    """
+
+    heights: np.ndarray
+    widths: np.ndarray
+    labels: np.ndarray
+    fingerprint: str
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def __len__(self) -> int: ...
+
+
+class PlannerLike(Protocol):
+    """What a loader needs of a planner: `Planner` and `EvaluationPlanner` have it, and so may one of your own."""
+
+    batch_size: int
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Batches of each epoch."""
+
+    def plans(self, epoch: int, steps: Sequence[int]) -> Iterator[BatchPlan]:
+        """The plans of one or more steps, which together cost little more than one."""
+
+    def replacement(self, plan: BatchPlan, row: int, *, attempt: int) -> BatchPlan:
+        """A plan of one sample, to stand in for a row that does not decode."""
+
+
+class Planner:
+    """Makes the plan of any (epoch, step) of training.
+
+    Args:
+        index: the dataset's sizes and labels.
+        schedule, batch_size, seed, sampling: as in `BudgetLoader`.
+        shard: this rank's part.
+        crop: "resized" (random resized crop) or "pad" (a window of the image's size, shifted by up to 4 pixels).
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        *,
+        schedule: Schedule,
+        batch_size: int,
+        seed: int,
+        sampling: Sampling = "independent",
+        shard: Shard | None = None,
+        crop: Crop = "resized",
+    ) -> None:
+        self.index, self.seed, self.batch_size = index, seed, batch_size
+        self._windows = windows.padded_crop if crop == "pad" else windows.random_resized_crop
+        self.budget = Budget(schedule, samples=len(index), batch_size=batch_size)
+        self.order = Order(self.budget, seed=seed, sampling=sampling)
+        self.shard = shard or Shard()
+        self.shard.share(batch_size)  # checks it
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """Batches of each epoch."""
+        return self.budget.batches
+
+    def plan(self, epoch: int, step: int) -> BatchPlan:
+        return next(self.plans(epoch, [step]))
+
+    def plans(self, epoch: int, steps: Sequence[int]) -> Iterator[BatchPlan]:
+        """The plans of one or more steps, which together cost little more than one."""
+        parts = [self.shard.positions(*self.budget.span(step)) for step in steps]
+        positions = np.concatenate(parts)
+        whole = self._plan(epoch, 0, positions, self.order.ids(epoch, positions))
+        start = 0
+        for step, part in zip(steps, parts, strict=True):
+            yield whole.part(slice(start, start + len(part)), step=step)
+            start += len(part)
+
+    def at(self, epoch: int, positions: np.ndarray) -> BatchPlan:
+        """The plan of any positions of an epoch's order, which its budget need not reach: step 0.
+
+        With sampling="independent", where an epoch's order depends on nothing but the seed.
+        """
+        return self._plan(epoch, 0, positions, self.order.ids(epoch, positions))
+
+    def replacement(self, plan: BatchPlan, row: int, *, attempt: int) -> BatchPlan:
+        """A plan of one sample, to stand in for a row that does not decode.
+
+        Which sample it is depends on (seed, epoch, position, attempt) alone.
+        """
+        positions = plan.positions[row : row + 1]
+        numbers = rng.draws(positions, seed=self.seed, epoch=plan.epoch, purpose=rng.REPLACEMENT, block=attempt)
+        samples = (numbers[0] << np.uint64(32) | numbers[1]) % np.uint64(len(self.index))
+        return self._plan(plan.epoch, plan.step, positions, samples.astype(np.int64))
+
+    def _plan(self, epoch: int, step: int, positions: np.ndarray, ids: np.ndarray) -> BatchPlan:
+        heights, widths = self.index.heights[ids], self.index.widths[ids]
+        crops = self._windows(heights, widths, positions, seed=self.seed, epoch=epoch)
+        return BatchPlan(epoch, step, positions, ids, crops[:, :4], crops[:, 4] != 0, self.index.labels[ids])
+
+
+class EvaluationPlanner:
+    """Every sample once, in file order, one epoch; the last batch may be short.
+
+    The window is the centre, or with crop="pad" the whole image.
+
+    With several ranks, each takes every world_size-th sample; ranks may differ by one sample.
+    """
+
+    def __init__(self, index: Index, *, batch_size: int, shard: Shard | None = None, crop: Crop = "resized") -> None:
+        shard = shard or Shard()
+        self._windows = windows.whole if crop == "pad" else windows.center_crop
+        self.index, self.batch_size = index, batch_size
+        self._ids = np.arange(shard.rank, len(index), shard.world_size, dtype=np.int64)
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        return (-(-len(self._ids) // self.batch_size),)
+
+    def plans(self, epoch: int, steps: Sequence[int]) -> Iterator[BatchPlan]:
+        """The plans of one or more steps."""
+        return (self.plan(epoch, step) for step in steps)
+
+    def plan(self, epoch: int, step: int) -> BatchPlan:
+        ids = self._ids[step * self.batch_size : (step + 1) * self.batch_size]
+        crops = self._windows(self.index.heights[ids], self.index.widths[ids])
+        return BatchPlan(epoch, step, ids, ids, crops[:, :4], crops[:, 4] != 0, self.index.labels[ids])
+
+    def replacement(self, plan: BatchPlan, row: int, *, attempt: int) -> BatchPlan:
+        raise ScheduleError("evaluation replaces no sample: every one counts; use on_corrupt='raise'")
+
+
+def stream(planner: PlannerLike, *, epoch: int, step: int) -> Iterator[BatchPlan]:
+    """Plans from (epoch, step) to the end of the schedule, on across epochs."""
+    at_once = max(1, _AT_ONCE // planner.batch_size)
+    for e in range(epoch, len(planner.steps)):
+        steps = range(step if e == epoch else 0, planner.steps[e])
+        for first in range(0, len(steps), at_once):
+            yield from planner.plans(e, steps[first : first + at_once])
