@@ -7,10 +7,11 @@ Claim: `BudgetLoader.verdict()` says within 15 % how many times a trainer's dema
 How it is measured: every engine has a process of its own. In each turn it first says how many images per
 second it gives to a trainer that only takes them; then come trainers that sleep for each batch, so long
 that the engine could deliver 0.5 … 6 times what they take, with pauses between their epochs as an
-evaluation makes. The verdict's headroom is compared with the known one: for an engine that works ahead,
-the ratio r of the two speeds; for one that makes a batch when it is asked for (resident, synthetic), of
-which a trainer waits for all, r where the wait is below 5 % of the time, and otherwise the share of its own
-speed at which the trainer runs, r / (r + 1). Medians over the turns.
+evaluation makes. How long they slept is measured: a sleep of half a millisecond takes longer. The verdict's
+headroom is compared with what is known then: for an engine that works ahead, the ratio r of the two speeds;
+for one that makes a batch when it is asked for (resident, synthetic), of which a trainer waits for all, r
+where the wait is below 5 % of the time, and otherwise the share of its own speed at which the trainer runs,
+r / (r + 1). Medians over the turns.
 """
 
 from __future__ import annotations
@@ -39,30 +40,38 @@ HEADROOMS = (0.5, 0.8, 1.5, 3.0, 6.0)
 WAIT_SHARE = 0.05  # of the time: where a trainer waits for more, the verdict is "loader-bound"
 NAME = "bench-verdict"
 PAUSE_SECONDS = 0.3  # between epochs
-BATCH, IMAGE = 32, 160
-EPOCHS, EPOCH_BATCHES = 4, 12
+BATCH, IMAGE = 128, 224  # as trainers take them: of a burst of 10 ms, waking up is a quarter
+SMALL_BATCH, SMALL_IMAGE = 512, 32
+EPOCHS, EPOCH_BATCHES = 4, 8
 
 
 def engine(*, name: str, data: str, small: str) -> Callable[..., dict[str, float]]:
     """A function that runs a trainer of known speed on an engine."""
     from budgetloader import BudgetLoader, Dataset, Schedule, connect
 
-    path, size = (small, 32) if name in DIRECT else (data, IMAGE)
-    ratio = EPOCH_BATCHES / -(-len(Dataset(path)) // BATCH)
+    path, size, batch_size = (small, SMALL_IMAGE, SMALL_BATCH) if name in DIRECT else (data, IMAGE, BATCH)
+    ratio = EPOCH_BATCHES / -(-len(Dataset(path)) // batch_size)
 
     def run(*, seconds_per_image: float, seed: int) -> dict[str, float]:
         schedule = Schedule.flat(min(ratio, 1), epochs=EPOCHS + 1)
-        options: dict[str, Any] = {"schedule": schedule, "batch_size": BATCH, "image_size": size, "seed": seed}
+        options: dict[str, Any] = {"schedule": schedule, "batch_size": batch_size, "image_size": size, "seed": seed}
         made = connect(NAME, **options) if name == "service" else BudgetLoader(path, engine=name, **options)
+        trained = 0.0
         with made as batches:
-            for _ in range(schedule.epochs):
+            for epoch in range(schedule.epochs):
                 for _, labels in batches:
+                    began = time.perf_counter()
                     if seconds_per_image:
                         time.sleep(seconds_per_image * len(labels))
+                    trained += time.perf_counter() - began if epoch else 0.0
                 time.sleep(PAUSE_SECONDS if seconds_per_image else 0)
             counted, verdict = batches.stats[1:], batches.verdict()
         images, seconds = sum(e.samples_emitted for e in counted), sum(e.seconds for e in counted)
-        return {"images_per_second": images / seconds, "headroom": verdict.headroom if verdict else 0.0}
+        return {
+            "images_per_second": images / seconds,
+            "trainer_seconds_per_image": trained / images,
+            "headroom": verdict.headroom if verdict else 0.0,
+        }
 
     return run
 
@@ -78,7 +87,7 @@ def measure(data: str, small: str, *, engines: Sequence[str], turns: int, say: C
     """One row per engine and trainer."""
     files = {"data": data, "small": small}
     made = "budgetloader.bench.verdict:engine"
-    said: dict[tuple[str, float], list[float]] = {}
+    said: dict[tuple[str, float], list[tuple[float, float]]] = {}
     with together(Child(made, name=name, arguments={"name": name, **files}) for name in engines) as children:
         for turn in range(turns + 1):
             for child in children:
@@ -87,13 +96,16 @@ def measure(data: str, small: str, *, engines: Sequence[str], turns: int, say: C
                 rate = child.ask(seconds_per_image=0, seed=next(seeds))["images_per_second"]
                 for ratio in HEADROOMS if turn else ():
                     result = child.ask(seconds_per_image=ratio / rate, seed=next(seeds))
-                    said.setdefault((child.name, ratio), []).append(result["headroom"])
+                    known = expected(child.name, rate * result["trainer_seconds_per_image"])
+                    said.setdefault((child.name, ratio), []).append((known, result["headroom"]))
             say(f"turn {turn} of {turns}" + ("" if turn else " (warm-up)"))
     rows = []
-    for (name, ratio), headrooms in said.items():
-        known, median = expected(name, ratio), statistics.median(headrooms)
-        row = {"engine": name, "engine_per_trainer": ratio, "expected": known, "headroom": median}
-        rows.append({**row, "error": median / known - 1, "turns": headrooms})
+    for (name, ratio), pairs in said.items():
+        row = {"engine": name, "engine_per_trainer": ratio}
+        row |= {"expected": statistics.median(known for known, _ in pairs)}
+        row |= {"headroom": statistics.median(found for _, found in pairs)}
+        row |= {"error": statistics.median(found / known for known, found in pairs) - 1, "turns": pairs}
+        rows.append(row)
     return rows
 
 
@@ -106,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="those not installed: out")
     parser.add_argument("--turns", type=int, default=3, help="counted measurements of each")
-    parser.add_argument("--images", type=int, default=768, help="JPEGs to generate")
+    parser.add_argument("--images", type=int, default=1536, help="JPEGs to generate")
     parser.add_argument("--out", default="runs/verdict")
     options = parser.parse_args(arguments)
     from budgetloader.bench.console import guarded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,7 +91,8 @@ def prepare(
         train = _converted(source, folder / "train.beton", progress)
         return _checked(Data(data.name, train, _as_dataset(evaluation, folder / "val.beton", progress)))
     kept = _hold_out(source)
-    train = _converted(_part(source, ~kept), folder / "train.beton", progress)
+    rest = dataclasses.replace(_part(source, ~kept), warnings=source.warnings)
+    train = _converted(rest, folder / "train.beton", progress)
     return _checked(Data(data.name, train, _converted(_part(source, kept), folder / "val.beton", progress)))
 
 
@@ -153,15 +155,18 @@ def _converted(source: Source, path: Path, progress: Progress) -> Dataset:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         for line in source.warnings:
-            progress.console.print(f"warning: {line}", soft_wrap=True, markup=False)
+            _say(progress, f"warning: {line}")
         task = progress.add_task(f"convert {path.stem}", total=len(source))
         report = convert(source, path, progress=lambda n: progress.update(task, completed=n))
         fewest, most = min(report.labels.values()), max(report.labels.values())
-        said = (
-            f"{path.name}: {report.samples:,} images of {len(report.labels):,} classes, {fewest:,} to {most:,} of each"
-        )
-        progress.console.print(said, soft_wrap=True, markup=False, highlight=False)
+        classes = f"{len(report.labels):,} classes, {fewest:,} to {most:,} of each"
+        _say(progress, f"{path.name}: {report.samples:,} images of {classes}")
     return Dataset(path)
+
+
+def _say(progress: Progress, line: str) -> None:
+    if not progress.disable:
+        progress.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _hold_out(source: Source) -> np.ndarray:

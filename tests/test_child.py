@@ -40,11 +40,6 @@ def environment():
     return lambda name: os.environ.get(name)
 
 
-@pytest.fixture(autouse=True)
-def importable(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-
-
 def test_a_child_keeps_its_state_between_questions_and_its_prints_are_not_answers():
     with Child("test_child:counter", name="counter", arguments={"start": 2}) as child:
         assert [child.ask(number=n)["total"] for n in (1, 2)] == [3, 5]

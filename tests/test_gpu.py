@@ -38,7 +38,7 @@ def own_engines(tmp_path, monkeypatch):
         "def hangs(job): time.sleep(1000)\n"
         "def fails(job): raise ValueError('no such thing')\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
 
 
 def test_an_engine_that_crashes_or_fails_is_a_row_and_the_others_go_on(own_engines, tmp_path, capfd, monkeypatch):
