@@ -133,15 +133,28 @@ def test_what_a_trainer_does_with_its_batches_is_its_own_affair(served):
 
 def test_a_trainer_takes_the_service_for_its_data(served, tmp_path):
     """budgetloader.bench.train: the same weights over the service as from the file."""
-    from budgetloader.bench import train
-
     shape = ("--network", "resnet20", "--schedule", "of:0.2,0.1", "--epochs", "2", "--image-size", "32")
-    weights = []
-    for source in ("service:shared", str(served.data)):
-        out = tmp_path / source[:3]
-        assert train.main(["--data", source, *shape, "--engine", "native", "--out", str(out)]) == 0
-        weights.append(torch.load(out / "checkpoint.pt", weights_only=True)["trainer"]["model"])
-    assert weights[0] and all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    folders = {"service:shared": tmp_path / "service", str(served.data): tmp_path / "file"}
+    trainings = []
+    for source, folder in folders.items():
+        command = (
+            "-m",
+            "budgetloader.bench.train",
+            "--data",
+            source,
+            *shape,
+            "--engine",
+            "native",
+            "--out",
+            str(folder),
+        )
+        trainings.append(Process(*command, environment=served.environment))
+        served.running.append(trainings[-1])
+    for training in trainings:
+        errors = training.error_text(seconds=200)
+        assert training.returncode == 0, errors
+    one, other = (torch.load(f / "checkpoint.pt", weights_only=True)["trainer"]["model"] for f in folders.values())
+    assert one and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
 def test_staggered_trainers_of_different_ratios_decode_what_the_largest_does(served):
