@@ -20,6 +20,12 @@ def test_every_quoted_record_has_its_command():
         assert record["command"].startswith("python -m budgetloader.bench.")
 
 
+def test_readmes_rates_are_those_of_the_table_that_is_made_from_the_record():
+    rates = re.findall(r"[\d,]+ \(\d+\)", (ROOT / "README.md").read_text())
+    assert len(rates) > 5
+    assert [rate for rate in rates if f"| {rate} |" not in (ROOT / "docs" / "results.md").read_text()] == []
+
+
 def test_a_figure_that_was_changed_by_hand_is_found(tmp_path, monkeypatch, capsys):
     text = (ROOT / "README.md").read_text()
     table = re.search(r"<!-- quote:demo -->.*?<!-- /quote -->", text, re.S)[0]

@@ -221,9 +221,9 @@ def test_kills_all_at_once_change_no_bit_of_any_stream_and_sigterm_leaves_nothin
 
 
 def test_a_trainer_reconnects_to_a_new_server_and_goes_on(services, monkeypatch, capsys):
-    """As examples/train_service.py does it: no batch is left out, and none comes twice."""
+    """As examples/reconnect.py does it: no batch is left out, and none comes twice."""
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
-    import train_service
+    import reconnect
 
     schedule, taken, restarts = Schedule.parse("full@2"), [], []
     with budgetloader.BudgetLoader(
@@ -244,7 +244,7 @@ def test_a_trainer_reconnects_to_a_new_server_and_goes_on(services, monkeypatch,
 
     monkeypatch.setattr(budgetloader.BudgetLoader, "_item", recorded)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 24 * 24, 10))
-    train_service.train(network, "again", schedule, batch_size=48, image_size=24)
+    reconnect.train(network, "again", schedule, batch_size=48, image_size=24)
     assert taken == expected
     assert "service 'again' is gone" in capsys.readouterr().out
     assert gone(below)

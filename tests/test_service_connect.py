@@ -8,6 +8,7 @@ import time
 import pytest
 
 from budgetloader import BudgetLoader, EngineError, Schedule, ServiceGoneError, connect
+from budgetloader.errors import ArgumentError
 from budgetloader.service import client, registry
 
 OPTIONS = {"schedule": Schedule.full(epochs=1), "batch_size": 8, "image_size": 8}
@@ -35,17 +36,18 @@ def test_connect_has_the_loaders_keywords_with_its_defaults():
 @pytest.mark.parametrize(
     ("options", "error", "why"),
     [
-        ({"engine": "dali"}, EngineError, "engine='dali': the service decodes"),
-        ({"workers": 4}, EngineError, "workers=4: `budgetloader serve --workers`"),
-        ({"train": False}, EngineError, "train=False: evaluation is not shared"),
-        ({"sampling": "cyclic"}, EngineError, "sampling='cyclic': only sampling='independent'"),
-        ({"num_workers": 4}, TypeError, "no keyword 'num_workers': `budgetloader serve --workers`"),
-        ({"shuffle": True}, TypeError, "no keyword 'shuffle': every epoch is a fresh shuffle"),
-        ({"on_corupt": "raise"}, TypeError, "no keyword 'on_corupt'; did you mean 'on_corrupt'"),
-        ({"qqqq": 1}, TypeError, "no keyword 'qqqq'; it has schedule, batch_size, image_size"),
-        ({"wait_seconds": -1}, EngineError, "wait_seconds -1 is no time"),
-        ({"wait_seconds": float("nan")}, EngineError, "wait_seconds nan"),
-        ({"wait_seconds": "5"}, EngineError, "wait_seconds '5'"),
+        ({"engine": "dali"}, ArgumentError, "engine='dali': the service decodes"),
+        ({"workers": 4}, ArgumentError, "workers=4: `budgetloader serve --workers`"),
+        ({"train": False}, ArgumentError, "train=False: evaluation is not shared"),
+        ({"sampling": "cyclic"}, ArgumentError, "sampling='cyclic': only sampling='independent'"),
+        ({"num_workers": 4}, TypeError, "num_workers=4 is not known here: `budgetloader serve --workers`"),
+        ({"shuffle": True}, TypeError, "shuffle=True is not known here: every epoch is shuffled afresh"),
+        ({"pin_memory": True}, TypeError, "pin_memory=True is not known here: .* device='cuda'"),
+        ({"on_corupt": "raise"}, TypeError, r"on_corupt=raise is not known here: did you mean on_corrupt=\?"),
+        ({"qqqq": 1}, TypeError, "qqqq=1 is not known here: there are schedule, batch_size, image_size"),
+        ({"wait_seconds": -1}, ArgumentError, "wait_seconds -1 is no time"),
+        ({"wait_seconds": float("nan")}, ArgumentError, "wait_seconds nan"),
+        ({"wait_seconds": "5"}, ArgumentError, "wait_seconds '5'"),
     ],
 )
 def test_what_connect_does_not_have_is_refused_with_advice(options, error, why):

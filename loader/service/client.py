@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import math
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Job, OnCorrupt, Work
 from budgetloader.engines.base_threaded import ThreadedEngine
-from budgetloader.errors import EngineError, ServiceGoneError
+from budgetloader.errors import ArgumentError, ArgumentTypeError, EngineError, ServiceGoneError
 from budgetloader.loader import BudgetLoader
+from budgetloader.options import refuse_unexpected
 from budgetloader.resize import Interpolation
 from budgetloader.schedule import Schedule
 from budgetloader.service import SHARE, registry
@@ -43,13 +43,12 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "selection": ((None,), "selections are not shared; make a BudgetLoader from the file"),
     "label_field": ((None,), "the service opens the file, and takes the field named 'label'; leave it out"),
 }
-# What torch's DataLoader takes.
-_TORCH = {
-    "num_workers": "`budgetloader serve --workers` says how many processes decode",
-    "shuffle": "every epoch is a fresh shuffle",
-    "drop_last": "an epoch has a whole number of batches; only the last of a full epoch (ratio 1) may be short",
-    "pin_memory": "give device='cuda', and batches come on the device",
-    "transform": "images come cropped, flipped and normalised; see crop, mean and std",
+# What else does not mean the same over a service as for a BudgetLoader (see `budgetloader.options`).
+_ADVICE = {
+    "num_workers": "`budgetloader serve --workers` says how many processes decode; leave it out",
+    "shuffle": "every epoch is shuffled afresh, by seed=; leave it out",
+    "order": "every epoch is shuffled afresh, by seed=; leave it out",
+    "dataset": "the first argument is the service's name",
 }
 
 
@@ -95,8 +94,8 @@ def connect(
     Raises:
         ServiceGoneError: the service is not running, or ended: here and in every later call, within 5 seconds. Connect
             again, and `load_state_dict` to go on; `examples/reconnect.py` shows how.
+        ArgumentError: an argument that a service does not have, or that cannot be used.
         EngineError: the service refuses what it is asked for, or its memory is too small for it.
-        TypeError: a keyword that `connect` does not have.
     """
     options = dict(locals())
     for own in ("name", "label", "wait_seconds", "unknown"):
@@ -124,20 +123,18 @@ def _refuse(unknown: dict[str, Any]) -> None:
         if keyword in _REFUSED:
             allowed, why = _REFUSED[keyword]
             if value not in allowed:
-                raise EngineError(f"{keyword}={value!r}: {why}")
-            continue
-        if keyword in _TORCH:
-            raise TypeError(f"connect() has no keyword {keyword!r}: {_TORCH[keyword]}; leave it out")
-        has = [p.name for p in inspect.signature(connect).parameters.values() if p.kind == p.KEYWORD_ONLY]
-        close = difflib.get_close_matches(keyword, has, n=1)
-        advice = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(has)}"
-        raise TypeError(f"connect() has no keyword {keyword!r}; {advice}")
+                raise ArgumentError(f"{keyword}={value!r}: {why}")
+        elif keyword in _ADVICE:
+            raise ArgumentTypeError(f"{keyword}={str(value)[:60]} is not known here: {_ADVICE[keyword]}")
+        else:
+            known = [p.name for p in inspect.signature(connect).parameters.values() if p.kind == p.KEYWORD_ONLY]
+            refuse_unexpected({keyword: value}, known=known)
 
 
 def _connect(name: str, *, label: str | None, wait_seconds: float) -> Bridge:
     """A bridge to a service, at the latest after some time."""
     if isinstance(wait_seconds, bool) or not isinstance(wait_seconds, (int, float)) or not 0 <= wait_seconds < math.inf:
-        raise EngineError(f"wait_seconds {wait_seconds!r} is no time; give seconds, 0 or more")
+        raise ArgumentError(f"wait_seconds {wait_seconds!r} is no time; give seconds, 0 or more")
     label = (f"{socket.gethostname()}:{os.getpid()}" if label is None else str(label))[:_LABEL_LETTERS]
     deadline = time.monotonic() + wait_seconds
     said = False

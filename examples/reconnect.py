@@ -1,4 +1,4 @@
-"""Trains over a service, and goes on after it was restarted: python examples/train_service.py imagenet train.beton
+"""Trains over a service, and goes on after it was restarted: python examples/reconnect.py imagenet train.beton
 
 Start the service before or after it: budgetloader serve train.beton --name imagenet --memory 1GB
 """
@@ -26,8 +26,7 @@ def train(network: nn.Module, name: str, schedule: budgetloader.Schedule, *, bat
     batches = connect()
     while True:
         try:
-            for epoch in range(batches.epoch, schedule.epochs):
-                batches.set_epoch(epoch)  # stays in the middle of an epoch that is resumed
+            for _ in batches.epochs():  # from where the loader stands, also in the middle of an epoch
                 for images, labels in batches:
                     loss = nn.functional.cross_entropy(network(images), labels)
                     optimizer.zero_grad()
