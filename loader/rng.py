@@ -2,7 +2,7 @@
 
 Philox4x32-10 of J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as
 1, 2, 3" (SC 2011), in numpy over arrays of positions. It passes its authors' test vectors
-(tests/test_rng.py), so the numbers are the same on every machine and with every numpy.
+(tests/loader/test_rng.py), so the numbers are the same on every machine and with every numpy.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def served(data, environment, tmp_path_factory):
         strangers: the folder of the strangers' modules, in which nothing is run.
         metrics_port: at the loopback.
     """
-    from test_apart import trap
+    from traps import trap
 
     found = Services(data, environment)
     found.strangers = tmp_path_factory.mktemp("strangers")

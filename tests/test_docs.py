@@ -29,7 +29,7 @@ SHRUNK = {
 }  # so that 70 images are enough, and seconds
 
 # Files, which their own tests run.
-ELSEWHERE = ("train.py", "loader/engines/toy.py", "loader/engines/__init__.py", "tests/test_engines.py")
+ELSEWHERE = ("train.py", "loader/engines/toy.py", "loader/engines/__init__.py", "tests/loader/test_engines.py")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_the_contract_takes_a_new_engine_by_one_line(tmp_path):
         "engines.NAMES += ('toy',)\n"
     )
     shutil.copy(ROOT / "tests" / "conftest.py", tmp_path)
-    line = found["tests/test_engines.py"].strip()
+    line = found["tests/loader/test_engines.py"].strip()
     (tmp_path / "test_engines.py").write_text(contract.replace("TOLERANCE = {", f"TOLERANCE = {{{line} "))
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), "-v"]
     done = subprocess.run(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_apart import trap
+from traps import trap
 
 TRAPS = ("loader", "models", "bench", "json", "numpy", "typing", "argparse")
 

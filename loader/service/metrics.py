@@ -35,11 +35,11 @@ class _Collector:
         families = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily}
         status = self._read()
         for metric, (field, kind, text) in _WHOLE.items():
-            family = families[kind](f"reduced_sampling_{metric}", text, labels=["service"])
+            family = families[kind](f"budgetloader_{metric}", text, labels=["service"])
             family.add_metric([self._name], getattr(status, field))
             yield family
         for metric, (field, kind, text) in _OF_TRAINERS.items():
-            family = families[kind](f"reduced_sampling_{metric}", text, labels=["service", "trainer", "id"])
+            family = families[kind](f"budgetloader_{metric}", text, labels=["service", "trainer", "id"])
             for trainer in status.trainers:
                 family.add_metric([self._name, trainer.name, trainer.id], getattr(trainer, field))
             yield family

@@ -338,9 +338,9 @@ def test_metrics_and_top_show_the_trainers(served):
             next(stream)
         url = f"http://127.0.0.1:{served.metrics_port}/metrics"
         text = urllib.request.urlopen(url, timeout=20).read().decode()
-        emitted = r'reduced_sampling_trainer_samples_emitted_total{id="\w+",service="shared",trainer="watched"}'
+        emitted = r'budgetloader_trainer_samples_emitted_total{id="\w+",service="shared",trainer="watched"}'
         assert re.search(emitted, text)
-        assert 'reduced_sampling_samples_decoded_total{service="shared"}' in text
+        assert 'budgetloader_samples_decoded_total{service="shared"}' in text
         command = [sys.executable, "-m", "budgetloader", "top", "shared", "--readings", "1"]
         environment = {**served.environment, "COLUMNS": "140"}
         shown = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60).stdout

@@ -7,15 +7,14 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
 from budgetloader import cli
 from budgetloader.training import network_of
 
-ROOT = Path(__file__).resolve().parent.parent
 NETWORK = """
 from torch import nn
 

@@ -3,7 +3,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_apart import trap
+from traps import trap
 
 from budgetloader.bench.child import Child, once, together
 

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from trainers import trainer
 
 from budgetloader.bench.fake_cuda import FakeCUDA
 from budgetloader.models import CIFAR, CRNET, IMAGENET, EpochUnderWay, Recipe, TopK, Trainer, TrainingError
@@ -15,12 +16,6 @@ def batches(count=6, size=8, last=None, seed=0):
     g = torch.Generator().manual_seed(seed)
     sizes = [size] * (count - 1) + [last or size]
     return [(torch.randn(n, 3, 8, 8, generator=g), torch.randint(0, 4, (n,), generator=g)) for n in sizes]
-
-
-def trainer(**options):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 36, 4))
-    return Trainer(model, recipe=Recipe(2, 8, 8, 0.05), **options)
 
 
 def test_the_imagenet_recipe_is_the_dissertations():

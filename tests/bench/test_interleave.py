@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_train import trainer
 from torch import nn
+from trainers import trainer
 
 from budgetloader.bench.busy import busy
 from budgetloader.bench.fake_cuda import FakeCUDA

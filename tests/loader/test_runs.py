@@ -1,13 +1,11 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from budgetloader import runs
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_two_runs_with_one_folder_do_not_meet(tmp_path):

@@ -4,18 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+
+from conftest import ROOT
+from traps import trap
 
 from budgetloader import apart
-
-ROOT = Path(__file__).resolve().parent.parent
-_TRAP = "open({!r}, 'w').write(__name__); raise SystemExit('a stranger was run')"
-
-
-def trap(folder, *names):
-    """Modules that say that they were run."""
-    for name in names:
-        (folder / f"{name}.py").write_text(_TRAP.format(str(folder / "was_run")))
 
 
 def run(code, cwd, **environment):

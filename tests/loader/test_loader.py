@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import damage
+from conftest import ROOT, damage
 
 from budgetloader import (
     BudgetLoader,
@@ -190,7 +190,7 @@ def test_resume_on_another_number_of_ranks_gives_the_same_global_batches(open_lo
 _TRAINER = """
 import json, os, sys
 from budgetloader import BudgetLoader, Schedule
-sys.path.insert(0, sys.argv[3])
+sys.path[:0] = sys.argv[3:]
 from test_loader import digest
 with BudgetLoader(
     sys.argv[1], schedule=Schedule.paper("R3", epochs=12), batch_size=4, image_size=16, with_ids=True
@@ -211,7 +211,7 @@ with BudgetLoader(
 def test_a_killed_trainer_resumes_hash_for_hash(beton, tmp_path, open_loader):
     """SIGKILL at random steps of a trainer that saves its state after each."""
     state, expected = tmp_path / "state", whole_stream(open_loader(workers=1))
-    command = [sys.executable, "-c", _TRAINER, str(beton), str(state), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", _TRAINER, str(beton), str(state), str(Path(__file__).parent), str(ROOT / "tests")]
     for stop in (*np.random.default_rng(3).integers(1, 40, 3), None):
         start = position(json.loads(state.read_text())) if state.exists() else 0
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
