@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from budgetloader import engines
 from budgetloader.arguments import check_count, check_seed
 from budgetloader.batch import Batch
-from budgetloader.cursor import Cursor
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
 from budgetloader.errors import EngineError, ScheduleError
 from budgetloader.feed import Feed
 from budgetloader.joined import Mixture
-from budgetloader.options import choose_crop, make_engine, make_planner, open_dataset, refuse_unexpected
+from budgetloader.options import choose_crop, make_cursor, make_engine, make_planner, open_dataset, refuse_unexpected
 from budgetloader.order import Sampling
 from budgetloader.parallel import cores
 from budgetloader.plans import Index, stream
@@ -158,13 +157,7 @@ class BudgetLoader:
         self._planner = make_planner(
             self.dataset, train=train, schedule=schedule, wanted=wanted, shard=shard, on_corrupt=on_corrupt, **drawn
         )
-        drawn |= {"sampling": sampling, "dataset": self.dataset.fingerprint, "schedule": str(schedule)}
-        self._cursor = Cursor(
-            self._planner.steps,
-            identity={**drawn, **self._planner.identity},
-            schedule=schedule,
-            after_last="end" if train else "again",
-        )
+        self._cursor = make_cursor(self._planner, self.dataset, train=train, schedule=schedule, wanted=wanted, **drawn)
         self._job = Job(
             dataset=self.dataset,
             output=Output(image_size, str(dtype), layout, device, interpolation, self.crop, mean, std),
@@ -178,8 +171,7 @@ class BudgetLoader:
         self.stats: list[EpochStats] = []
         self._busy = BusySince()
         self._engine, self.engine, self.engine_reason = make_engine(engine, self._job)
-        _log.info("engine %s: %s", self.engine, self.engine_reason)
-        _log.info("crop %s: %s", self.crop, self.crop_reason)
+        _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)
 
     # Where it stands
 

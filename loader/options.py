@@ -11,6 +11,7 @@ import numpy as np
 
 from budgetloader import engines
 from budgetloader.arguments import check_choice
+from budgetloader.cursor import Cursor
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Engine, Job
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
@@ -145,6 +146,30 @@ def make_planner(
     if not isinstance(schedule, Schedule):
         raise ScheduleError(f"schedule {schedule!r} is no Schedule; give Schedule.parse(…), or another of them")
     return Planner(dataset, schedule=schedule, batch_size=batch_size, seed=seed, wanted=wanted, shard=shard, crop=crop)
+
+
+def make_cursor(
+    planner: PlannerLike,
+    dataset: Index,
+    *,
+    train: bool,
+    schedule: Schedule | None,
+    batch_size: int,
+    seed: int,
+    wanted: Wanted,
+    crop: Crop,
+) -> Cursor:
+    """The cursor of a planner's stream, with what a state must agree with; arguments as `make_planner` has them."""
+    identity = {
+        "seed": seed,
+        "dataset": dataset.fingerprint,
+        "schedule": str(schedule),
+        "batch_size": batch_size,
+        "sampling": wanted.sampling,
+        "crop": crop,
+        **planner.identity,
+    }
+    return Cursor(planner.steps, identity=identity, schedule=schedule, after_last="end" if train else "again")
 
 
 def make_engine(engine: str | Callable[[Job], Engine], job: Job) -> tuple[Engine, str, str]:
