@@ -17,9 +17,7 @@ def test_every_quoted_record_has_its_command():
     assert len(quotes) >= 4
     for name, _ in (quoted.QUOTES[quote] for quote in quotes):
         record = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
-        assert re.match(
-            r"python -m (budgetloader\.)?bench\.", record["command"]
-        )
+        assert re.match(r"python -m (budgetloader\.)?bench\.", record["command"])
 
 
 def test_readmes_rates_are_those_of_the_table_that_is_made_from_the_record():
