@@ -4,13 +4,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench docs pictures clean
+.PHONY: demo test check lint bench docs pictures clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m budgetloader.bench.imagenet_mnv2 --out runs/demo
 
+# Several at a time, because many tests wait; the tests of a file share what they set up. One thread of torch each.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
+
 test: $(VENV)/.ready lint
-	bash tools/test.sh $(BIN)/python
+	$(PYTEST) -n 3
+
+# For everyone who edits: linters, types, and the tests that need no service, no training and no second process.
+check: $(VENV)/.ready lint
+	$(PYTEST) -n 2 -m "not slow" tests/loader tests/models tests/test_size.py tests/test_house.py --ignore tests/loader/service
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -51,7 +51,10 @@ def join(
         raise ArgumentError("path is an empty list; give one .beton file at least")
     for file in files:
         if not isinstance(file, (str, os.PathLike)):
-            raise ArgumentTypeError(f"path holds {file!r}; give .beton files")
+            raise ArgumentTypeError(
+                f"path holds {file!r}, and not .beton files; make one (budgetloader convert), or keep what you have, with "
+                "DataLoader(dataset, batch_sampler=budgetloader.BudgetSampler(dataset, schedule=…, batch_size=…))"
+            )
     parts = [Dataset(file, verify=verify, label_field=label_field) for file in files]
     return JoinedDataset(parts, shares=list(paths.shares.values()) if isinstance(paths, Mixture) else None)
 

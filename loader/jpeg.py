@@ -33,6 +33,7 @@ _APP11, _SOF1, _SOS, _DRI, _EOI = 0xEB, 0xC1, 0xDA, 0xDD, 0xD9
 _TABLE_HEAD = struct.Struct(">4sBxII")
 _TABLE_MAGIC = b"RRSX"
 MARGIN = 2  # pixels around a window that chroma upsampling looks at
+NARROW = 4  # pixels; libjpeg-turbo smooths the chroma of no image that is as narrow
 _TABLE_MOST = (0xFFFF - 2 - _TABLE_HEAD.size) // 2
 
 
@@ -256,6 +257,8 @@ def crop_into(data, top, left, height, width, out, head, lengths, place):
     step = interval * mcu_width
     first = max(left - MARGIN, 0) // step
     last = -(-min(left + width + MARGIN, head[WIDTH_OF]) // step)
+    if first > 0 and min(last * step, head[WIDTH_OF]) - first * step <= NARROW:
+        first -= 1  # the image's narrow last column alone would be decoded in another way than within the image
 
     to = _copy_headers(data, head, out)
     new_height = min(last_row * mcu_height, head[HEIGHT_OF]) - first_row * mcu_height

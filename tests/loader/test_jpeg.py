@@ -115,6 +115,17 @@ def test_cropped_bytes_decode_to_exactly_the_whole_images_pixels(data):
     assert len(cropped) <= len(whole)
 
 
+@pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
+@pytest.mark.parametrize("rest", range(1, 8))
+def test_the_narrow_last_column_of_an_image_has_the_whole_images_pixels(subsampling, rest):
+    """libjpeg-turbo smooths no chroma of images of up to 4 columns, and a crop must not be one if the image is not."""
+    width = 128 + rest
+    whole = jpeg.encode(photo(width, 24, seed=3), quality=90, subsampling=subsampling, interval=1)
+    cropped, y, x = jpeg.Cropper().crop(np.frombuffer(whole, np.uint8), top=2, left=width - 1, height=20, width=1)
+    pixels = simplejpeg.decode_jpeg(cropped)[2 - y : 22 - y, width - 1 - x : width - x]
+    np.testing.assert_array_equal(pixels, simplejpeg.decode_jpeg(whole)[2:22, width - 1 :])
+
+
 def test_a_crop_has_no_more_segments_than_it_needs():
     whole = jpeg.encode(photo(512, 384), quality=90, subsampling="4:2:0", interval=4)
     cropped, y, x = jpeg.Cropper().crop(np.frombuffer(whole, np.uint8), top=100, left=200, height=50, width=60)
