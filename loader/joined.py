@@ -52,7 +52,7 @@ def join(
     for file in files:
         if not isinstance(file, (str, os.PathLike)):
             raise ArgumentTypeError(
-                f"path holds {file!r}, and not .beton files; make one (budgetloader convert), or keep what you have, with "
+                f"path holds {file!r}, and not .beton files; make one (budgetloader convert), or keep it, with "
                 "DataLoader(dataset, batch_sampler=budgetloader.BudgetSampler(dataset, schedule=…, batch_size=…))"
             )
     parts = [Dataset(file, verify=verify, label_field=label_field) for file in files]

@@ -229,6 +229,16 @@ def _u32(data, at):
 
 
 @numba.njit(nogil=True, cache=True)
+def _columns_of(left, width, image_width, step):
+    """The first segment of a row that a window needs, and the one behind its last."""
+    first = max(left - MARGIN, 0) // step
+    last = -(-min(left + width + MARGIN, image_width) // step)
+    if first > 0 and min(last * step, image_width) - first * step <= NARROW:
+        first -= 1  # an image's narrow last column alone would be decoded in another way than within the image
+    return first, last
+
+
+@numba.njit(nogil=True, cache=True)
 def crop_into(data, top, left, height, width, out, head, lengths, place):
     """Write the smaller JPEG to `out`; its bytes, or a negative status.
 
@@ -255,10 +265,7 @@ def crop_into(data, top, left, height, width, out, head, lengths, place):
     first_row = max(top - MARGIN, 0) // mcu_height
     last_row = -(-min(top + height + MARGIN, head[HEIGHT_OF]) // mcu_height)
     step = interval * mcu_width
-    first = max(left - MARGIN, 0) // step
-    last = -(-min(left + width + MARGIN, head[WIDTH_OF]) // step)
-    if first > 0 and min(last * step, head[WIDTH_OF]) - first * step <= NARROW:
-        first -= 1  # the image's narrow last column alone would be decoded in another way than within the image
+    first, last = _columns_of(left, width, head[WIDTH_OF], step)
 
     to = _copy_headers(data, head, out)
     new_height = min(last_row * mcu_height, head[HEIGHT_OF]) - first_row * mcu_height
