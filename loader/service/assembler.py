@@ -11,6 +11,7 @@ from itertools import chain, islice
 import numpy as np
 
 from budgetloader.errors import CorruptSampleError, EngineError
+from budgetloader.parallel import cores
 from budgetloader.service import SHARE
 from budgetloader.service.blocks import BLOCK, Key, Part, Spans, runs
 from budgetloader.service.failures import samples_of, worker_ended
@@ -53,6 +54,7 @@ class Assembler:
         self._share(_TRAINERS)
         self._emitted, self._waited, self._decoded = 0, 0.0, 0
         self._copied = 0  # batches that were copied because the object store's memory was not found
+        self._cpu_seconds = time.process_time()
         self._decode_seconds, self._decode_rows = 0.0, 0  # of all parts that came, whenever they were decoded
 
     def want(self, epoch: int, spans: Spans, ends: Sequence[int]) -> None:
@@ -125,10 +127,15 @@ class Assembler:
     def _decode_busy(self, samples: int) -> float:
         """How long the service's workers are at work while so many samples are decoded for this trainer.
 
-        It assumes that the other trainers need as many: they share what this one asked for, or ask for as much.
+        With what this process works itself, on the same cores. It assumes that the other trainers need as many samples:
+        they share what this one asked for, or ask for as much.
         """
+        if not samples:
+            return 0.0
         each = self._decode_seconds / max(self._decode_rows, 1)
-        return samples * each * self._sharing / self._workers
+        cpu, self._cpu_seconds = self._cpu_seconds, time.process_time()
+        own = self._cpu_seconds - cpu  # this process takes its part of the cores that the workers decode on
+        return samples * each * self._sharing / self._workers + own / cores()
 
     def take_back(self, loans: Sequence[int]) -> None:
         """The trainer does not use these loans any more.
