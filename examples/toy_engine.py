@@ -8,9 +8,7 @@ import torch
 from PIL import Image
 
 from budgetloader import CorruptSampleError
-from budgetloader.engines import Batch, BatchPlan, DirectEngine, Job
-
-ATTEMPTS = 16  # samples that are tried in place of one that does not decode
+from budgetloader.engines import Batch, BatchPlan, DirectEngine, Job, stand_ins
 
 
 class ToyEngine(DirectEngine):
@@ -36,11 +34,9 @@ class ToyEngine(DirectEngine):
         """A row's image, or that of what stands in for it, with its label and the sample's number."""
         try:
             return self._image(plan, row), plan.labels[row], plan.samples[row]
-        except CorruptSampleError:
-            if self._job.on_corrupt == "raise":
-                raise
-        for attempt in range(ATTEMPTS):
-            other = self._job.replacement(plan, row, attempt=attempt)  # a plan of one sample
+        except CorruptSampleError as error:
+            last = error
+        for other in stand_ins(self._job, plan, row):  # plans of one sample; none with on_corrupt="raise"
             try:
                 return self._image(other, 0), other.labels[0], other.samples[0]
             except CorruptSampleError as error:
