@@ -8,10 +8,10 @@ How it is measured: every engine has a process of its own. Trainers sleep for ea
 engine could deliver 0.5 … 6 times what they take, with pauses between their epochs as an evaluation makes.
 Before and after each, a trainer that only takes images says how many per second there are: the mean of the
 two is the engine's speed. How long they slept is measured: a sleep of half a millisecond takes longer. The verdict's
-headroom is compared with what is known then: for an engine that works ahead, the ratio r of the two speeds;
-for one that makes a batch when it is asked for (resident, synthetic), of which a trainer waits for all, r
-where the wait is below 5 % of the time, and otherwise the share of its own speed at which the trainer runs,
-r / (r + 1). Medians over the turns.
+headroom is compared with what is known then: for an engine that works ahead, the ratio of the two speeds;
+for one that makes a batch when it is asked for (resident, synthetic), which a sleep slows down, the share of
+the time that the trainer did not wait, by its own clock, where it waited for more than 5 %, else the ratio.
+Medians over the turns.
 """
 
 from __future__ import annotations
@@ -56,31 +56,39 @@ def engine(*, name: str, data: str, small: str) -> Callable[..., dict[str, float
         schedule = Schedule.flat(min(ratio, 1), epochs=EPOCHS + 1)
         options: dict[str, Any] = {"schedule": schedule, "batch_size": batch_size, "image_size": size, "seed": seed}
         made = connect(NAME, **options) if name == "service" else BudgetLoader(path, engine=name, **options)
-        trained = 0.0
+        trained = waited = 0.0
         with made as batches:
             for epoch in range(schedule.epochs):
+                began = time.perf_counter()
                 for _, labels in batches:
+                    waited += time.perf_counter() - began if epoch else 0.0
                     began = time.perf_counter()
                     if seconds_per_image:
                         time.sleep(seconds_per_image * len(labels))
                     trained += time.perf_counter() - began if epoch else 0.0
+                    began = time.perf_counter()
                 time.sleep(PAUSE_SECONDS if seconds_per_image else 0)
             counted, verdict = batches.stats[1:], batches.verdict()
         images, seconds = sum(e.samples_emitted for e in counted), sum(e.seconds for e in counted)
         return {
             "images_per_second": images / seconds,
             "trainer_seconds_per_image": trained / images,
+            "trainers_share": trained / (trained + waited),
             "headroom": verdict.headroom if verdict else 0.0,
         }
 
     return run
 
 
-def expected(name: str, ratio: float) -> float:
-    """The right verdict for an engine that is `ratio` times as fast as its trainer; see this module."""
-    if name not in DIRECT:
-        return ratio
-    return ratio if 1 / (1 + ratio) <= WAIT_SHARE else ratio / (1 + ratio)
+def expected(name: str, ratio: float, share: float) -> float:
+    """What the verdict has to say.
+
+    Args:
+        name: the engine's.
+        ratio: how many times its trainer's speed the engine has.
+        share: of the time that the trainer was not waiting, by its own clock.
+    """
+    return share if name in DIRECT and 1 - share > WAIT_SHARE else ratio
 
 
 def measure(data: str, small: str, *, engines: Sequence[str], turns: int, say: Callable[[str], object]) -> list[Any]:
@@ -99,7 +107,7 @@ def measure(data: str, small: str, *, engines: Sequence[str], turns: int, say: C
                     result = child.ask(seconds_per_image=ratio / before, seed=next(seeds))
                     rate = child.ask(seconds_per_image=0, seed=next(seeds))["images_per_second"]
                     speed = (before + rate) / 2
-                    known = expected(child.name, speed * result["trainer_seconds_per_image"])
+                    known = expected(child.name, speed * result["trainer_seconds_per_image"], result["trainers_share"])
                     said.setdefault((child.name, ratio), []).append((known, result["headroom"]))
             say(f"turn {turn} of {turns}" + ("" if turn else " (warm-up)"))
     rows = []

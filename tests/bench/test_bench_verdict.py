@@ -8,16 +8,16 @@ from budgetloader.bench.verdict import expected, main
 
 
 @pytest.mark.parametrize(
-    ("engine", "ratio", "known"),
+    ("engine", "ratio", "share", "known"),
     [
-        ("native", 3.0, 3.0),
-        ("service", 0.5, 0.5),
-        ("resident", 0.5, 1 / 3),  # the trainer waits for every batch: a third of the time is its own
-        ("synthetic", 49.0, 49.0),
+        ("native", 3.0, 1.0, 3.0),
+        ("service", 0.5, 0.5, 0.5),
+        ("resident", 0.5, 0.3, 0.3),  # the trainer waits for every batch, and longer than a busy engine would take
+        ("synthetic", 49.0, 0.98, 49.0),
     ],
 )
-def test_what_the_verdict_has_to_say(engine, ratio, known):
-    assert expected(engine, ratio) == pytest.approx(known)
+def test_what_the_verdict_has_to_say(engine, ratio, share, known):
+    assert expected(engine, ratio, share) == known
 
 
 def test_every_trainer_is_measured_on_every_engine(tmp_path, monkeypatch):
