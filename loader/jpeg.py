@@ -33,7 +33,7 @@ _APP11, _SOF1, _SOS, _DRI, _EOI = 0xEB, 0xC1, 0xDA, 0xDD, 0xD9
 _TABLE_HEAD = struct.Struct(">4sBxII")
 _TABLE_MAGIC = b"RRSX"
 MARGIN = 2  # pixels around a window that chroma upsampling looks at
-NARROW = 4  # pixels; libjpeg-turbo smooths the chroma of no image that is as narrow
+NARROW = 4  # pixels; libjpeg-turbo does not smooth the chroma of images up to this wide
 _TABLE_MOST = (0xFFFF - 2 - _TABLE_HEAD.size) // 2
 
 
@@ -234,7 +234,7 @@ def _columns_of(left, width, image_width, step):
     first = max(left - MARGIN, 0) // step
     last = -(-min(left + width + MARGIN, image_width) // step)
     if first > 0 and min(last * step, image_width) - first * step <= NARROW:
-        first -= 1  # an image's narrow last column alone would be decoded in another way than within the image
+        first -= 1  # alone, so narrow a column would be decoded without the smoothing that the whole image gets
     return first, last
 
 

@@ -106,25 +106,21 @@ def choose(
     total = len(labels)
     members = None if wanted.samples is None else members_of(wanted.samples, size=total)
 
-    def budget(samples: int) -> Budget:
-        return Budget(schedule, samples=samples, batch_size=batch_size)
-
-    if mixture is not None:
-        mixed = Mixed(*mixture, seed=seed)
-        return Chosen(mixed, budget(mixed.size), total=total)
-    if wanted.selection is not None:
-        own = wanted.selection
-        return Chosen(own, budget(int(getattr(own, "size", total))), total=total)
+    own: Selection | None = wanted.selection if mixture is None else Mixed(*mixture, seed=seed)
+    if own is not None:
+        size = int(getattr(own, "size", total))
+        return Chosen(own, Budget(schedule, samples=size, batch_size=batch_size), total=total)
     size = total if members is None else len(members)
+    budget = Budget(schedule, samples=size, batch_size=batch_size)
     if wanted.weights is not None:
         of = labels if members is None else labels[members]
         order: Selection = Weighted(_weights(wanted.weights, of, members, total=total), seed=seed)
     else:
-        order = Order(budget(size), seed=seed, sampling=wanted.sampling)
+        order = Order(budget, seed=seed, sampling=wanted.sampling)
     if members is not None:
-        return Chosen(Subset(members, order), budget(size), total=total)
+        return Chosen(Subset(members, order), budget, total=total)
     whole = isinstance(order, Order) and wanted.sampling != "static"
-    return Chosen(order, budget(size), total=total, uniform=whole)
+    return Chosen(order, budget, total=total, uniform=whole)
 
 
 def _weights(given: ArrayLike | str, labels: np.ndarray, members: np.ndarray | None, *, total: int) -> np.ndarray:
