@@ -10,7 +10,8 @@ import numpy as np
 from budgetloader.cursor import Cursor
 from budgetloader.errors import ArgumentError, ResumeError, ScheduleError
 from budgetloader.feed import Feed
-from budgetloader.plans import PlannerLike
+from budgetloader.plans import Planner, PlannerLike
+from budgetloader.selections import Chosen
 from budgetloader.selections.packing import pack, unpack
 from budgetloader.selections.picks import Picks
 from budgetloader.selections.scores import Learner
@@ -31,6 +32,7 @@ class Choosing:
     _planner: PlannerLike
     _cursor: Cursor
     _feed: Feed | None
+    _refused = ""  # why nothing can be selected
     _dropped: dict[int, int]  # epoch → samples that were prefetched for it in vain
 
     def select(self, epoch: int, ids: ArrayLike | None) -> None:
@@ -56,9 +58,9 @@ class Choosing:
             ArgumentError: the loader draws by weights, a mixture, another sampling or a selection that chooses itself.
             EngineError: another rank selects other samples.
         """
-        picks = getattr(getattr(self._planner, "selection", None), "changing", None)
-        if not isinstance(picks, Picks):
-            raise ArgumentError(f"select: {_INSTEAD}")
+        picks = self._changing
+        if not isinstance(picks, Picks) or self._refused:
+            raise ArgumentError(f"select: {self._refused or _INSTEAD}")
         epochs = len(self._planner.steps)
         if isinstance(epoch, bool) or not isinstance(epoch, (int, np.integer)) or not 0 <= epoch < epochs:
             raise ScheduleError(f"epoch {epoch!r} is outside the schedule's {epochs} (0 … {epochs - 1})")
@@ -101,8 +103,23 @@ class Choosing:
         return {} if changing is None else dict(changing.arrays(self._cursor.epoch))
 
     @property
+    def chosen(self) -> Chosen:
+        """What the planner knows of the samples that training draws; for engines that make more than a batch needs.
+
+        Raises:
+            ArgumentError: the loader does not train.
+        """
+        if not isinstance(self._planner, Planner):
+            raise ArgumentError("train=False draws no samples: it takes each once")
+        return self._planner.selection
+
+    def refuse_select(self, why: str) -> None:
+        """Have `select` refused; for engines that cannot make what it changes."""
+        self._refused = why
+
+    @property
     def _changing(self) -> Picks | Learner | None:
-        return getattr(getattr(self._planner, "selection", None), "changing", None)
+        return self._planner.selection.changing if isinstance(self._planner, Planner) else None
 
     @property
     def _learns(self) -> bool:

@@ -160,12 +160,17 @@ class Planner:
             yield whole.part(slice(start, start + len(part)), step=step)
             start += len(part)
 
-    def at(self, epoch: int, positions: np.ndarray) -> BatchPlan:
+    def at(self, epoch: int, positions: np.ndarray, samples: np.ndarray | None = None) -> BatchPlan:
         """The plan of any positions of an epoch's order, which its budget need not reach: step 0.
 
         With sampling="independent", where an epoch's order depends on nothing but the seed.
+
+        Args:
+            epoch: of the order.
+            positions: int64 [n].
+            samples: int64 [n], what stands there in another order than this planner's.
         """
-        return self._plan(epoch, 0, positions, self.selection.ids(epoch, positions))
+        return self._plan(epoch, 0, positions, self.selection.ids(epoch, positions) if samples is None else samples)
 
     def replacement(self, plan: BatchPlan, row: int, *, attempt: int) -> BatchPlan:
         """A plan of one sample, to stand in for a row that does not decode.

@@ -65,7 +65,8 @@ class Chosen:
         changing: what leaves samples out of epochs, by `BudgetLoader.select` or by learning; None where neither can.
         steps: batches of each epoch, as they are known now.
         identity: what is added to a loader's state; {} for the whole set in the usual order.
-        uniform: whether a replacement may be any sample of the set.
+        uniform: whether an epoch's full order is a permutation of the whole set, drawn afresh each epoch.
+        size: positions of that order.
     """
 
     def __init__(
@@ -77,11 +78,11 @@ class Chosen:
         uniform: bool = False,
         changing: Picks | Learner | None = None,
     ) -> None:
-        self._selection, self.budget, self._total, self._uniform = selection, budget, total, uniform
+        self._selection, self.budget, self._total, self.uniform = selection, budget, total, uniform
         self.changing = changing
         self._filtered = selection if isinstance(selection, Filtered) else None
         self.steps: Sequence[int] = budget.batches if self._filtered is None else self._filtered.steps
-        self._size = int(getattr(selection, "size", budget.samples))
+        self.size = int(getattr(selection, "size", budget.samples))
         kind = type(selection)
         named = {"selection": f"{kind.__module__}.{kind.__qualname__}"}
         self.identity: dict[str, Any] = dict(getattr(selection, "identity", named))
@@ -100,13 +101,18 @@ class Chosen:
         """The positions of those places in the epoch's order: the same, unless samples are left out of it."""
         return places if self._filtered is None else self._filtered.positions(epoch, places)
 
+    def end(self, epoch: int) -> int:
+        """How many positions of an epoch's order reach as far as its last sample does."""
+        last = self.span(epoch, self.steps[epoch] - 1)[1] - 1
+        return int(self.positions(epoch, np.array([last]))[0]) + 1
+
     def replacements(self, epoch: int, numbers: np.ndarray) -> np.ndarray:
         """Samples to stand in for others, by random numbers: uint64 [n] in, int64 [n] out."""
         left = self._filtered is not None and epoch in self._filtered.changed
-        size = self._filtered.samples(epoch) if self._filtered is not None and left else self._size
+        size = self._filtered.samples(epoch) if self._filtered is not None and left else self.size
         drawn = (numbers % np.uint64(size)).astype(np.int64)
         # A place of the epoch's order, where some samples of the set must not be drawn.
-        return drawn if self._uniform and not left else self.ids(epoch, self.positions(epoch, drawn))
+        return drawn if self.uniform and not left else self.ids(epoch, self.positions(epoch, drawn))
 
     def ids(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """As the selection gives them, checked: engines read what they are told.
