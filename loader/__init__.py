@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from budgetloader.loader import BudgetLoader
     from budgetloader.sampler import BudgetSampler
     from budgetloader.schedule import Schedule
-    from budgetloader.selections import Selection
+    from budgetloader.selections import ScoreSelection, Selection
+    from budgetloader.selections.infobatch import InfoBatch
+    from budgetloader.selections.scores import Choice
     from budgetloader.service.client import connect
     from budgetloader.stats import EpochStats, Verdict
 
@@ -57,15 +59,18 @@ _HOMES = {
     "Budget": "budget",
     "BudgetLoader": "loader",
     "BudgetSampler": "sampler",
+    "Choice": "selections.scores",
     "CorruptSampleError": "errors",
     "Dataset": "dataset",
     "DatasetError": "errors",
     "EngineError": "errors",
     "EpochStats": "stats",
+    "InfoBatch": "selections.infobatch",
     "LoaderError": "errors",
     "Mixture": "joined",
     "ResumeError": "errors",
     "Schedule": "schedule",
+    "ScoreSelection": "selections.scores",
     "Selection": "selections",
     "ScheduleError": "errors",
     "ServiceGoneError": "errors",
@@ -78,16 +83,19 @@ __all__ = [
     "Budget",
     "BudgetLoader",
     "BudgetSampler",
+    "Choice",
     "CorruptSampleError",
     "Dataset",
     "DatasetError",
     "EngineError",
     "EpochStats",
+    "InfoBatch",
     "LoaderError",
     "Mixture",
     "ResumeError",
     "Schedule",
     "ScheduleError",
+    "ScoreSelection",
     "Selection",
     "ServiceGoneError",
     "Verdict",

@@ -22,6 +22,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"batch"},
     {"convert", "engines", "generate", "verify"},
     {"feed", "options"},
+    {"choosing"},
     {"loader", "prepare", "sampler"},
     {"service", "noise", "throughput"},
     {"doctor", "training"},
@@ -30,7 +31,12 @@ LAYERS = (  # each imports from its own line or those above it
     {"__main__"},
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
-    "selections": ({"mixture", "subset", "weighted"}, {"__init__"}),
+    "selections": (
+        {"agreement", "filtered", "mixture", "packing", "subset", "weighted"},
+        {"picks", "scores"},
+        {"infobatch"},
+        {"__init__"},
+    ),
     "engines": (
         {"laps", "threads"},
         {"base"},
