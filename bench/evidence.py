@@ -30,21 +30,22 @@ from rich.console import Console
 
 from budgetloader.bench import console as terminals
 from budgetloader.bench.record import cpu_name, revision
-from budgetloader.bench.study import record, sets, statistics, tasks
-from budgetloader.bench.study.recipes import STUDIES, Study
+from budgetloader.bench.study import page, record, sets, statistics, tasks
+from budgetloader.bench.study.recipes import STUDIES, Arm, Study
 from budgetloader.bench.study.run import Files, Run, train
 from budgetloader.doctor import version
 
 ROOT = Path(__file__).resolve().parent.parent
 _SOURCES = ("bench/study/run.py", "bench/study/arms.py", "bench/study/networks.py", "models/resnet.py")
+_INFOBATCH = "bench/study/infobatch.py"
 _WAIT_SECONDS = 2.0
 
 
-def fingerprint(study: Study) -> str:
+def fingerprint(study: Study, arm: Arm) -> str:
     """Tells apart what trains: the recipe's numbers, and the sources of arms, runs and networks. 12 hex digits."""
     numbers = {key: value for key, value in asdict(study).items() if key not in ("arms", "title", "printed")}
     found = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
-    for name in _SOURCES:
+    for name in (*_SOURCES, *([_INFOBATCH] if arm.plan == "infobatch" else [])):
         found.update((ROOT / name).read_bytes())
     return found.hexdigest()[:12]
 
@@ -66,8 +67,8 @@ class Worker:
     ) -> None:
         self.study, self._files, self._out, self._committed = study, files, out, committed
         self._shard, self._device = shard, device
+        self._fingerprints = {arm.name: fingerprint(study, arm) for arm in study.arms}  # of what is imported by now
         self._facts = {
-            "fingerprint": fingerprint(study),
             "revision": revision(),
             "data": files.train.fingerprint,
             "cpu": cpu_name(),
@@ -91,6 +92,7 @@ class Worker:
             "seed": run.seed,
             "factor": run.factor,
             **found,
+            "fingerprint": self._fingerprints[arm.name],
             **self._facts,
             "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             "command": f"python -m budgetloader.bench.evidence --recipe {study.name} --repeat {run.name}",
@@ -206,9 +208,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: Any, console: Console) -> int:
     study = STUDIES[options.recipe]
     out = options.out or ROOT / "runs" / "evidence" / study.name
-    committed = ROOT / "bench" / "results" / f"evidence_{study.name}.jsonl"
+    committed = page.record_path(ROOT, study.name)
+    if options.check:
+        wrong = page.check(ROOT)
+        console.print("\n".join(wrong) or "pages, pictures and records agree", soft_wrap=True, markup=False)
+        return int(bool(wrong))
     if options.merge:
         console.print(f"{record.merge(out / 'record.jsonl', options.merge)} rows", soft_wrap=True)
+        return 0
+    if options.publish:
+        count = record.merge(committed, [out / "record.jsonl"])
+        console.print("\n".join([f"{committed.name}: {count} rows", *page.write(ROOT)]), soft_wrap=True)
         return 0
     if options.status:
         rows = {**record.read(committed), **record.read(out / "record.jsonl")}

@@ -70,6 +70,8 @@ def progressive(total: int, *, epochs: int, full: int) -> list[int]:
     counts = [min(math.floor(high**t * full), full) for t in range(1, epochs)]
     counts = [count for count in counts if count] or [0]
     while (rest := left - sum(counts)) > 0:
+        if min(counts) == full:  # full epochs of fewer batches than there are epochs
+            counts.append(0)
         for place in range(min(rest, len(counts))):
             counts[place] += counts[place] < full
     return [*counts, full]

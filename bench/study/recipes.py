@@ -130,7 +130,7 @@ FASHION = Study(
     learning_rate=0.1,
     mean=(0.286, 0.286, 0.286),
     std=(0.353, 0.353, 0.353),
-    arms=arms(ratios=RATIOS, settings=("R3", "R2"), infobatch=False),
+    arms=arms(ratios=RATIOS, settings=("R3", "R2")),
 )
 
 STUDIES = {study.name: study for study in (FASHION,)}
