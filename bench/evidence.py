@@ -22,7 +22,7 @@ import sys
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,16 @@ from budgetloader.doctor import version
 ROOT = Path(__file__).resolve().parent.parent
 _SOURCES = ("bench/study/run.py", "bench/study/arms.py", "bench/study/networks.py", "models/resnet.py")
 _INFOBATCH = "bench/study/infobatch.py"
+_NO_NUMBERS = ("name", "title", "arms", "printed", "pilot_seeds", "first_seed", "least_seeds", "most_seeds", "factors")
 _WAIT_SECONDS = 2.0
 
 
 def fingerprint(study: Study, arm: Arm) -> str:
     """Tells apart what trains: the recipe's numbers, and the sources of arms, runs and networks. 12 hex digits."""
-    numbers = {key: value for key, value in asdict(study).items() if key not in ("arms", "title", "printed")}
-    found = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
+    numbers = {field.name: getattr(study, field.name) for field in fields(study) if field.name not in _NO_NUMBERS}
+    usual = {field.name: field.default for field in fields(study)}
+    said = {name: value for name, value in numbers.items() if value != usual[name]}  # the same when fields are added
+    found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for name in (*_SOURCES, *([_INFOBATCH] if arm.plan == "infobatch" else [])):
         found.update((ROOT / name).read_bytes())
     return found.hexdigest()[:12]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Decay = Literal["step", "cosine", "linear"]
@@ -78,6 +78,7 @@ class Study:
         pilot_seeds: for the learning rates and the power calculation; not used again. (): there is no pilot.
         first_seed, least_seeds, most_seeds: of the main runs: as many as the power calculation asks for, within these.
         resident: whether the images fit into memory, decoded.
+        workers: threads of the loader; None: one per core.
         printed: published top-1, percent: arm's name → figure, to show beside the measured one.
     """
 
@@ -105,6 +106,7 @@ class Study:
     most_seeds: int = 20
     printed: dict[str, float] = field(default_factory=dict)
     resident: bool = True
+    workers: int | None = 1
 
     def arm(self, name: str) -> Arm:
         """The arm of that name.
@@ -133,4 +135,43 @@ FASHION = Study(
     arms=arms(ratios=RATIOS, settings=("R3", "R2")),
 )
 
-STUDIES = {study.name: study for study in (FASHION,)}
+# P. Okanovic et al., "Repeated Random Sampling for Minimizing the Time-to-Accuracy of Learning", ICLR 2024: the protocol
+# of its section 4, and top-1 read off the data of its plots: RS2 without replacement is our "cyclic".
+_RS2 = Study(
+    name="rs2",
+    title="",
+    network="resnet18-small",
+    epochs=200,
+    batch_size=128,
+    image_size=32,
+    held_out=0,
+    learning_rate=0.1,
+    nesterov=True,
+    decay="cosine",
+    factors=(1.0,),
+    arms=arms(ratios=("0.3", "0.1"), settings=()),
+    pilot_seeds=(),
+    least_seeds=3,
+    most_seeds=3,
+)
+RS2_CIFAR10 = replace(
+    _RS2,
+    name="rs2-cifar10",
+    title="CIFAR-10, ResNet-18, RS2's protocol",
+    printed={"full": 95.5, "cyclic@0.3": 94.3, "cyclic@0.1": 91.7, "static@0.3": 91.0, "static@0.1": 78.4},
+)
+RS2_CIFAR100 = replace(_RS2, name="rs2-cifar100", title="CIFAR-100, ResNet-18, RS2's protocol")
+RS2_IMAGENET = replace(
+    _RS2,
+    name="rs2-imagenet",
+    title="ImageNet, ResNet-18, RS2's protocol",
+    network="resnet18",
+    batch_size=256,
+    image_size=224,
+    resident=False,
+    workers=None,
+    printed={"full": 69.5, "cyclic@0.3": 68.2, "cyclic@0.1": 66.0, "static@0.3": 64.1, "static@0.1": 52.1},
+)
+RS2 = {10: RS2_CIFAR10, 100: RS2_CIFAR100, 1000: RS2_IMAGENET}  # classes → study
+
+STUDIES = {study.name: study for study in (FASHION, *RS2.values())}

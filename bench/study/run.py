@@ -277,5 +277,5 @@ def shape(study: Study, device: str) -> dict[str, Any]:
         "std": study.std,
         "engine": resident if study.resident else "auto",
         "device": device,
-        "workers": 1,
+        "workers": study.workers,
     }
