@@ -18,6 +18,7 @@ import datetime
 import hashlib
 import itertools
 import json
+import os
 import sys
 import time
 import zlib
@@ -26,14 +27,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from budgetloader.bench import console as terminals
 from budgetloader.bench.record import cpu_name, revision
 from budgetloader.bench.study import page, record, sets, statistics, tasks
-from budgetloader.bench.study.recipes import STUDIES, Arm, Study
+from budgetloader.bench.study.recipes import RS2, STUDIES, Arm, Study
 from budgetloader.bench.study.run import Files, Run, train
 from budgetloader.doctor import version
+from budgetloader.errors import LoaderError
 
 ROOT = Path(__file__).resolve().parent.parent
 _SOURCES = ("bench/study/run.py", "bench/study/arms.py", "bench/study/networks.py", "models/resnet.py")
@@ -184,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m budgetloader.bench.evidence", description=(__doc__ or "").split("\n\n")[0]
     )
     add = parser.add_argument
-    add("--recipe", choices=list(STUDIES), default="fashion", help="what is trained and compared")
+    add("--recipe", choices=[*STUDIES, "rs2"], default="fashion", help="what is trained and compared")
     add("--data", type=Path, help="where the images are; none: what a Debian package has (fashion)")
     add("--out", type=Path, help="folder of the record; none: runs/evidence/RECIPE")
     add("--shard", type=_shard, default=(1, 1), metavar="I/N", help="train the I-th of N parts, for several machines")
@@ -208,8 +211,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return terminals.guarded(bench, interrupted="the run under way is lost, and the same command goes on")
 
 
+def _study(options: Any) -> Study:
+    """The study that is meant; of "rs2" the one whose classes the data have."""
+    if options.recipe != "rs2":
+        return STUDIES[options.recipe]
+    if options.data is None:
+        raise LoaderError(f"--recipe rs2 needs --data, or one of {', '.join(study.name for study in RS2.values())}")
+    found = sets.classes(options.data)
+    if found not in RS2:
+        raise LoaderError(f"{options.data} has {found} classes; RS2's protocol is for {', '.join(map(str, RS2))}")
+    return RS2[found]
+
+
 def _run(options: Any, console: Console) -> int:
-    study = STUDIES[options.recipe]
+    study = _study(options)
     out = options.out or ROOT / "runs" / "evidence" / study.name
     committed = page.record_path(ROOT, study.name)
     if options.check:
@@ -229,6 +244,10 @@ def _run(options: Any, console: Console) -> int:
         return 0
     files = sets.files(study.name, options.data, folder=out / "data", console=console)
     worker = Worker(study, files, out=out, committed=committed, shard=options.shard, device=options.device)
+    if options.device != "cpu":  # the same weights again, as far as the device's libraries allow
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
     if options.repeat:
         return repeat(worker, options.repeat, console)
     worker.work(console, most=options.runs)

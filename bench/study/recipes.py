@@ -135,8 +135,8 @@ FASHION = Study(
     arms=arms(ratios=RATIOS, settings=("R3", "R2")),
 )
 
-# P. Okanovic et al., "Repeated Random Sampling for Minimizing the Time-to-Accuracy of Learning", ICLR 2024: the protocol
-# of its section 4, and top-1 read off the data of its plots: RS2 without replacement is our "cyclic".
+# P. Okanovic et al., "Repeated Random Sampling for Minimizing the Time-to-Accuracy of Learning", ICLR 2024. The
+# protocol, and top-1 read off the data of its plots. RS2 without replacement is our "cyclic".
 _RS2 = Study(
     name="rs2",
     title="",

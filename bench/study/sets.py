@@ -35,13 +35,31 @@ def files(name: str, data: Path | None, *, folder: Path, console: Console) -> Fi
         data = fashion(console)
     found = []
     for split in ("train", "test"):
-        path = folder / f"{split}.beton"
-        if not path.exists():
+        path, source = folder / f"{split}.beton", _part(data, split)
+        if source.suffix == ".beton":
+            path = source
+        elif not path.exists():
             console.print(f"convert {split} images", soft_wrap=True)
             folder.mkdir(parents=True, exist_ok=True)
-            convert(open_source(data, split=split), path, exists="replace")
+            convert(open_source(source, split=split), path, exists="replace")
         found.append(Dataset(path))
     return Files(*found)
+
+
+def classes(data: Path) -> int:
+    """How many classes a set has."""
+    train = _part(data, "train")
+    labels = Dataset(train).labels.tolist() if train.suffix == ".beton" else open_source(train).labels
+    return 1 + max(labels)
+
+
+def _part(data: Path, split: str) -> Path:
+    """Where a split is: train.beton and val.beton in a folder, train/ and val/ in it, or in the folder itself."""
+    for name in ("train",) if split == "train" else ("val", "test"):
+        for path in (data / f"{name}.beton", data / name):
+            if path.exists() and (path.is_dir() or path.suffix == ".beton"):
+                return path
+    return data
 
 
 def fashion(console: Console) -> Path:

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from budgetloader.convert import Report, Settings
     from budgetloader.sources import Source
 
-HELP = "convert a folder of images, CIFAR's pickles or a torchvision dataset to a .beton file"
+HELP = "convert a folder of images, CIFAR's pickles, IDX files, an .npz or a torchvision dataset to a .beton file"
 _MOST_LISTED = 20  # classes; of more, the smallest and the largest are named
 
 
 def add_arguments(add: Add) -> None:
-    add("source", help="folder of CLASS/IMAGE, or of CIFAR's pickles; with --torchvision the dataset's root")
+    add("source", help="folder of CLASS/IMAGE, of CIFAR's pickles or of IDX files; an .npz; with --torchvision its root")
     add("file", help="the .beton to make")
     add("--quality", type=int, help="JPEG quality; none: 90, or 100 for pixels that were never compressed")
     add("--subsampling", choices=("4:2:0", "4:2:2", "4:4:4"), help="none: 4:2:0, or 4:4:4 for such pixels")
@@ -36,7 +36,7 @@ def add_arguments(add: Add) -> None:
     add("--background", default="white", help="what transparent images are put on: a colour's name, or #rrggbb")
     add("--on-bad", choices=("raise", "skip"), default="raise", help="what to do with an image that cannot be stored")
     add("--threads", type=int, help="none: one per core")
-    add("--split", help="train or test (CIFAR), or as the torchvision dataset calls it; none: its default")
+    add("--split", help="train or test (CIFAR, IDX, .npz), or as the torchvision dataset calls it; none: its default")
     add("--torchvision", metavar="NAME", help="the source is torchvision.datasets.NAME, on disk already")
     add("--overwrite", action="store_true", help="replace the file if it exists")
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import pickle
 import shutil
 import signal
 import struct
@@ -36,6 +37,10 @@ TINY = dataclasses.replace(
 )
 
 
+KINDS = ("full", "flat", "short", "short-linear", "infobatch")
+FEW = dataclasses.replace(TINY, arms=tuple(arm for arm in TINY.arms if arm.kind in KINDS))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """IDX files of 140 training and 30 test images."""
@@ -58,8 +63,8 @@ def threads():
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path, folder):
-    """Runs the command on the tiny study in a folder of its own."""
-    monkeypatch.setitem(STUDIES, "tiny", TINY)
+    """Runs the command on a tiny study in a folder of its own."""
+    monkeypatch.setitem(STUDIES, "tiny", FEW)
     monkeypatch.setattr(evidence, "ROOT", tmp_path)
     for name in (*evidence._SOURCES, evidence._INFOBATCH):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -207,8 +212,8 @@ def test_a_study_is_trained_to_its_end_resumed_and_repeated(tiny, tmp_path, caps
     assert tiny() == 0
     rows = record.read(out / "record.jsonl")
     assert list(rows)[:3] == list(first) and rows | first == rows  # what was done is not done again
-    assert len(rows) == tasks.total(TINY, rows) and tasks.complete(TINY, rows) and not tasks.ready(TINY, rows)
-    assert page.faults(TINY, rows) == []
+    assert len(rows) == tasks.total(FEW, rows) and tasks.complete(FEW, rows) and not tasks.ready(FEW, rows)
+    assert page.faults(FEW, rows) == []
     name = "main/short@0.618/seed1"
     assert rows[name]["command"].endswith(f"--recipe tiny --repeat {name}")
     capsys.readouterr()
@@ -248,7 +253,7 @@ def test_a_killed_process_loses_the_run_under_way_alone(tiny, tmp_path, folder):
 import sys
 sys.path.insert(0, {str(ROOT / "tests" / "bench")!r}); sys.path.insert(0, {str(ROOT / "tests")!r})
 import test_evidence as t
-t.STUDIES["tiny"] = t.TINY
+t.STUDIES["tiny"] = t.FEW
 t.evidence.main(["--recipe", "tiny", "--data", {str(folder)!r}, "--out", {str(tmp_path / "out")!r}])
 """
     path = tmp_path / "out" / "record.jsonl"
@@ -265,7 +270,7 @@ t.evidence.main(["--recipe", "tiny", "--data", {str(folder)!r}, "--out", {str(tm
     assert tiny("--out", str(tmp_path / "out"), "--runs", "1") == 0
     after = record.read(path)
     assert len(after) == len(before) + 1 and after | before == after
-    assert list(after) == [one.name for one in tasks.pilot(TINY)][: len(after)]
+    assert list(after) == [one.name for one in tasks.ready(FEW, {})][: len(after)]
 
 
 def test_a_run_that_another_process_has_is_left_to_it(tmp_path):
@@ -420,6 +425,56 @@ def test_a_picture_carries_the_numbers_that_it_shows(tmp_path):
     assert pictures.digest_of(tmp_path / "a.png") == pictures.digest(points)
     assert pictures.digest({"flat": [[0.1, 80.1], [0.3, 85.0]]}) != pictures.digest(points)
     assert pictures.digest_of(tmp_path / "none.png") is None
+
+
+# Sets and recipes
+
+
+def test_rs2s_protocol_is_trained_on_the_set_that_is_given(tmp_path, monkeypatch, capsys):
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
+    random, data = np.random.default_rng(0), tmp_path / "cifar"
+    data.mkdir()
+    for name in names:
+        content = {b"data": random.integers(0, 256, (2, 3072), dtype=np.uint8), b"labels": [3, 9]}
+        (data / name).write_bytes(pickle.dumps(content))
+    (data / "batches.meta").write_bytes(pickle.dumps({b"label_names": [b"c%d" % i for i in range(10)]}))
+    assert (
+        evidence._study(evidence._parser().parse_args(["--recipe", "rs2", "--data", str(data)])) is recipes.RS2_CIFAR10
+    )
+    short = dataclasses.replace(
+        recipes.RS2_CIFAR10, epochs=1, batch_size=4, least_seeds=1, arms=(Arm("full", "1", "full"),)
+    )
+    monkeypatch.setitem(recipes.RS2, 10, short)
+    command = ["--recipe", "rs2", "--data", str(data), "--out", str(tmp_path / "out")]
+    assert evidence.main(command) == 0
+    rows = record.read(tmp_path / "out" / "record.jsonl")
+    assert list(rows) == ["main/full/seed0"] and rows["main/full/seed0"]["samples"] == 10
+    assert tables.accuracies(short, rows).rows[0][-1] == "95.5"
+
+
+def test_rs2s_protocol_is_that_of_its_paper():
+    for study in recipes.RS2.values():
+        assert (study.epochs, study.learning_rate, study.nesterov, study.weight_decay) == (200, 0.1, True, 5e-4)
+        assert study.decay == "cosine" and study.factors == (1.0,) and not tasks.pilot(study)
+        assert len(tasks.ready(study, {})) == 3 * len(study.arms) == tasks.total(study, {})
+    assert [recipes.RS2[classes].batch_size for classes in (10, 100, 1000)] == [128, 128, 256]
+
+
+@pytest.mark.parametrize("command", [["--recipe", "rs2"], ["--recipe", "rs2", "--data", "DATA"]])
+def test_a_set_without_a_protocol_is_said(command, folder, capsys):
+    assert evidence.main([str(folder) if part == "DATA" else part for part in command]) == 1
+    said = capsys.readouterr().err
+    assert "has 3 classes; RS2's protocol is for 10, 100, 1000" in said or "--recipe rs2 needs --data" in said
+
+
+def test_a_set_may_be_a_folder_of_parts_or_of_finished_files(tmp_path, files, folder):
+    from rich.console import Console
+
+    (tmp_path / "train.beton").symlink_to(files.train.path)
+    (tmp_path / "val.beton").symlink_to(files.test.path)
+    found = sets.files("tiny", tmp_path, folder=tmp_path / "none", console=Console(quiet=True))
+    assert (len(found.train), len(found.test)) == (140, 30) and not (tmp_path / "none").exists()
+    assert sets.classes(tmp_path) == sets.classes(folder) == 3
 
 
 def test_a_set_that_is_no_package_has_to_be_said(tmp_path):
