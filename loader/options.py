@@ -20,6 +20,7 @@ from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerL
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
+from budgetloader.tars import is_ordinary, open_ordinary
 
 SMALL = 64  # pixels: images of up to this side, all of one size, are shifted by crop="auto", as CIFAR's are
 
@@ -79,6 +80,8 @@ def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
         ArgumentError: the dataset is open already, with other options.
     """
     if isinstance(path, (str, os.PathLike)):
+        if is_ordinary(path):
+            return open_ordinary(path, verify=verify, label_field=label_field)
         return Dataset(path, verify=verify, label_field=label_field)
     if isinstance(path, (list, tuple, Mixture)):
         return join(path, verify=verify, label_field=label_field)
