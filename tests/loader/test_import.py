@@ -18,7 +18,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"selections"},
     {"dataset", "plans", "sources"},
     {"joined"},
-    {"batch"},
+    {"batch", "where"},
     {"convert", "engines", "generate", "verify"},
     {"feed", "options"},
     {"choosing"},
