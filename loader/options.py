@@ -15,6 +15,7 @@ from budgetloader.cursor import Cursor
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Engine, Job
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
+from budgetloader.given import given
 from budgetloader.joined import Mixture, join
 from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerLike
 from budgetloader.schedule import Schedule
@@ -100,7 +101,7 @@ def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
         raise ArgumentError(
             f"label_field={label_field!r}: the dataset is open already; give Dataset(path, label_field={label_field!r})"
         )
-    return path
+    return given(path)
 
 
 def choose_crop(crop: str, dataset: Index) -> tuple[Crop, str]:

@@ -53,17 +53,12 @@ class JpegTar(Ordinary):
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = local(path)
         self._file = open_regular(self.path)
-        found = os.fstat(self._file.fileno())
-        self._as_opened = (found.st_size, found.st_mtime_ns)
-        members = list(members_of_tar(self._file, self.path))
-        images = [member for member in members if member.name.lower().endswith(SUFFIXES)]
-        if not images:
-            raise DatasetError(f"{self.path} has no .jpg among its {len(members):,} files; convert what it has")
-        self._starts = np.array([member.start for member in images], np.int64)
-        self._bytes = np.array([member.size for member in images], np.int64)
-        numbers = {_key(member.name): member for member in members if member.name.endswith(".cls")}
-        classes, labels = self._numbers(images, numbers) if numbers else self._folders(images)
-        super().__init__(self.path, [member.name for member in images], labels, classes)
+        status = os.fstat(self._file.fileno())
+        self._as_opened = (status.st_size, status.st_mtime_ns)
+        found = label_members(self._file, list(members_of_tar(self._file, self.path)), self.path)
+        self._starts = np.array([image.start for image in found.images], np.int64)
+        self._bytes = np.array([image.size for image in found.images], np.int64)
+        super().__init__(self.path, [image.name for image in found.images], found.labels, found.classes)
 
     def jpeg(self, sample: int) -> np.ndarray:
         return self._same(self._read(int(sample), int(self._bytes[sample])), int(sample))
@@ -80,35 +75,65 @@ class JpegTar(Ordinary):
         except OSError as error:
             raise DatasetError(f"{self.path} cannot be read: {error.strerror}") from None
 
-    def _numbers(self, images: list[Member], numbers: dict[str, Member]) -> tuple[tuple[str, ...], np.ndarray]:
-        labels = np.empty(len(images), np.int64)
-        for sample, image in enumerate(images):
-            member = numbers.get(_key(image.name))
-            if member is None:
-                raise DatasetError(
-                    f"{self.path}: {printable(image.name)} has no .cls beside it; give one for each image"
-                )
-            text = os.pread(self._file.fileno(), min(member.size, _LABEL_BYTES), member.start).decode(
-                "ascii", "replace"
-            )
-            if member.size > _LABEL_BYTES or not text.strip().isdecimal() or int(text) > MAX_LABEL:
-                raise DatasetError(
-                    f"{self.path}: {printable(member.name)} has {text[:20]!r}, and no number from 0 to {MAX_LABEL:,}"
-                )
-            labels[sample] = int(text)
-        return (), labels
 
-    def _folders(self, images: list[Member]) -> tuple[tuple[str, ...], np.ndarray]:
-        folders = [PurePosixPath(image.name).parent.name for image in images]
-        for image, folder in zip(images, folders, strict=True):
-            if not folder:
-                raise DatasetError(
-                    f"{self.path}: {printable(image.name)} lies in no folder and has no .cls beside it, so nobody "
-                    "knows its class; pack CLASS/NAME.jpg, or KEY.jpg with KEY.cls"
-                )
-        classes = tuple(sorted(set(folders)))
-        number = {name: label for label, name in enumerate(classes)}
-        return tuple(printable(name) for name in classes), np.array([number[name] for name in folders], np.int64)
+@dataclass(frozen=True)
+class Labelled:
+    """The images of a tar with what they show.
+
+    Attributes:
+        images: in the tar's order.
+        labels: int64 [n].
+        classes: the classes' names, or () where labels are numbers.
+    """
+
+    images: list[Member]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+
+def label_members(
+    file: BinaryIO, members: list[Member], path: Path, *, suffixes: tuple[str, ...] = SUFFIXES
+) -> Labelled:
+    """The images of a tar, with the labels of their `.cls`, or of their folders.
+
+    Args:
+        file: the tar.
+        members: its files.
+        path: of the tar, for messages.
+        suffixes: of images.
+
+    Raises:
+        DatasetError: no image; labels that are missing or no numbers.
+    """
+    images = [member for member in members if member.name.lower().endswith(suffixes)]
+    if not images:
+        raise DatasetError(f"{path} has no image ({', '.join(sorted(suffixes))}) among its {len(members):,} files")
+    numbers = {_key(member.name): member for member in members if member.name.endswith(".cls")}
+    if numbers:
+        return Labelled(images, np.array([_number(file, image, numbers, path) for image in images], np.int64), ())
+    folders = [PurePosixPath(image.name).parent.name for image in images]
+    for image, folder in zip(images, folders, strict=True):
+        if not folder:
+            raise DatasetError(
+                f"{path}: {printable(image.name)} lies in no folder and has no .cls beside it, so nobody knows its "
+                "class; pack CLASS/NAME.jpg, or KEY.jpg with KEY.cls"
+            )
+    classes = tuple(sorted(set(folders)))
+    number = {name: label for label, name in enumerate(classes)}
+    labels = np.array([number[name] for name in folders], np.int64)
+    return Labelled(images, labels, tuple(printable(name) for name in classes))
+
+
+def _number(file: BinaryIO, image: Member, numbers: dict[str, Member], path: Path) -> int:
+    """The label in the `.cls` of an image."""
+    member = numbers.get(_key(image.name))
+    if member is None:
+        raise DatasetError(f"{path}: {printable(image.name)} has no .cls beside it, as others have; pack one")
+    data = os.pread(file.fileno(), min(member.size, _LABEL_BYTES), member.start)
+    text = data.decode("ascii", "replace")
+    if member.size > _LABEL_BYTES or not text.strip().isdecimal() or int(text) > MAX_LABEL:
+        raise DatasetError(f"{path}: {printable(member.name)} has {text[:20]!r}, and no number from 0 to {MAX_LABEL:,}")
+    return int(text)
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -212,8 +212,8 @@ def header(name="x/1.jpg", **changes):
         (header(type=b"L", size=1 << 40), "a file's header has"),
         (header(type=b"x", size=1 << 40), "a file's header has"),
         (header() + b"garbage" * 100, "damaged|no tar|has 0 bytes"),
-        (b"".join(header(type=b"L", size=0) for _ in range(3000)), "no tar|RecursionError|no .jpg"),
-        (header("1.txt"), "no .jpg among its 1 files"),
+        (b"".join(header(type=b"L", size=0) for _ in range(3000)), "no tar|no image"),
+        (header("1.txt"), "no image .* among its 1 files"),
         (header("1.jpg", size=0), "lies in no folder"),
     ],
 )
