@@ -41,6 +41,8 @@ if TYPE_CHECKING:
         ScheduleError,
         ServiceGoneError,
     )
+    from budgetloader.given import JpegSource
+    from budgetloader.growing import shards
     from budgetloader.joined import Mixture
     from budgetloader.loader import BudgetLoader
     from budgetloader.sampler import BudgetSampler
@@ -66,6 +68,7 @@ _HOMES = {
     "EngineError": "errors",
     "EpochStats": "stats",
     "InfoBatch": "selections.infobatch",
+    "JpegSource": "given",
     "LoaderError": "errors",
     "Mixture": "joined",
     "ResumeError": "errors",
@@ -76,6 +79,7 @@ _HOMES = {
     "ServiceGoneError": "errors",
     "Verdict": "stats",
     "connect": "service.client",
+    "shards": "growing",
 }
 __all__ = [
     "ArgumentError",
@@ -90,6 +94,7 @@ __all__ = [
     "EngineError",
     "EpochStats",
     "InfoBatch",
+    "JpegSource",
     "LoaderError",
     "Mixture",
     "ResumeError",
@@ -100,6 +105,7 @@ __all__ = [
     "ServiceGoneError",
     "Verdict",
     "connect",
+    "shards",
     "theory",
 ]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from budgetloader.batch import Batch
 from budgetloader.cursor import Cursor
 from budgetloader.errors import ArgumentError, ResumeError, ScheduleError
 from budgetloader.feed import Feed
@@ -15,8 +16,10 @@ from budgetloader.selections import Chosen
 from budgetloader.selections.packing import pack, unpack
 from budgetloader.selections.picks import Picks
 from budgetloader.selections.scores import Learner
+from budgetloader.where import where
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import ArrayLike
 
 _STATE = "chosen"  # the part of a state that says which samples are left out
@@ -32,10 +35,11 @@ class Choosing:
     _planner: PlannerLike
     _cursor: Cursor
     _feed: Feed | None
+    dataset: Any
     _refused = ""  # why nothing can be selected
     _dropped: dict[int, int]  # epoch → samples that were prefetched for it in vain
 
-    def select(self, epoch: int, ids: ArrayLike | None) -> None:
+    def select(self, epoch: int, ids: ArrayLike | str | None) -> None:
         """Draw an epoch from some samples alone, before it begins.
 
             for epoch in batches.epochs():
@@ -51,7 +55,8 @@ class Choosing:
 
         Args:
             epoch: one that has not begun.
-            ids: numbers of samples, each once, or a boolean mask with an entry per sample; None: all samples again.
+            ids: numbers of samples, each once, a boolean mask with an entry per sample, or a condition as `samples=`
+                takes it; None: all samples again.
 
         Raises:
             ScheduleError: the epoch has begun, or is none; samples that are none.
@@ -69,7 +74,7 @@ class Choosing:
                 f"epoch {epoch} has begun or is over (the loader is at epoch {self._cursor.epoch}, batch "
                 f"{self._cursor.step}); select samples for a later one"
             )
-        picks.select(int(epoch), ids)
+        picks.select(int(epoch), where(self.dataset, ids))
         self._drop_from(int(epoch), changed=[int(epoch)])
 
     def feedback(self, ids: ArrayLike, losses: Any) -> None:
@@ -138,10 +143,13 @@ class Choosing:
             for e, samples in self._feed.cut(epoch).items():
                 self._dropped[e] = self._dropped.get(e, 0) + samples
 
-    def _weights(self, epoch: int, ids: np.ndarray) -> np.ndarray:
-        """By what the losses of a batch are multiplied: float32 [n]."""
-        changing = self._changing
-        return np.ones(len(ids), np.float32) if changing is None else changing.weights(epoch, ids)
+    def _weights(self, batch: Batch) -> torch.Tensor:
+        """By what the losses of a batch are multiplied: float32 [n], where its labels are."""
+        import torch
+
+        assert self._changing is not None, "batches have weights where a selection learns"
+        weights = self._changing.weights(batch.plan.epoch, batch.shown)
+        return torch.from_numpy(weights).to(batch.labels.device)
 
     def _with_choice(self, state: dict[str, Any]) -> dict[str, Any]:
         """A cursor's state with what says which samples are left out."""

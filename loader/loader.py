@@ -28,6 +28,7 @@ from budgetloader.schedule import Schedule
 from budgetloader.selections import ScoreSelection, Selection, Wanted
 from budgetloader.shard import local_shard
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
+from budgetloader.where import where
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,8 +78,9 @@ class BudgetLoader(Choosing):
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is
             initialised, else 0 of 1.
         sampling: "independent", "cyclic" or "static"; see `budgetloader.order.Order`.
-        samples: a subset to train (or, with train=False, to evaluate) on: numbers of samples, each once, or a boolean
-            mask with an entry per sample of the set. An epoch is then ⌊α·⌈n/B⌉⌋ batches of its n samples.
+        samples: a subset to train (or, with train=False, to evaluate) on: numbers of samples, each once, a boolean
+            mask with an entry per sample of the set, or a condition such as "height >= 256 and label in (3, 5)" (see
+            `budgetloader.where`). An epoch is then ⌊α·⌈n/B⌉⌋ batches of its n samples.
         weights: a number per sample of the set, or "balanced" (every class equally often): each place of an epoch is a
             draw in proportion, with replacement. With `samples`, among those.
         selection: a `budgetloader.Selection` of your own, or a `budgetloader.ScoreSelection` that learns, such as
@@ -139,7 +141,7 @@ class BudgetLoader(Choosing):
         rank: int | None = None,
         world_size: int | None = None,
         sampling: Sampling = "independent",
-        samples: ArrayLike | None = None,
+        samples: ArrayLike | str | None = None,
         weights: ArrayLike | str | None = None,
         selection: Selection | ScoreSelection | None = None,
         on_corrupt: OnCorrupt = "raise",
@@ -156,7 +158,7 @@ class BudgetLoader(Choosing):
         self.dataset: Any = open_dataset(path, verify=verify, label_field=label_field)
         self.crop, self.crop_reason = choose_crop(crop, self.dataset)
         drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop}
-        wanted = Wanted(sampling, samples, weights, selection)
+        wanted = Wanted(sampling, where(self.dataset, samples), weights, selection)
         self._planner = make_planner(
             self.dataset, train=train, schedule=schedule, wanted=wanted, shard=shard, on_corrupt=on_corrupt, **drawn
         )
@@ -345,14 +347,13 @@ class BudgetLoader(Choosing):
             raise
 
     def _item(self, batch: Batch) -> tuple:
+        item: tuple = (batch.images, batch.labels)
         if not self._with_ids and not self._learns:
-            return batch.images, batch.labels
+            return item
         import torch
 
-        item = batch.images, batch.labels, torch.from_numpy(batch.shown.copy())
-        if not self._learns:
-            return item
-        return *item, torch.from_numpy(self._weights(batch.plan.epoch, batch.shown)).to(batch.labels.device)
+        item = (*item, torch.from_numpy(batch.shown.copy()))
+        return (*item, self._weights(batch)) if self._learns else item
 
     # What it measured, and its end
 

@@ -73,7 +73,7 @@ def connect(
     prefetch: int = 3,
     rank: int | None = None,
     world_size: int | None = None,
-    samples: ArrayLike | None = None,
+    samples: ArrayLike | str | None = None,
     weights: ArrayLike | str | None = None,
     selection: Selection | ScoreSelection | None = None,
     on_corrupt: OnCorrupt = "raise",

@@ -19,9 +19,9 @@ LAYERS = (  # each imports from its own line or those above it
     {"selections"},
     {"dataset", "plans", "sources"},
     {"joined"},
-    {"batch"},
-    {"convert", "engines", "generate", "verify"},
-    {"feed", "options"},
+    {"batch", "where"},
+    {"convert", "converted", "engines", "generate", "verify"},
+    {"feed", "growing", "options"},
     {"choosing"},
     {"loader", "prepare", "sampler"},
     {"service", "noise", "throughput"},
@@ -225,6 +225,7 @@ def test_import_loader_takes_under_0_3_seconds():
     assert import_seconds("budgetloader") < 0.3
 
 
+@pytest.mark.slow
 def test_the_test_of_the_seconds_can_fail():
     assert import_seconds("torch") > 0.3
 
