@@ -40,7 +40,7 @@ def made_up(name="tiny", *, seeds=4, **accuracies):
 def pilot_rows(study, *, spread):
     """A pilot in which two seeds' differences between arms have that standard deviation, points."""
     rows = {}
-    for one in tasks.pilot(study, primary=True):
+    for one in tasks.pilot(study, tuple(arm for arm in study.arms if arm.primary)):
         sign = 1 if one.seed == study.pilot_seeds[0] else -1
         value = 80 + (sign * spread / math.sqrt(2) if one.arm.kind == "flat" else 0) + (one.factor == 0.5)
         rows[one.name] = {"name": one.name, "phase": "pilot", "arm": one.arm.name, "seed": one.seed}

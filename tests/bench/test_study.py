@@ -80,19 +80,32 @@ def test_primary_arms_come_first_and_main_runs_wait_for_the_pilot():
     assert {one.phase for one in ready[6:]} == {"pilot"} and not any(one.arm.primary for one in ready[6:])
 
 
+def test_the_smallest_budget_of_the_primary_arms_is_trained_first():
+    found = [(group[0].budget, group[0].primary) for group in tasks.groups(FASHION)]
+    ratios = [(budget, True) for budget in ("0.1", "0.3", "0.618")]
+    others = [(budget, False) for budget in ("0.1", "0.3", "0.618", "R3", "R2", "1")]
+    assert found == ratios + others
+    assert sum(len(group) for group in tasks.groups(FASHION)) == len(FASHION.arms)
+
+
 def test_of_equally_good_learning_rates_the_first_is_taken():
     rows = {name: row | {"correct": 7} for name, row in pilot_rows(TINY, spread=0).items()}
     assert tasks.factor(TINY, TINY.arm("flat@0.618"), rows) == 1.0
     del rows["pilot/flat@0.618/x0.5/seed9002"]
-    assert tasks.factor(TINY, TINY.arm("flat@0.618"), rows) is None and tasks.seeds(TINY, rows) is None
+    assert tasks.factor(TINY, TINY.arm("flat@0.618"), rows) is None and tasks.seeds(TINY, "0.618", rows) is None
 
 
 @pytest.mark.parametrize(("spread", "seeds"), [(0.0, 10), (0.3, 10), (0.5, 13), (5.0, 20)])
 def test_seeds_are_as_many_as_the_pilots_spread_asks_for(spread, seeds):
     rows = pilot_rows(FASHION, spread=spread)
-    assert statistics.pilot_spread(FASHION, rows) == pytest.approx(spread, abs=1e-3)
-    assert len(tasks.seeds(FASHION, rows)) == seeds
-    assert not set(tasks.seeds(FASHION, rows)) & set(FASHION.pilot_seeds)
+    for budget in ("0.618", "0.3", "0.1"):
+        assert statistics.pilot_spread(FASHION, rows, budget=budget) == pytest.approx(spread, abs=1e-3)
+    for budget in ("0.1", "R3", "1"):
+        assert len(tasks.seeds(FASHION, budget, rows)) == seeds
+        assert not set(tasks.seeds(FASHION, budget, rows)) & set(FASHION.pilot_seeds)
+    del rows["pilot/flat@0.618/x1/seed9001"]
+    assert tasks.seeds(FASHION, "0.618", rows) is None is tasks.seeds(FASHION, "R3", rows)
+    assert len(tasks.seeds(FASHION, "0.1", rows)) == seeds
 
 
 # Statistics
