@@ -27,6 +27,7 @@ from budgetloader.schedule import Schedule
 from budgetloader.selections import Selection, Wanted
 from budgetloader.shard import local_shard
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
+from budgetloader.targets import Targets
 
 if TYPE_CHECKING:
     import torch
@@ -85,6 +86,8 @@ class BudgetLoader:
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
             sample that differs counts as one that does not decode.
         label_field: the integer field of the file that holds the labels; see `Dataset`.
+        targets: what a batch gives in place of labels: the name of a field of the file, an array [D, …] by sample, a
+            function of ids (int64 [batch]), or a tuple or a dict of them; see `budgetloader.targets`.
         with_ids: True yields (images, labels, ids), ids int64 [batch]: the numbers in the file of the samples that
             are shown (of a replaced sample: that of the one that stands in for it).
 
@@ -99,9 +102,9 @@ class BudgetLoader:
         stats: one `EpochStats` for each iteration.
 
     Yields:
-        images [batch, 3, image_size, image_size] and labels int64 [batch]. They stay valid for as
-        long as they are kept. On a GPU they are ready for work that is queued on the stream that is the
-        current one when they are taken; before another stream uses them, have it wait, and call record_stream.
+        images [batch, 3, image_size, image_size] and labels int64 [batch], or the targets that were asked for. They
+        stay valid for as long as they are kept. On a GPU they are ready for work that is queued on the stream that is
+        the current one when they are taken; before another stream uses them, have it wait, and call record_stream.
 
     Raises:
         LoaderError: what cannot be, with what to do about it: `ScheduleError`, `DatasetError`, `EngineError`, or,
@@ -142,6 +145,7 @@ class BudgetLoader:
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
+        targets: Any = None,
         with_ids: bool = False,
         **unexpected: NoReturn,
     ) -> None:
@@ -167,6 +171,7 @@ class BudgetLoader:
             on_corrupt=on_corrupt,
             replacement=self._planner.replacement,
         )
+        self._targets = Targets(targets, self.dataset, job=self._job)
         self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
         self._busy = BusySince()
@@ -335,11 +340,12 @@ class BudgetLoader:
             raise
 
     def _item(self, batch: Batch) -> tuple:
+        item = (batch.images, self._targets(batch))
         if not self._with_ids:
-            return batch.images, batch.labels
+            return item
         import torch
 
-        return batch.images, batch.labels, torch.from_numpy(batch.shown.copy())
+        return (*item, torch.from_numpy(batch.shown.copy()))
 
     # What it measured, and its end
 
