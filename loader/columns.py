@@ -6,8 +6,8 @@ Numbers of the index are held in memory, 8 bytes per sample. All else is read fr
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -34,6 +34,38 @@ class Stored(Protocol):
     def read_at(self, start: int, size: int) -> np.ndarray: ...
 
 
+class Ragged(Sequence[np.ndarray]):
+    """Arrays of different lengths, one behind the other: a sequence of n arrays [length, …].
+
+    Args:
+        flat: [lengths together, …], the entries of all.
+        lengths: int64 [n], how many of them each has.
+    """
+
+    def __init__(self, flat: np.ndarray, lengths: np.ndarray) -> None:
+        self.flat, self.lengths = flat, lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return list(self)[row]
+        stop = int(self.lengths[: row % len(self) + 1].sum())
+        return self.flat[stop - int(self.lengths[row]) : stop]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(np.split(self.flat, np.cumsum(self.lengths)[:-1]) if len(self) else ())
+
+    @classmethod
+    def of(cls, arrays: Sequence[np.ndarray]) -> Ragged:
+        """Of arrays of one dtype, and of one shape but for their lengths."""
+        return cls(np.concatenate(list(arrays)), np.array([len(one) for one in arrays], np.int64))
+
+
+Values: TypeAlias = np.ndarray | list[Any] | Ragged
+
+
 class Column:
     """One field of every sample: `column[3]`, `column[[5, 1]]` or `column[:]` are values.
 
@@ -46,15 +78,15 @@ class Column:
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def take(self, ids: np.ndarray) -> np.ndarray | list[Any]:
+    def take(self, ids: np.ndarray) -> Values:
         """The values of some samples.
 
         Args:
             ids: int64 [n], numbers of samples.
 
         Returns:
-            Of integers int64 [n], of floats float64 [n], of arrays [n, …]. Of anything else a list of n: bytes, str,
-            what JSON says, arrays.
+            Of integers int64 [n], of floats float64 [n], of arrays [n, …], of lists `Ragged`. Of anything else a
+            list of n: bytes, str, what JSON says.
 
         Raises:
             CorruptSampleError: a sample's value is not of the field's kind.
@@ -134,22 +166,39 @@ class Stretches(Column):
 
     def __init__(self, field: Field, file: Stored, starts: np.ndarray, sizes: np.ndarray) -> None:
         self.field, self._file, self._starts, self._sizes = field, file, starts, sizes
-        self._decode = _DECODERS[field.kind]
+        self._decode = _DECODERS.get(field.kind, bytes)
 
     def __len__(self) -> int:
         return len(self._starts)
 
-    def take(self, ids: np.ndarray) -> list[Any]:
-        file, found = self._file, []
+    def take(self, ids: np.ndarray) -> list[Any] | Ragged:
+        file, sizes = self._file, self._sizes[ids]
         file.check_unchanged()
-        for sample, start, size in zip(ids, self._starts[ids].tolist(), self._sizes[ids].tolist(), strict=True):
+        parts = []
+        for start, size in zip(self._starts[ids].tolist(), sizes.tolist(), strict=True):
             data = file.file_bytes[start : start + size] if file.mapped else file.read_at(start, size)
+            parts.append(data.tobytes())
+        if self.field.kind == "list":
+            return self._list(b"".join(parts), sizes, ids)
+        found = []
+        for sample, part in zip(ids, parts, strict=True):
             try:
-                found.append(self._decode(data.tobytes(), self.field))
+                found.append(self._decode(part))
             except (ValueError, RecursionError):
-                what = f"field {self.field.name!r} of sample {sample} is no {self.field.kind}"
-                raise CorruptSampleError(f"{file.path}: {what}; convert it again", sample=int(sample)) from None
+                raise self._corrupt(sample) from None
         return found
+
+    def _list(self, data: bytes, sizes: np.ndarray, ids: np.ndarray) -> Ragged:
+        field, stored = self.field, np.dtype(self.field.dtype)
+        lengths, rest = np.divmod(sizes, field.entry_bytes)
+        if rest.any():
+            raise self._corrupt(ids[rest.argmax()])
+        flat = np.frombuffer(data, stored).reshape(-1, *field.shape)
+        return Ragged(flat.astype(stored.newbyteorder("=")), lengths)  # a copy, which may be written to
+
+    def _corrupt(self, sample: int) -> CorruptSampleError:
+        what = f"field {self.field.name!r} of sample {sample} is no {self.field.kind}"
+        return CorruptSampleError(f"{self._file.path}: {what}; convert it again", sample=int(sample))
 
 
 class Joined(Column):
@@ -173,7 +222,7 @@ class Joined(Column):
     def __len__(self) -> int:
         return int(self._firsts[-1])
 
-    def take(self, ids: np.ndarray) -> np.ndarray | list[Any]:
+    def take(self, ids: np.ndarray) -> Values:
         if not len(ids):
             return self._parts[0].take(ids)
         places = np.searchsorted(self._firsts, ids, side="right") - 1
@@ -189,7 +238,9 @@ class Joined(Column):
             else:
                 for row, value in zip(rows.tolist(), values, strict=True):
                     found[row] = value
-        return found if whole is None else whole
+        if whole is not None:
+            return whole
+        return Ragged.of(found) if self.field.kind == "list" else found
 
 
 class Columns:
@@ -259,27 +310,8 @@ def _check(field: Field, starts: np.ndarray, sizes: np.ndarray, *, end: int, mos
         )
 
 
-def _read_json(data: bytes, field: Field) -> Any:
+def _read_json(data: bytes) -> Any:
     return json.loads(data.partition(b"\0")[0])
 
 
-def _read_text(data: bytes, field: Field) -> str:
-    return data.decode()
-
-
-def _read_bytes(data: bytes, field: Field) -> bytes:
-    return data
-
-
-def _read_list(data: bytes, field: Field) -> np.ndarray:
-    stored = np.dtype(field.dtype)
-    values = np.frombuffer(data, stored).reshape(-1, *field.shape)
-    return values.astype(stored.newbyteorder("="))  # a copy, which may be written to
-
-
-_DECODERS: dict[str, Callable[[bytes, Field], Any]] = {
-    "json": _read_json,
-    "text": _read_text,
-    "bytes": _read_bytes,
-    "list": _read_list,
-}
+_DECODERS: dict[str, Callable[[bytes], Any]] = {"json": _read_json, "text": bytes.decode, "bytes": bytes}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from budgetloader.batch import Batch
-from budgetloader.columns import Column
+from budgetloader.columns import Column, Ragged
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Job, stand_ins
 from budgetloader.errors import ArgumentError, ArgumentTypeError, DatasetError, EngineError
@@ -199,6 +199,9 @@ def _array(asked: Any, source: _Source) -> Callable[[Rows], Any]:
     if isinstance(asked, torch.Tensor):
         _check_length(asked, source)
         tensor = asked.detach()
+        if tensor.device.type == "cpu" and tensor.dtype != torch.bfloat16:  # torch would wake threads for it
+            array = tensor.numpy()
+            return lambda rows: array[rows.ids]
         return lambda rows: tensor[torch.from_numpy(np.array(rows.ids)).to(tensor.device)]
     try:
         array = asked if isinstance(asked, np.ndarray) else np.asarray(asked)
@@ -242,6 +245,9 @@ def on_device(targets: Any, device: torch.device) -> Any:
         return {name: on_device(part, device) for name, part in targets.items()}
     if isinstance(targets, tuple):
         return tuple(on_device(part, device) for part in targets)
+    if isinstance(targets, Ragged):
+        flat = on_device(targets.flat, device)
+        return list(flat.split(targets.lengths.tolist()))
     if isinstance(targets, list):
         return [on_device(part, device) for part in targets]
     if isinstance(targets, np.ndarray):

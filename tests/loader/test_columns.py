@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budgetloader import CorruptSampleError, Dataset, DatasetError, beton
-from budgetloader.columns import Joined, Scalars
+from budgetloader.columns import Joined, Ragged, Scalars
 from budgetloader.fields import Field
 
 FIELDS = (
@@ -35,6 +35,16 @@ def values(i):
         "boxes": np.arange(4.0 * (i % 3)).reshape(-1, 4),
         "tags": list(range(i)),
     }
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=6))
+def test_ragged_arrays_are_a_sequence_of_arrays(lengths):
+    arrays = [np.arange(length) + 10 * row for row, length in enumerate(lengths)]
+    ragged = Ragged.of(arrays)
+    assert len(ragged) == len(lengths)
+    for row in (*range(len(lengths)), -1):
+        np.testing.assert_array_equal(ragged[row], arrays[row])
+    assert [one.tolist() for one in ragged] == [one.tolist() for one in ragged[:]] == [one.tolist() for one in arrays]
 
 
 def same(a, b):
