@@ -332,7 +332,7 @@ class BudgetLoader:
         if self._feed is None or self._feed.next_out != here:
             self._feed = None  # and stays so if what follows is interrupted
             engine.abort()
-            self._feed = Feed(engine, stream(self._planner, epoch=here[0], step=here[1]), here)
+            self._feed = Feed(engine, self._targets.ahead(stream(self._planner, epoch=here[0], step=here[1])), here)
         try:
             return self._feed.get()
         except BaseException:
@@ -361,6 +361,7 @@ class BudgetLoader:
         """
         if self._engine is not None:
             self._engine.close()
+            self._targets.close()
             self._engine = self._feed = None
 
     def __enter__(self) -> BudgetLoader:

@@ -14,7 +14,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"budget"},
     {"schedule"},
     {"cursor", "shard", "theory"},
-    {"beton", "columns", "fields", "jpeg", "order", "resize", "windows"},
+    {"beton", "columns", "fields", "geometry", "jpeg", "order", "resize", "spatial", "windows"},
     {"selections"},
     {"dataset", "plans", "sources"},
     {"joined"},
