@@ -18,9 +18,10 @@ LAYERS = (  # each imports from its own line or those above it
     {"selections"},
     {"dataset", "plans", "sources"},
     {"joined"},
-    {"batch"},
-    {"convert", "engines", "generate", "verify"},
-    {"feed", "options", "targets"},
+    {"batch", "where"},
+    {"convert", "converted", "engines", "generate", "verify"},
+    {"feed", "growing", "options", "targets"},
+    {"choosing"},
     {"loader", "prepare", "sampler"},
     {"service", "noise", "throughput"},
     {"doctor", "training"},
@@ -29,7 +30,12 @@ LAYERS = (  # each imports from its own line or those above it
     {"__main__"},
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
-    "selections": ({"mixture", "subset", "weighted"}, {"__init__"}),
+    "selections": (
+        {"agreement", "filtered", "mixture", "packing", "subset", "weighted"},
+        {"picks", "scores"},
+        {"infobatch"},
+        {"__init__"},
+    ),
     "engines": (
         {"laps", "threads"},
         {"base"},
