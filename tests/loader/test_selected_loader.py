@@ -215,3 +215,31 @@ def test_files_that_do_not_go_together_are_refused(folder, beton, other_beton, t
         drawn([beton, 3])
     with pytest.raises(ArgumentError, match="leave one of them out"):
         drawn(Mixture({beton: 1, other_beton: 1}), samples=[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ({}, [36 / 70, 1, 16 / 70]),
+        ({"sampling": "static"}, [36 / 70, 1, 16 / 70]),
+        ({"samples": list(range(20))}, [8 / 70, 20 / 70, 4 / 70]),
+        ({"selection": Reversed()}, [None] * 3),
+    ],
+)
+def test_stats_say_which_share_of_the_set_an_epoch_sees(beton, kind, expected):
+    options = {"schedule": SCHEDULE, "batch_size": 4, "image_size": 16, "engine": "synthetic", **kind}
+    with BudgetLoader(beton, **options) as batches:
+        for _ in batches.epochs():
+            for _ in batches:
+                break
+        assert [stats.set_share for stats in batches.stats] == pytest.approx(expected)
+
+
+def test_the_share_that_weighted_draws_and_mixtures_see_is_the_expected_one(beton, other_beton):
+    for path, kind in ((beton, {"weights": np.arange(70.0)}), (Mixture({beton: 1, other_beton: 1}), {})):
+        seen = []
+        options = {"schedule": Schedule.full(epochs=40), "batch_size": 4, "image_size": 16, "with_ids": True, **kind}
+        with BudgetLoader(path, engine="synthetic", **options) as batches:
+            for _ in batches.epochs():
+                seen.append(len({i for _, _, ids in batches for i in ids.tolist()}) / len(batches.dataset))
+        assert abs(np.mean(seen) - batches.stats[0].set_share) < 0.03
