@@ -306,7 +306,7 @@ class BudgetLoader(Choosing):
         self._iteration = iteration = object()
         cursor, epoch = self._cursor, self._cursor.epoch
         self._begin_choice(epoch)
-        stats = EpochStats(epoch, samples_dropped=self._dropped.pop(epoch, 0))
+        stats = EpochStats(epoch, samples_dropped=self._dropped.pop(epoch, 0), set_share=self._share(epoch))
         # What the engine decoded for it when it was iterated over before is in that time's entry.
         self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)

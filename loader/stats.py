@@ -23,6 +23,8 @@ class EpochStats:
             the pause between the two is in it; time in which its batches were ahead, and it had nothing to do, is not.
         samples_made: samples that it finished in that time.
         seconds: from asking for the first batch to asking for more after the last.
+        set_share: the share of the set's samples that the whole epoch sees, 0 … 1: where it draws with replacement, the
+            expected one; None for a selection of one's own that does not say, and for an evaluation.
     """
 
     epoch: int
@@ -36,6 +38,7 @@ class EpochStats:
     samples_made: int = 0
     seconds: float = 0.0
     samples_dropped: int = 0
+    set_share: float | None = None
 
 
 @dataclass(frozen=True)
