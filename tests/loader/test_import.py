@@ -10,7 +10,8 @@ import budgetloader
 
 LAYERS = (  # each imports from its own line or those above it
     {"apart", "errors", "limits", "parallel", "paths", "pickles", "pillow", "rng", "runs", "stats"},
-    {"arguments", "colour", "console"},
+    {"arguments", "colour", "console", "idx", "npz"},
+    {"arrays"},
     {"budget"},
     {"schedule"},
     {"cursor", "shard", "theory"},
