@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from budgetloader.schedule import Schedule
     from budgetloader.selections import Selection
     from budgetloader.service.client import connect
+    from budgetloader.sizes import SizeSchedule
     from budgetloader.stats import EpochStats, Verdict
 
 __version__ = "0.2.0.dev0"
@@ -69,6 +70,7 @@ _HOMES = {
     "Selection": "selections",
     "ScheduleError": "errors",
     "ServiceGoneError": "errors",
+    "SizeSchedule": "sizes",
     "Verdict": "stats",
     "connect": "service.client",
 }
@@ -90,6 +92,7 @@ __all__ = [
     "ScheduleError",
     "Selection",
     "ServiceGoneError",
+    "SizeSchedule",
     "Verdict",
     "connect",
     "theory",

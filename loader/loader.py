@@ -26,6 +26,7 @@ from budgetloader.resize import Interpolation
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Selection, Wanted
 from budgetloader.shard import local_shard
+from budgetloader.sizes import Sizes, image_sizes
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
 
 if TYPE_CHECKING:
@@ -53,7 +54,9 @@ class BudgetLoader:
             arrays (see `budgetloader.connect`).
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
-        image_size: height and width of the images, pixels.
+        image_size: height and width of the images, pixels; or that of each epoch, as a `SizeSchedule`, a string such
+            as "128@30,160@30,192@30" (see `SizeSchedule.parse`), a sequence with a size per epoch, or a function of
+            the epoch.
         engine: "auto" (the fastest that is installed; `engine` and `engine_reason` say which and why), one
             of `budgetloader.engines.NAMES`, or a function that makes an engine of your own out of a
             `budgetloader.engines.Job`.
@@ -93,13 +96,14 @@ class BudgetLoader:
         schedule, seed: as given.
         engine, engine_reason: which engine it is, and why.
         crop, crop_reason: which crop it is, and why.
+        image_sizes: the size of each epoch's images.
         batch_size: samples of a whole batch of this rank, as torch's DataLoader has it.
         num_workers: threads of the engine.
         drop_last: False: the short last batch of a full epoch is a part of it.
         stats: one `EpochStats` for each iteration.
 
     Yields:
-        images [batch, 3, image_size, image_size] and labels int64 [batch]. They stay valid for as
+        images [batch, 3, image_size, image_size], of the epoch's size, and labels int64 [batch]. They stay valid for as
         long as they are kept. On a GPU they are ready for work that is queued on the stream that is the
         current one when they are taken; before another stream uses them, have it wait, and call record_stream.
 
@@ -119,7 +123,7 @@ class BudgetLoader:
         path: str | os.PathLike | Sequence[str | os.PathLike] | Mixture | Dataset | Index,
         *,
         batch_size: int,
-        image_size: int,
+        image_size: Sizes,
         schedule: Schedule | None = None,
         engine: str | Callable[[Job], Engine] = "auto",
         device: str | torch.device = "cpu",
@@ -147,7 +151,6 @@ class BudgetLoader:
     ) -> None:
         refuse_unexpected(unexpected, known=_KEYWORDS)
         batch_size = check_count(batch_size, what="batch_size")
-        image_size = check_count(image_size, what="image_size")
         self.schedule, self.seed, self._train, self._with_ids = schedule, check_seed(seed), train, with_ids
         device, shard = engines.check_device(device), local_shard(rank, world_size)
         self.dataset: Any = open_dataset(path, verify=verify, label_field=label_field)
@@ -157,15 +160,17 @@ class BudgetLoader:
         self._planner = make_planner(
             self.dataset, train=train, schedule=schedule, wanted=wanted, shard=shard, on_corrupt=on_corrupt, **drawn
         )
+        self.image_sizes = sizes = image_sizes(image_size, epochs=len(self._planner.steps))
         self._cursor = make_cursor(self._planner, self.dataset, train=train, schedule=schedule, wanted=wanted, **drawn)
         self._job = Job(
             dataset=self.dataset,
-            output=Output(image_size, str(dtype), layout, device, interpolation, self.crop, mean, std),
+            output=Output(sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std),
             batch_size=-(-batch_size // (shard.world_size if train else 1)),
             workers=check_count(cores() if workers is None else workers, what="workers"),
             capacity=check_count(prefetch, what="prefetch"),
             on_corrupt=on_corrupt,
             replacement=self._planner.replacement,
+            sizes=sizes.distinct,
         )
         self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
@@ -199,7 +204,7 @@ class BudgetLoader:
             place = f"epoch {self.epoch} of 0 … {len(self._planner.steps) - 1}, batch {self.step} of {len(self)}"
         return (
             f"<BudgetLoader of {source}: {place}; schedule {self.schedule}, batch_size {self._planner.batch_size}, "
-            f"image_size {self._job.output.image_size}, crop {self.crop} ({self.crop_reason}), "
+            f"image_size {self.image_sizes}, crop {self.crop} ({self.crop_reason}), "
             f"engine {self.engine} on {self._job.output.device}>"
         )
 
@@ -289,7 +294,7 @@ class BudgetLoader:
         self._cursor.begin()
         self._iteration = iteration = object()
         cursor, epoch = self._cursor, self._cursor.epoch
-        stats = EpochStats(epoch)
+        stats = EpochStats(epoch, image_size=self.image_sizes[epoch])
         # What the engine decoded for it when it was iterated over before is in that time's entry.
         self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)
@@ -327,9 +332,10 @@ class BudgetLoader:
         if self._feed is None or self._feed.next_out != here:
             self._feed = None  # and stays so if what follows is interrupted
             engine.abort()
-            self._feed = Feed(engine, stream(self._planner, epoch=here[0], step=here[1]), here)
+            plans = self.image_sizes.sized(stream(self._planner, epoch=here[0], step=here[1]))
+            self._feed = Feed(engine, plans, here)
         try:
-            return self._feed.get()
+            return self.image_sizes.checked(self._feed.get())
         except BaseException:
             self._feed = None  # what was under way is aborted before anything else is asked for
             raise

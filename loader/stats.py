@@ -22,6 +22,7 @@ class EpochStats:
             the pause between the two is in it; time in which its batches were ahead, and it had nothing to do, is not.
         samples_made: samples that it finished in that time.
         seconds: from asking for the first batch to asking for more after the last.
+        image_size: height and width of its images, pixels.
     """
 
     epoch: int
@@ -34,6 +35,7 @@ class EpochStats:
     engine_busy_seconds: float = 0.0
     samples_made: int = 0
     seconds: float = 0.0
+    image_size: int = 0
 
 
 @dataclass(frozen=True)

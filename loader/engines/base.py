@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -40,7 +40,7 @@ class Output:
     """What a batch looks like.
 
     Args:
-        image_size: height and width of the images, pixels.
+        image_size: height and width of the images, pixels; where plans have sizes of their own, the largest.
         dtype: "float32", "float16", "bfloat16": (value/255 − mean)/std; "uint8": the pixels.
         layout: "channels_last" or "contiguous", the order in memory; the shape is [n, 3, h, w].
         device: a torch device, such as "cpu" or "cuda:0".
@@ -70,6 +70,10 @@ class Output:
         object.__setattr__(self, "std", _three(self.std, what="std"))
         if not min(self.std) > 0:
             raise ArgumentError(f"std {self.std}: give three numbers above 0")
+
+    def size_of(self, plan: BatchPlan) -> int:
+        """Height and width of a plan's images, pixels."""
+        return plan.image_size or self.image_size
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -126,6 +130,7 @@ class Job:
         capacity: the most plans under way.
         on_corrupt: "raise", or "replace" by the sample that `replacement` names.
         replacement: (plan, row, attempt) → a plan of one sample to stand in for a row.
+        sizes: the sizes that plans' images have, where there are several; see `Output.size_of`.
     """
 
     dataset: Any
@@ -135,13 +140,14 @@ class Job:
     capacity: int
     on_corrupt: OnCorrupt
     replacement: Callable[..., BatchPlan]
+    sizes: tuple[int, ...] = ()
 
 
 def stand_ins(job: Job, plan: BatchPlan, row: int) -> Iterator[BatchPlan]:
     """Plans of one sample each that may stand in for a row that does not decode, to be tried one after the other."""
     if job.on_corrupt == "replace":
         for attempt in range(_ATTEMPTS):
-            yield job.replacement(plan, row, attempt=attempt)
+            yield replace(job.replacement(plan, row, attempt=attempt), image_size=plan.image_size)
 
 
 class Engine(Protocol):

@@ -126,6 +126,8 @@ class _Maker:
             self._pipeline.feed_input("anchors", anchors)  # an array is a batch of its rows
             self._pipeline.feed_input("shapes", shapes)
             self._pipeline.feed_input("mirror", plan.flips.astype(np.int32))
+            size = self._job.output.size_of(plan)  # it may change from batch to batch: nothing is built again
+            self._pipeline.feed_input("size", np.full((len(plan), 2), size, np.float32))
             self._pipeline.schedule_run()
         except Exception as error:
             self._problem = error
@@ -198,6 +200,7 @@ def _build(job: Job, *, tuning: Tuning, cropped: bool) -> Any:
         anchors = dali.fn.external_source(name="anchors", dtype=dali.types.INT32, ndim=1)
         shapes = dali.fn.external_source(name="shapes", dtype=dali.types.INT32, ndim=1)
         mirror = dali.fn.external_source(name="mirror", dtype=dali.types.INT32, ndim=0)
+        size = dali.fn.external_source(name="size", dtype=dali.types.FLOAT, ndim=1)
         window: Any = {"axis_names": "HW", "normalized_anchor": False, "normalized_shape": False}
         if cropped:
             images = dali.fn.slice(_decoded(jpegs, device, tuning), anchors, shapes, **window)
@@ -206,7 +209,7 @@ def _build(job: Job, *, tuning: Tuning, cropped: bool) -> Any:
             images = dali.fn.decoders.image_slice(jpegs, anchors, shapes, **window, **as_stored)
         images = dali.fn.resize(
             images,
-            size=[output.image_size, output.image_size],
+            size=size,
             interp_type=dali.types.INTERP_LINEAR,
             antialias=output.interpolation == "antialias",
         )

@@ -135,7 +135,7 @@ class _WindowDecoder(Operation):
         size, dtype = output.image_size, buffer_dtype(output)
         shape = (size, size, 3) if output.layout == "channels_last" else (3, size, size)
         state = replace(previous_state, jit_mode=True, shape=shape, dtype=dtype)
-        # Placeholders: every batch brings its own memory, so that none is written over.
+        # Placeholders: every batch brings its own memory, of its own size, so that none is written over.
         return state, (AllocationQuery((1,), dtype), AllocationQuery((1,), np.dtype("u1")))
 
     def generate_code(self) -> Callable:
@@ -252,7 +252,8 @@ class _Endless(EpochIterator):
     def finish(self, plan: BatchPlan) -> Batch:
         dataset = self._job.dataset
         dataset.check_unchanged()  # the compiled code reads the map without a check
-        buffer, status = self._run_pipeline(np.column_stack((plan.samples, plan.windows, plan.flips)))
+        rows = np.column_stack((plan.samples, plan.windows, plan.flips))
+        buffer, status = self._run_pipeline(rows, plan.image_size)
         if dataset.verifies:
             status[:, 0] |= [not dataset.intact(sample) for sample in plan.samples.tolist()]
         self._work.add_decoded(plan.epoch, len(plan))
@@ -262,8 +263,8 @@ class _Endless(EpochIterator):
         sent = self._uploader.send(buffer, dataset.labels[samples])
         return Batch(sent.images, sent.labels, plan, samples, sent.arrival)
 
-    def _run_pipeline(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        buffer, status = self._uploader.take(len(rows)), np.empty((len(rows), 1), np.uint8)
+    def _run_pipeline(self, rows: np.ndarray, image_size: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        buffer, status = self._uploader.take(len(rows), image_size), np.empty((len(rows), 1), np.uint8)
         self.memory_allocations["operation"][self._node] = ({0: buffer}, {0: status})  # of the batch's place 0
         with _one_at_a_time:
             numba.set_num_threads(self._threads)

@@ -26,7 +26,7 @@ class NativeEngine(BaseEngine[Rendered]):
         self._threads = self._pool.threads
 
     def _prepare(self, plan: BatchPlan) -> Rendered:
-        return Rendered(plan, self._uploader.take(len(plan)), plan.samples.copy())
+        return Rendered(plan, self._uploader.take(len(plan), plan.image_size), plan.samples.copy())
 
     def _start(self, pending: Rendered) -> None:
         self._pool.start(pending)

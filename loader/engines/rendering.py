@@ -66,7 +66,7 @@ class Renderer:
 
     def batch(self, plan: BatchPlan, uploader: Uploader) -> Batch:
         """A whole batch row by row, for engines whose own decoder failed at it."""
-        buffer, samples = uploader.take(len(plan)), plan.samples.copy()
+        buffer, samples = uploader.take(len(plan), plan.image_size), plan.samples.copy()
         for row in range(len(plan)):
             samples[row] = self.fill(plan, row, uploader.image(buffer, row))
         sent = uploader.send(buffer, self._job.dataset.labels[samples])

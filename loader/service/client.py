@@ -22,6 +22,7 @@ from budgetloader.service.blocks import BLOCK
 from budgetloader.service.connection import Bridge
 from budgetloader.service.maker import BridgeMaker
 from budgetloader.service.protocol import ServiceStatus, StatusRequest
+from budgetloader.sizes import one_size
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +98,7 @@ def connect(
         ArgumentError: an argument that a service does not have, or that cannot be used.
         EngineError: the service refuses what it is asked for, or its memory is too small for it.
     """
-    options = dict(locals())
+    options = {**locals(), "image_size": one_size(image_size, where="a service")}
     for own in ("name", "label", "wait_seconds", "unknown"):
         del options[own]
     _refuse(unknown)

@@ -11,6 +11,7 @@ import budgetloader
 LAYERS = (  # each imports from its own line or those above it
     {"apart", "errors", "limits", "parallel", "paths", "pickles", "pillow", "rng", "runs", "stats"},
     {"arguments", "colour", "console"},
+    {"sizes"},
     {"budget"},
     {"schedule"},
     {"cursor", "shard", "theory"},
