@@ -14,7 +14,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"sizes"},
     {"budget"},
     {"schedule"},
-    {"cursor", "shard", "theory"},
+    {"cursor", "forecast", "shard", "theory"},
     {"beton", "jpeg", "order", "resize", "windows"},
     {"selections"},
     {"dataset", "plans", "sources"},
