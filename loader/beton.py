@@ -44,7 +44,7 @@ IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_p
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 TYPE_FLOAT, TYPE_INT, TYPE_IMAGE = 0, 1, 2
 FIELD_TYPES = {TYPE_FLOAT: np.dtype("<f8"), TYPE_INT: np.dtype("<i8"), TYPE_IMAGE: IMAGE}
-MODE_JPEG = 0
+MODE_JPEG, MODE_RAW = 0, 1
 
 _NOTES_MAGIC = b"RRSNOTES"
 _NOTES = struct.Struct("<8sQQ")  # magic, where the notes start, their bytes
@@ -103,6 +103,27 @@ def fingerprint(samples: np.ndarray, sizes: np.ndarray) -> str:
     state = hashlib.blake2b(np.ascontiguousarray(samples).view(np.uint8).data, digest_size=8)
     state.update(np.ascontiguousarray(sizes, dtype="<u8").view(np.uint8).data)
     return state.hexdigest()
+
+
+def raw_samples(modes: np.ndarray) -> np.ndarray:
+    """Which samples are pixels: bool [D], or [0] where none is."""
+    raw = np.asarray(modes) == MODE_RAW
+    return raw if raw.any() else np.zeros(0, np.bool_)
+
+
+def check_raw(raw: np.ndarray, heights: np.ndarray, widths: np.ndarray, sizes: np.ndarray) -> None:
+    """Refuse pixels of another number than their image has.
+
+    Raises:
+        DatasetError: names the sample.
+    """
+    wrong = np.flatnonzero(raw & (sizes != 3 * heights * widths)) if len(raw) else raw
+    if len(wrong):
+        sample = int(wrong[0])
+        raise DatasetError(
+            f"sample {sample} has {sizes[sample]:,} bytes of pixels, and {widths[sample]} × {heights[sample]} of three "
+            "colours are another number; convert it again"
+        )
 
 
 class Writer:
@@ -171,8 +192,8 @@ class Writer:
             # Another process finished between the two: this is its file, whole and renamed.
             file.close()
 
-    def add(self, jpeg: bytes, *, width: int, height: int, label: int) -> None:
-        """Append one sample: a whole JPEG, its size in pixels and its label, 0 … 2³¹ − 1."""
+    def add(self, jpeg: bytes, *, width: int, height: int, label: int, mode: int = MODE_JPEG) -> None:
+        """Append one sample: a whole JPEG, its size in pixels and its label, 0 … 2³¹ − 1; with MODE_RAW its pixels."""
         if not 0 <= label <= MAX_LABEL:
             raise DatasetError(f"sample {self.count}: label {label} is outside 0 … {MAX_LABEL:,}")
         if len(jpeg) > PAGE_BYTES:
@@ -187,7 +208,7 @@ class Writer:
             if start != self._end:
                 self._file.seek(start)
             self._file.write(jpeg)
-        self._samples[self.count] = ((MODE_JPEG, width, height, start), label)
+        self._samples[self.count] = ((mode, width, height, start), label)
         self._sizes[self.count] = len(jpeg)
         self._sums[self.count] = zlib.crc32(jpeg)
         self._end = start + len(jpeg)

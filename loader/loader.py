@@ -73,6 +73,9 @@ class BudgetLoader:
             that are all of one size; "auto": "pad" where all images are n × n with n up to 64, else "resized"
             (`crop` and `crop_reason` say which and why). It does not depend on image_size.
         mean, std: for the normalisation, of red, green and blue, on the scale 0 … 1.
+        decode_scaling, fast_decode: whether a window that is at least twice its target may be decoded at 1/2, 1/4 or
+            1/8 of its size, and JPEGs with the fast inverse DCT and repeated chroma. Both change pixels a little, and
+            take less time (docs/speed.md has the figures).
         workers: threads of the engine; default: one per core.
         prefetch: batches under way ahead of the trainer.
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is
@@ -135,6 +138,8 @@ class BudgetLoader:
         crop: str = "auto",
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        decode_scaling: bool = False,
+        fast_decode: bool = False,
         workers: int | None = None,
         prefetch: int = 3,
         rank: int | None = None,
@@ -162,9 +167,10 @@ class BudgetLoader:
         )
         self.image_sizes = sizes = image_sizes(image_size, epochs=len(self._planner.steps))
         self._cursor = make_cursor(self._planner, self.dataset, train=train, schedule=schedule, wanted=wanted, **drawn)
+        shown = sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std
         self._job = Job(
             dataset=self.dataset,
-            output=Output(sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std),
+            output=Output(*shown, decode_scaling, fast_decode),
             batch_size=-(-batch_size // (shard.world_size if train else 1)),
             workers=check_count(cores() if workers is None else workers, what="workers"),
             capacity=check_count(prefetch, what="prefetch"),

@@ -48,6 +48,8 @@ class Output:
         crop: what the plans' windows are: "resized", always inside their image, or "pad", of the
             image's size and up to 4 pixels outside, where pixels are 0.
         mean, std: of the red, green and blue channel, on the scale 0 … 1.
+        decode_scaling: whether a window that is at least twice its target may be decoded at 1/2, 1/4 or 1/8.
+        fast_decode: whether a JPEG is decoded by the fast inverse DCT, and its chroma repeated, not interpolated.
     """
 
     image_size: int
@@ -58,6 +60,8 @@ class Output:
     crop: Crop = "resized"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    decode_scaling: bool = False
+    fast_decode: bool = False
 
     def __post_init__(self) -> None:
         check_count(self.image_size, what="image_size")
@@ -66,6 +70,9 @@ class Output:
         check_choice(self.layout, LAYOUTS, what="layout")
         check_choice(self.interpolation, INTERPOLATIONS, what="interpolation")
         check_choice(self.crop, ("resized", "pad"), what="crop")
+        for name in ("decode_scaling", "fast_decode"):
+            if not isinstance(getattr(self, name), bool):
+                raise ArgumentError(f"{name} {getattr(self, name)!r} is neither True nor False")
         object.__setattr__(self, "mean", _three(self.mean, what="mean"))
         object.__setattr__(self, "std", _three(self.std, what="std"))
         if not min(self.std) > 0:
@@ -148,6 +155,20 @@ def stand_ins(job: Job, plan: BatchPlan, row: int) -> Iterator[BatchPlan]:
     if job.on_corrupt == "replace":
         for attempt in range(_ATTEMPTS):
             yield replace(job.replacement(plan, row, attempt=attempt), image_size=plan.image_size)
+
+
+def refuse_pixels(dataset: Any, *, engine: str) -> None:
+    """For an engine that reads JPEGs alone.
+
+    Raises:
+        EngineError: some samples are stored as pixels.
+    """
+    count = int(np.count_nonzero(getattr(dataset, "raw", ())))
+    if count:
+        raise EngineError(
+            f"engine {engine!r} reads JPEGs, and {count:,} of {len(dataset):,} samples are stored as pixels; use "
+            "engine='native'"
+        )
 
 
 class Engine(Protocol):

@@ -78,6 +78,10 @@ class BufferPool:
         """One image of a buffer: [h, w, 3]."""
         return buffer[row] if self._channels_last else buffer[row].transpose(1, 2, 0)
 
+    def images(self, buffer: np.ndarray) -> np.ndarray:
+        """All images of a buffer, or of some rows of one: [n, h, w, 3]."""
+        return buffer if self._channels_last else buffer.transpose(0, 2, 3, 1)
+
     def tensor(self, buffer: np.ndarray) -> torch.Tensor:
         """A buffer as images [count, 3, h, w], without a copy; it keeps the buffer from returning."""
         images = torch.from_numpy(buffer).view(self._dtype)

@@ -117,7 +117,7 @@ def _load(job: Job) -> tuple[np.ndarray, frozenset[int]]:
 
     def decode(sample: int) -> CorruptSampleError | None:
         try:
-            pixels = Decoder(dataset).decode_whole(sample)
+            pixels = Decoder(dataset, fast=job.output.fast_decode).decode_whole(sample)
         except CorruptSampleError as error:
             return error
         images[sample] = pad(pixels) if border else pixels

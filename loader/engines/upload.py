@@ -75,6 +75,9 @@ class Uploader(Protocol):
     def image(self, buffer: np.ndarray, row: int) -> np.ndarray:
         """One image of a buffer: [h, w, 3]."""
 
+    def images(self, buffer: np.ndarray) -> np.ndarray:
+        """All images of a buffer, or of some rows of one: [n, h, w, 3]."""
+
     def send(self, buffer: np.ndarray, labels: np.ndarray, *, foreign: bool = False) -> Sent:
         """The batch of a buffer that is not written to any more.
 
@@ -131,6 +134,9 @@ class _Pooled:
 
     def image(self, buffer: np.ndarray, row: int) -> np.ndarray:
         return self._pool.image(buffer, row)
+
+    def images(self, buffer: np.ndarray) -> np.ndarray:
+        return self._pool.images(buffer)
 
     def enter(self) -> None:
         """There is but one device."""

@@ -42,6 +42,8 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "samples": ((None,), "subsets are not shared; make a BudgetLoader from the file"),
     "weights": ((None,), "weighted draws are not shared; make a BudgetLoader from the file"),
     "selection": ((None,), "selections are not shared; make a BudgetLoader from the file"),
+    "decode_scaling": ((False,), "a service decodes images whole, for all of its trainers; leave it out"),
+    "fast_decode": ((False,), "a service decodes exactly, for all of its trainers; leave it out"),
     "label_field": ((None,), "the service opens the file, and takes the field named 'label'; leave it out"),
 }
 # What else does not mean the same over a service as for a BudgetLoader (see `budgetloader.options`).

@@ -10,7 +10,7 @@ import budgetloader
 
 LAYERS = (  # each imports from its own line or those above it
     {"apart", "errors", "limits", "parallel", "paths", "pickles", "pillow", "rng", "runs", "stats"},
-    {"arguments", "colour", "console"},
+    {"arguments", "colour", "console", "pixels"},
     {"sizes"},
     {"budget"},
     {"schedule"},
@@ -36,6 +36,7 @@ INSIDE = {  # the same within a folder: its parts first, and what is made of the
         {"base"},
         {"base_direct", "base_threaded", "buffers", "normalize"},
         {"upload"},
+        {"rows"},
         {"rendering"},
         {"render_threads"},
         {"dali", "ffcv", "native", "resident", "synthetic"},
