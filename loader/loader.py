@@ -18,9 +18,16 @@ from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, 
 from budgetloader.errors import EngineError, ScheduleError
 from budgetloader.feed import Feed
 from budgetloader.joined import Mixture
-from budgetloader.options import choose_crop, make_cursor, make_engine, make_planner, open_dataset, refuse_unexpected
+from budgetloader.options import (
+    choose_crop,
+    make_cursor,
+    make_engine,
+    make_job,
+    make_planner,
+    open_dataset,
+    refuse_unexpected,
+)
 from budgetloader.order import Sampling
-from budgetloader.parallel import cores
 from budgetloader.plans import Index, stream
 from budgetloader.resize import Interpolation
 from budgetloader.schedule import Schedule
@@ -168,16 +175,9 @@ class BudgetLoader:
         self.image_sizes = sizes = image_sizes(image_size, epochs=len(self._planner.steps))
         self._cursor = make_cursor(self._planner, self.dataset, train=train, schedule=schedule, wanted=wanted, **drawn)
         shown = sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std
-        self._job = Job(
-            dataset=self.dataset,
-            output=Output(*shown, decode_scaling, fast_decode),
-            batch_size=-(-batch_size // (shard.world_size if train else 1)),
-            workers=check_count(cores() if workers is None else workers, what="workers"),
-            capacity=check_count(prefetch, what="prefetch"),
-            on_corrupt=on_corrupt,
-            replacement=self._planner.replacement,
-            sizes=sizes.distinct,
-        )
+        output = Output(*shown, decode_scaling, fast_decode)
+        pace: Any = {"ranks": shard.world_size if train else 1, "workers": workers, "prefetch": prefetch}
+        self._job = make_job(self._planner, self.dataset, output, sizes=sizes, on_corrupt=on_corrupt, **pace)
         self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
         self._busy = BusySince()
