@@ -6,44 +6,38 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from budgetloader import engines
+from budgetloader import engines, options
 from budgetloader.arguments import check_count, check_seed
 from budgetloader.batch import Batch
+from budgetloader.choosing import Choosing
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
 from budgetloader.errors import EngineError, ScheduleError
 from budgetloader.feed import Feed
 from budgetloader.joined import Mixture
-from budgetloader.options import (
-    choose_crop,
-    make_cursor,
-    make_engine,
-    make_job,
-    make_planner,
-    open_dataset,
-    refuse_unexpected,
-)
 from budgetloader.order import Sampling
 from budgetloader.plans import Index, stream
 from budgetloader.resize import Interpolation
 from budgetloader.schedule import Schedule
-from budgetloader.selections import Selection, Wanted
+from budgetloader.selections import ScoreSelection, Selection, Wanted
 from budgetloader.shard import local_shard
 from budgetloader.sizes import Sizes, image_sizes
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
+from budgetloader.where import where
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from numpy.typing import ArrayLike
 
 _log = logging.getLogger("budgetloader")
 
 
-class BudgetLoader:
+class BudgetLoader(Choosing):
     """Batches of a dataset, exactly ⌊α_e·M⌋ of them in epoch e, prefetched on across epochs.
 
         for epoch in batches.epochs():
@@ -61,9 +55,8 @@ class BudgetLoader:
             arrays (see `budgetloader.connect`).
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
-        image_size: height and width of the images, pixels; or that of each epoch, as a `SizeSchedule`, a string such
-            as "128@30,160@30,192@30" (see `SizeSchedule.parse`), a sequence with a size per epoch, or a function of
-            the epoch.
+        image_size: height and width of the images, pixels; or of each epoch's: a `SizeSchedule`, what it parses (such
+            as "128@30,160@30,192@30"), a sequence, or a function of the epoch.
         engine: "auto" (the fastest that is installed; `engine` and `engine_reason` say which and why), one
             of `budgetloader.engines.NAMES`, or a function that makes an engine of your own out of a
             `budgetloader.engines.Job`.
@@ -80,19 +73,20 @@ class BudgetLoader:
             that are all of one size; "auto": "pad" where all images are n × n with n up to 64, else "resized"
             (`crop` and `crop_reason` say which and why). It does not depend on image_size.
         mean, std: for the normalisation, of red, green and blue, on the scale 0 … 1.
-        decode_scaling, fast_decode: whether a window that is at least twice its target may be decoded at 1/2, 1/4 or
-            1/8 of its size, and JPEGs with the fast inverse DCT and repeated chroma. Both change pixels a little, and
-            take less time (docs/speed.md has the figures).
+        decode_scaling, fast_decode: True takes less time and changes pixels a little: windows at least twice as large
+            as their target are decoded at 1/2, 1/4 or 1/8; by the fast inverse DCT, with repeated chroma.
         workers: threads of the engine; default: one per core.
         prefetch: batches under way ahead of the trainer.
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is
             initialised, else 0 of 1.
         sampling: "independent", "cyclic" or "static"; see `budgetloader.order.Order`.
-        samples: a subset to train (or, with train=False, to evaluate) on: numbers of samples, each once, or a boolean
-            mask with an entry per sample of the set. An epoch is then ⌊α·⌈n/B⌉⌋ batches of its n samples.
+        samples: a subset to train (or, with train=False, to evaluate) on: numbers of samples, each once, a boolean
+            mask with an entry per sample of the set, or a condition such as "height >= 256 and label in (3, 5)" (see
+            `budgetloader.where`). An epoch is then ⌊α·⌈n/B⌉⌋ batches of its n samples.
         weights: a number per sample of the set, or "balanced" (every class equally often): each place of an epoch is a
             draw in proportion, with replacement. With `samples`, among those.
-        selection: a `budgetloader.Selection` of your own.
+        selection: a `budgetloader.Selection` of your own, or a `budgetloader.ScoreSelection` that learns, such as
+            `budgetloader.InfoBatch`: then batches are (images, labels, ids, weights), see `feedback`.
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
@@ -152,36 +146,39 @@ class BudgetLoader:
         rank: int | None = None,
         world_size: int | None = None,
         sampling: Sampling = "independent",
-        samples: ArrayLike | None = None,
+        samples: ArrayLike | str | None = None,
         weights: ArrayLike | str | None = None,
-        selection: Selection | None = None,
+        selection: Selection | ScoreSelection | None = None,
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
         with_ids: bool = False,
         **unexpected: NoReturn,
     ) -> None:
-        refuse_unexpected(unexpected, known=_KEYWORDS)
+        options.refuse_unexpected(unexpected, known=_KEYWORDS)
         batch_size = check_count(batch_size, what="batch_size")
         self.schedule, self.seed, self._train, self._with_ids = schedule, check_seed(seed), train, with_ids
         device, shard = engines.check_device(device), local_shard(rank, world_size)
-        self.dataset: Any = open_dataset(path, verify=verify, label_field=label_field)
-        self.crop, self.crop_reason = choose_crop(crop, self.dataset)
+        self.dataset: Any = options.open_dataset(path, verify=verify, label_field=label_field)
+        self.crop, self.crop_reason = options.choose_crop(crop, self.dataset)
         drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop}
-        wanted = Wanted(sampling, samples, weights, selection)
-        self._planner = make_planner(
+        wanted = Wanted(sampling, where(self.dataset, samples), weights, selection)
+        self._planner = options.make_planner(
             self.dataset, train=train, schedule=schedule, wanted=wanted, shard=shard, on_corrupt=on_corrupt, **drawn
         )
         self.image_sizes = sizes = image_sizes(image_size, epochs=len(self._planner.steps))
-        self._cursor = make_cursor(self._planner, self.dataset, train=train, schedule=schedule, wanted=wanted, **drawn)
+        self._cursor = options.make_cursor(
+            self._planner, self.dataset, train=train, schedule=schedule, wanted=wanted, **drawn
+        )
         shown = sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std
         output = Output(*shown, decode_scaling, fast_decode)
         pace: Any = {"ranks": shard.world_size if train else 1, "workers": workers, "prefetch": prefetch}
-        self._job = make_job(self._planner, self.dataset, output, sizes=sizes, on_corrupt=on_corrupt, **pace)
+        self._job = options.make_job(self._planner, self.dataset, output, sizes=sizes, on_corrupt=on_corrupt, **pace)
         self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
+        self._dropped: dict[int, int] = {}
         self._busy = BusySince()
-        self._engine, self.engine, self.engine_reason = make_engine(engine, self._job)
+        self._engine, self.engine, self.engine_reason = options.make_engine(engine, self._job)
         _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)
 
     # Where it stands
@@ -237,26 +234,30 @@ class BudgetLoader:
         self._iteration = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next batch will come from; JSON-able, under 1 kB.
+        """Where the next batch will come from; JSON-able, under 1 kB (with chosen samples: see `selection_state`).
 
         It counts the batches handed out, not those prefetched, and holds for any number of workers
         or ranks, and for any engine. After a `break` it still is where that epoch was left, though the
         next iteration here would be the next epoch's.
         """
-        return self._cursor.state_dict()
+        return self._with_choice(self._cursor.state_dict())
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, selection: Mapping[str, np.ndarray] | None = None) -> None:
         """Go to where `state_dict` was taken.
 
         The schedule may be longer than the state's: a run of 3 epochs goes on as one of 10. Every ratio of the state's
         schedule is compared with this schedule's ratio of the same epoch, and all must be equal. (With
         sampling="static" the largest ratio must be equal, too: all epochs share one draw of that size.)
 
+        Args:
+            state: what `state_dict` gave.
+            selection: what `selection_state` gave, where the state does not hold it itself.
+
         Raises:
             ResumeError: the state is of another dataset, schedule, batch size, sampling, seed or crop.
         """
         self._check_open()
-        self._cursor.load_state_dict(state)
+        self._resume(state, selection)
         self._iteration = None
 
     # Iteration
@@ -288,6 +289,7 @@ class BudgetLoader:
     def _epochs(self) -> Iterator[int]:
         for epoch in self._cursor.epochs():
             self._iteration = None  # an iterator from before is stale
+            self._begin_choice(epoch)
             yield epoch
 
     def __iter__(self) -> Iterator[tuple]:
@@ -300,27 +302,28 @@ class BudgetLoader:
         self._cursor.begin()
         self._iteration = iteration = object()
         cursor, epoch = self._cursor, self._cursor.epoch
-        stats = EpochStats(epoch, image_size=self.image_sizes[epoch])
+        self._begin_choice(epoch)
+        stats = EpochStats(epoch, image_size=self.image_sizes[epoch], samples_dropped=self._dropped.pop(epoch, 0))
         # What the engine decoded for it when it was iterated over before is in that time's entry.
         self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)
         self._busy.next_epoch()
-        began = time.perf_counter()
+        began = asked = time.perf_counter()
         while cursor.step < self._planner.steps[epoch]:
-            wait_began = time.perf_counter()
             batch = self._next_batch()
-            waited = time.perf_counter() - wait_began
-            stats.trainer_wait_seconds += waited
-            if not stats.batches:
-                stats.boundary_seconds = waited
+            item = self._item(batch)
             stats.batches += 1
             stats.samples_emitted += len(batch.labels)
             stats.samples_replaced += batch.replaced
             self._measure(stats, began)
-            item = self._item(batch)
+            waited = time.perf_counter() - asked
+            stats.trainer_wait_seconds += waited
+            if stats.batches == 1:
+                stats.boundary_seconds = waited
             # Nothing is called from here to the trainer: no signal's exception falls between counting and handing out.
             cursor.step += 1
             yield item
+            asked = time.perf_counter()
             if self._iteration is not iteration:
                 raise EngineError("a newer iteration has begun, or set_epoch moved the loader; iterate over it anew")
             self._measure(stats, began)
@@ -338,8 +341,7 @@ class BudgetLoader:
         if self._feed is None or self._feed.next_out != here:
             self._feed = None  # and stays so if what follows is interrupted
             engine.abort()
-            plans = self.image_sizes.sized(stream(self._planner, epoch=here[0], step=here[1]))
-            self._feed = Feed(engine, plans, here)
+            self._feed = Feed(engine, self.image_sizes.sized(stream(self._planner, epoch=here[0], step=here[1])), here)
         try:
             return self.image_sizes.checked(self._feed.get())
         except BaseException:
@@ -347,11 +349,13 @@ class BudgetLoader:
             raise
 
     def _item(self, batch: Batch) -> tuple:
-        if not self._with_ids:
-            return batch.images, batch.labels
+        item: tuple = (batch.images, batch.labels)
+        if not self._with_ids and not self._learns:
+            return item
         import torch
 
-        return batch.images, batch.labels, torch.from_numpy(batch.shown.copy())
+        item = (*item, torch.from_numpy(batch.shown.copy()))
+        return (*item, self._weights(batch)) if self._learns else item
 
     # What it measured, and its end
 
