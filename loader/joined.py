@@ -136,9 +136,12 @@ class JoinedDataset:
 
 def _raw(parts: Sequence[Dataset]) -> np.ndarray:
     """Which samples are pixels: bool [D], or [0] where none is."""
-    if not any(len(part.raw) for part in parts):
+    raw = [getattr(part, "raw", ()) for part in parts]
+    if not any(map(len, raw)):
         return np.zeros(0, np.bool_)
-    return np.concatenate([part.raw if len(part.raw) else np.zeros(len(part), np.bool_) for part in parts])
+    return np.concatenate(
+        [of if len(of) else np.zeros(len(part), np.bool_) for of, part in zip(raw, parts, strict=True)]
+    )
 
 
 def _classes(parts: Sequence[Dataset]) -> tuple[tuple[str, ...], np.ndarray]:
