@@ -10,17 +10,19 @@ from typing import Any, cast
 import numpy as np
 
 from budgetloader import engines
-from budgetloader.arguments import check_choice
+from budgetloader.arguments import check_choice, check_count
 from budgetloader.cursor import Cursor
 from budgetloader.dataset import Dataset
-from budgetloader.engines.base import Engine, Job
+from budgetloader.engines.base import Engine, Job, OnCorrupt, Output
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
 from budgetloader.given import given
 from budgetloader.joined import Mixture, join
+from budgetloader.parallel import cores
 from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerLike
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
+from budgetloader.sizes import SizeSchedule
 from budgetloader.tars import is_ordinary, open_ordinary
 
 SMALL = 64  # pixels: images of up to this side, all of one size, are shifted by crop="auto", as CIFAR's are
@@ -174,6 +176,37 @@ def make_cursor(
         **planner.identity,
     }
     return Cursor(planner.steps, identity=identity, schedule=schedule, after_last="end" if train else "again")
+
+
+def make_job(
+    planner: PlannerLike,
+    dataset: Any,
+    output: Output,
+    *,
+    sizes: SizeSchedule,
+    ranks: int,
+    workers: int | None,
+    prefetch: int,
+    on_corrupt: OnCorrupt,
+) -> Job:
+    """What an engine has to do; arguments as `BudgetLoader` has them.
+
+    Args:
+        planner, dataset, output: of which plans and images, and what batches look like.
+        sizes: of the images.
+        ranks: among which a batch is shared.
+        workers, prefetch, on_corrupt: see `BudgetLoader`.
+    """
+    return Job(
+        dataset=dataset,
+        output=output,
+        batch_size=-(-planner.batch_size // ranks),
+        workers=check_count(cores() if workers is None else workers, what="workers"),
+        capacity=check_count(prefetch, what="prefetch"),
+        on_corrupt=on_corrupt,
+        replacement=planner.replacement,
+        sizes=sizes.distinct,
+    )
 
 
 def make_engine(engine: str | Callable[[Job], Engine], job: Job) -> tuple[Engine, str, str]:

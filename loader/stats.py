@@ -25,6 +25,7 @@ class EpochStats:
         seconds: from asking for the first batch to asking for more after the last.
         set_share: the share of the set's samples that the whole epoch sees, 0 … 1: where it draws with replacement, the
             expected one; None for a selection of one's own that does not say, and for an evaluation.
+        image_size: height and width of its images, pixels.
     """
 
     epoch: int
@@ -37,6 +38,7 @@ class EpochStats:
     engine_busy_seconds: float = 0.0
     samples_made: int = 0
     seconds: float = 0.0
+    image_size: int = 0
     samples_dropped: int = 0
     set_share: float | None = None
 

@@ -41,6 +41,12 @@ def add_arguments(add: Add) -> None:
     add("--max-pixels", type=int, default=MAX_PIXELS, help="of an image; larger ones cannot be read")
     add("--background", default="white", help="what transparent images are put on: a colour's name, or #rrggbb")
     add("--on-bad", choices=("raise", "skip"), default="raise", help="what to do with an image that cannot be stored")
+    add(
+        "--raw",
+        default="0",
+        metavar="SHARE|smart",
+        help="store images as pixels: fast to read, several times the bytes",
+    )
     add("--threads", type=int, help="none: one per core")
     add("--split", help="train or test (CIFAR, IDX, .npz), or as the torchvision dataset calls it; none: its default")
     add("--torchvision", metavar="NAME", help="the source is torchvision.datasets.NAME, on disk already")
@@ -86,6 +92,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         threads=options.threads,
         max_pixels=options.max_pixels,
         background=options.background,
+        raw=options.raw,
     )
 
 
@@ -108,6 +115,8 @@ def _say(report: Report, source: Source, options: argparse.Namespace) -> None:
         print(f"  {count:,} brought to RGB from {mode}")
     if report.transparent:
         print(f"  {report.transparent:,} transparent, put on {options.background}")
+    if report.raw:
+        print(f"  {report.raw:,} stored as pixels")
     if options.lossless:
         print(f"  {report.lossless:,} kept their DCT coefficients")
     if report.resized:

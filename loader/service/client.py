@@ -22,6 +22,7 @@ from budgetloader.service.blocks import BLOCK
 from budgetloader.service.connection import Bridge
 from budgetloader.service.maker import BridgeMaker
 from budgetloader.service.protocol import ServiceStatus, StatusRequest
+from budgetloader.sizes import one_size
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +46,8 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
         ("independent",),
         "only sampling='independent' can be shared; the order of the others depends on the schedule",
     ),
+    "decode_scaling": ((False,), "a service decodes images whole, for all of its trainers; leave it out"),
+    "fast_decode": ((False,), "a service decodes exactly, for all of its trainers; leave it out"),
     "label_field": ((None,), "the service opens the file, and takes the field named 'label'; leave it out"),
 }
 # What else does not mean the same over a service as for a BudgetLoader (see `budgetloader.options`).
@@ -110,7 +113,7 @@ def connect(
         ArgumentError: an argument that a service does not have, or that cannot be used.
         EngineError: the service refuses what it is asked for, or its memory is too small for it.
     """
-    options = dict(locals())
+    options = {**locals(), "image_size": one_size(image_size, where="a service")}
     for own in ("name", "label", "wait_seconds", "unknown"):
         del options[own]
     _refuse(unknown)

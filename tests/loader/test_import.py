@@ -10,11 +10,11 @@ import budgetloader
 
 LAYERS = (  # each imports from its own line or those above it
     {"apart", "errors", "limits", "parallel", "paths", "pickles", "pillow", "rng", "runs", "stats"},
-    {"arguments", "colour", "console", "idx", "npz"},
-    {"arrays"},
+    {"arguments", "colour", "console", "idx", "npz", "pixels"},
+    {"arrays", "sizes"},
     {"budget"},
     {"schedule"},
-    {"cursor", "shard", "theory"},
+    {"cursor", "forecast", "shard", "theory"},
     {"beton", "columns", "fields", "geometry", "jpeg", "order", "resize", "spatial", "windows"},
     {"selections"},
     {"dataset", "plans", "sources"},
@@ -42,6 +42,7 @@ INSIDE = {  # the same within a folder: its parts first, and what is made of the
         {"base"},
         {"base_direct", "base_threaded", "buffers", "normalize"},
         {"upload"},
+        {"rows"},
         {"rendering"},
         {"render_threads"},
         {"dali", "ffcv", "native", "resident", "synthetic"},
