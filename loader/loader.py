@@ -18,9 +18,17 @@ from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, 
 from budgetloader.errors import EngineError, ScheduleError
 from budgetloader.feed import Feed
 from budgetloader.joined import Mixture
-from budgetloader.options import choose_crop, make_cursor, make_engine, make_planner, open_dataset, refuse_unexpected
+from budgetloader.options import (
+    choose_crop,
+    make_cursor,
+    make_engine,
+    make_job,
+    make_planner,
+    make_stage,
+    open_dataset,
+    refuse_unexpected,
+)
 from budgetloader.order import Sampling
-from budgetloader.parallel import cores
 from budgetloader.plans import Index, stream
 from budgetloader.resize import Interpolation
 from budgetloader.schedule import Schedule
@@ -80,6 +88,8 @@ class BudgetLoader:
         weights: a number per sample of the set, or "balanced" (every class equally often): each place of an epoch is a
             draw in proportion, with replacement. With `samples`, among those.
         selection: a `budgetloader.Selection` of your own.
+        transform: changes uint8 images, and targets, ahead of the trainer: a function of (images, targets, keys), a
+            transform of torchvision or kornia, or a list of these; see `budgetloader.transforms`.
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
@@ -139,6 +149,7 @@ class BudgetLoader:
         samples: ArrayLike | None = None,
         weights: ArrayLike | str | None = None,
         selection: Selection | None = None,
+        transform: Any = None,
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
@@ -158,19 +169,14 @@ class BudgetLoader:
             self.dataset, train=train, schedule=schedule, wanted=wanted, shard=shard, on_corrupt=on_corrupt, **drawn
         )
         self._cursor = make_cursor(self._planner, self.dataset, train=train, schedule=schedule, wanted=wanted, **drawn)
-        self._job = Job(
-            dataset=self.dataset,
-            output=Output(image_size, str(dtype), layout, device, interpolation, self.crop, mean, std),
-            batch_size=-(-batch_size // (shard.world_size if train else 1)),
-            workers=check_count(cores() if workers is None else workers, what="workers"),
-            capacity=check_count(prefetch, what="prefetch"),
-            on_corrupt=on_corrupt,
-            replacement=self._planner.replacement,
-        )
+        output = Output(image_size, str(dtype), layout, device, interpolation, self.crop, mean, std)
+        asked: Any = {"batch_size": -(-batch_size // (shard.world_size if train else 1)), "on_corrupt": on_corrupt}
+        self._job = make_job(self.dataset, self._planner, output, workers=workers, prefetch=prefetch, **asked)
         self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
         self._busy = BusySince()
-        self._engine, self.engine, self.engine_reason = make_engine(engine, self._job)
+        stage = make_stage(transform, seed=self.seed)
+        self._engine, self.engine, self.engine_reason = make_engine(engine, self._job, stage)
         _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)
 
     # Where it stands
@@ -303,7 +309,7 @@ class BudgetLoader:
             if not stats.batches:
                 stats.boundary_seconds = waited
             stats.batches += 1
-            stats.samples_emitted += len(batch.labels)
+            stats.samples_emitted += len(batch.plan)
             stats.samples_replaced += batch.replaced
             self._measure(stats, began)
             item = self._item(batch)
@@ -335,11 +341,12 @@ class BudgetLoader:
             raise
 
     def _item(self, batch: Batch) -> tuple:
+        targets = batch.handed_out if batch.transformed else batch.labels
         if not self._with_ids:
-            return batch.images, batch.labels
+            return batch.images, targets
         import torch
 
-        return batch.images, batch.labels, torch.from_numpy(batch.shown.copy())
+        return batch.images, targets, torch.from_numpy(batch.shown.copy())
 
     # What it measured, and its end
 

@@ -10,12 +10,14 @@ from typing import Any, cast
 import numpy as np
 
 from budgetloader import engines
-from budgetloader.arguments import check_choice
+from budgetloader.arguments import check_choice, check_count
 from budgetloader.cursor import Cursor
 from budgetloader.dataset import Dataset
-from budgetloader.engines.base import Engine, Job
+from budgetloader.engines.base import Engine, Job, OnCorrupt, Output
+from budgetloader.engines.stage import Stage
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
 from budgetloader.joined import Mixture, join
+from budgetloader.parallel import cores
 from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerLike
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
@@ -31,8 +33,7 @@ _WHAT_TO_USE = {  # keywords that torch's DataLoader, FFCV's Loader or a dataset
     "batch_sampler": "the schedule says which batches; for a dataset of your own use a DataLoader and BudgetSampler",
     "drop_last": "leave it out: batches are whole, but for the last one of a full epoch, which is a part of it",
     "collate_fn": "leave it out: batches are tensors (images, labels)",
-    "transform": "crop=, interpolation=, mean= and std= are the loader's own; apply other transforms to the batch",
-    "target_transform": "change the labels of the batch that you are given",
+    "target_transform": "transform= is given the targets, too",
     "pin_memory": "leave it out, and give device='cuda': batches are copied there ahead of you",
     "pin_memory_device": "leave it out, and give device='cuda:0': batches are copied there ahead of you",
     "timeout": "leave it out: what cannot be read is an error, and not waited for",
@@ -172,14 +173,63 @@ def make_cursor(
     return Cursor(planner.steps, identity=identity, schedule=schedule, after_last="end" if train else "again")
 
 
-def make_engine(engine: str | Callable[[Job], Engine], job: Job) -> tuple[Engine, str, str]:
+def make_job(
+    dataset: Any,
+    planner: PlannerLike,
+    output: Output,
+    *,
+    batch_size: int,
+    workers: int | None,
+    prefetch: int,
+    on_corrupt: OnCorrupt,
+) -> Job:
+    """What an engine is asked to make.
+
+    Args:
+        dataset, planner, output: of what, which and how.
+        batch_size: of this rank.
+        workers, prefetch, on_corrupt: as `BudgetLoader` has them.
+    """
+    return Job(
+        dataset=dataset,
+        output=output,
+        batch_size=batch_size,
+        workers=check_count(cores() if workers is None else workers, what="workers"),
+        capacity=check_count(prefetch, what="prefetch"),
+        on_corrupt=on_corrupt,
+        replacement=planner.replacement,
+    )
+
+
+def make_engine(engine: str | Callable[[Job], Engine], job: Job, stage: Stage | None = None) -> tuple[Engine, str, str]:
     """The engine, its name, and why it is this one.
+
+    Args:
+        engine: its name, or a function that makes it.
+        job: what is handed out.
+        stage: what is done to its batches before that.
 
     Raises:
         EngineError: it is not known, not installed, or cannot make such batches.
     """
+    if stage is not None:
+        made, name, reason = make_engine(engine, stage.asked(job))
+        return stage.behind(made, job), name, reason
     if callable(engine):
         name = str(getattr(engine, "engine_name", getattr(engine, "__name__", "custom")))
         return engine(job), name, "it was given"
     name, reason = engines.resolve(str(engine), output=job.output, dataset=job.dataset)
     return engines.create(name, job), name, reason
+
+
+def make_stage(transform: Any, *, seed: int) -> Stage | None:
+    """What is done to batches between the engine and the trainer, or None.
+
+    Raises:
+        ArgumentError: the transform cannot be used.
+    """
+    if transform is None:
+        return None
+    from budgetloader.transforms import as_transform
+
+    return Stage(as_transform(transform), seed)

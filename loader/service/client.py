@@ -69,6 +69,7 @@ def connect(
     prefetch: int = 3,
     rank: int | None = None,
     world_size: int | None = None,
+    transform: Any = None,
     on_corrupt: OnCorrupt = "raise",
     verify: bool = False,
     with_ids: bool = False,
@@ -86,6 +87,7 @@ def connect(
         name: the service's, as `budgetloader serve --name` was given it.
         schedule, batch_size, image_size, device, seed, dtype, layout, interpolation, crop, mean, std, prefetch, rank,
             world_size, on_corrupt, with_ids: as for `BudgetLoader`.
+        transform: as for `BudgetLoader`; it runs in this process, behind what is shared.
         verify: require that the service compares checksums (`budgetloader serve --verify`).
         label: what `budgetloader top` calls this trainer, at most 200 letters; default: host and process.
         wait_seconds: how long to wait for a service that is not running (yet, or again).

@@ -15,7 +15,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"schedule"},
     {"cursor", "shard", "theory"},
     {"beton", "jpeg", "order", "resize", "windows"},
-    {"selections"},
+    {"selections", "transforms"},
     {"dataset", "plans", "sources"},
     {"joined"},
     {"batch"},
@@ -30,13 +30,14 @@ LAYERS = (  # each imports from its own line or those above it
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
     "selections": ({"mixture", "subset", "weighted"}, {"__init__"}),
+    "transforms": ({"draws", "keys", "rows"}, {"adapters"}, {"chain"}, {"__init__"}),
     "engines": (
         {"laps", "threads"},
         {"base"},
         {"base_direct", "base_threaded", "buffers", "normalize"},
-        {"upload"},
-        {"rendering"},
-        {"render_threads"},
+        {"stage_call", "stage_driver", "upload"},
+        {"rendering", "stage_places"},
+        {"render_threads", "stage"},
         {"dali", "ffcv", "native", "resident", "synthetic"},
         {"__init__"},
     ),
