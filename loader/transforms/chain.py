@@ -82,12 +82,12 @@ def as_transform(given: Any) -> Transform:
         return Chain([as_transform(each) for each in given])
     if not callable(given):
         raise ArgumentTypeError(f"transform {given!r} cannot be called; give a function of (images, targets, keys)")
-    kind = type(given)
-    family = kind.__module__.partition(".")[0]
-    if kind.__name__ in ("MixUp", "CutMix") and family == "torchvision":
-        raise ArgumentError(f"transform {kind.__name__} mixes samples; for pairs give PerGroup({kind.__name__}(…))")
-    if family in ("torchvision", "kornia"):
-        return PerSample(given, dtype="float32" if family == "kornia" else "uint8")
+    kinds = [kind for kind in type(given).__mro__ if kind.__module__.partition(".")[0] in ("torchvision", "kornia")]
+    if any(kind.__name__ in ("MixUp", "CutMix") for kind in kinds):
+        name = type(given).__name__
+        raise ArgumentError(f"transform {name} mixes samples; for pairs give transforms.PerGroup({name}(…))")
+    if kinds:  # or what is made of one of theirs
+        return PerSample(given, dtype="float32" if kinds[0].__module__.startswith("kornia") else "uint8")
     rows_of(given), place_of(given)
     return given
 

@@ -115,6 +115,13 @@ def test_torchvisions_transforms_are_called_unchanged_and_by_key(name):
     assert torch.equal(torch.cat(parts), whole)
 
 
+def test_a_class_that_is_made_of_torchvisions_is_one_of_them():
+    class Mine(v2.RandomErasing):
+        pass
+
+    assert isinstance(as_transform(Mine(p=1)), PerSample)
+
+
 @pytest.mark.parametrize("name", ["ColorJiggle", "RandomAffine", "RandomErasing"])
 def test_kornias_transforms_are_called_unchanged_and_by_key(name):
     augmentation = pytest.importorskip("kornia").augmentation
@@ -197,7 +204,7 @@ def test_a_chain_gives_each_transform_keys_of_its_own():
     [
         (3, ArgumentTypeError, "transform 3 cannot be called"),
         ([], ArgumentError, "holds no transform"),
-        (v2.MixUp(num_classes=4), ArgumentError, r"for pairs give PerGroup\(MixUp"),
+        (v2.MixUp(num_classes=4), ArgumentError, r"for pairs give transforms.PerGroup\(MixUp"),
         ([PerSample(v2.RandAugment()), PerBatch(v2.RandAugment(), on="device")], ArgumentError, "same on="),
     ],
 )
