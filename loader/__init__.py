@@ -41,11 +41,15 @@ if TYPE_CHECKING:
         ScheduleError,
         ServiceGoneError,
     )
+    from budgetloader.given import JpegSource
+    from budgetloader.growing import shards
     from budgetloader.joined import Mixture
     from budgetloader.loader import BudgetLoader
     from budgetloader.sampler import BudgetSampler
     from budgetloader.schedule import Schedule
-    from budgetloader.selections import Selection
+    from budgetloader.selections import ScoreSelection, Selection
+    from budgetloader.selections.infobatch import InfoBatch
+    from budgetloader.selections.scores import Choice
     from budgetloader.service.client import connect
     from budgetloader.stats import EpochStats, Verdict
 
@@ -57,20 +61,25 @@ _HOMES = {
     "Budget": "budget",
     "BudgetLoader": "loader",
     "BudgetSampler": "sampler",
+    "Choice": "selections.scores",
     "CorruptSampleError": "errors",
     "Dataset": "dataset",
     "DatasetError": "errors",
     "EngineError": "errors",
     "EpochStats": "stats",
+    "InfoBatch": "selections.infobatch",
+    "JpegSource": "given",
     "LoaderError": "errors",
     "Mixture": "joined",
     "ResumeError": "errors",
     "Schedule": "schedule",
+    "ScoreSelection": "selections.scores",
     "Selection": "selections",
     "ScheduleError": "errors",
     "ServiceGoneError": "errors",
     "Verdict": "stats",
     "connect": "service.client",
+    "shards": "growing",
 }
 __all__ = [
     "ArgumentError",
@@ -78,20 +87,25 @@ __all__ = [
     "Budget",
     "BudgetLoader",
     "BudgetSampler",
+    "Choice",
     "CorruptSampleError",
     "Dataset",
     "DatasetError",
     "EngineError",
     "EpochStats",
+    "InfoBatch",
+    "JpegSource",
     "LoaderError",
     "Mixture",
     "ResumeError",
     "Schedule",
     "ScheduleError",
+    "ScoreSelection",
     "Selection",
     "ServiceGoneError",
     "Verdict",
     "connect",
+    "shards",
     "theory",
     "transforms",
 ]

@@ -6,13 +6,14 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from budgetloader import engines
 from budgetloader.arguments import check_count, check_seed
 from budgetloader.batch import Batch
+from budgetloader.choosing import Choosing
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
 from budgetloader.errors import EngineError, ScheduleError
@@ -32,18 +33,20 @@ from budgetloader.order import Sampling
 from budgetloader.plans import Index, stream
 from budgetloader.resize import Interpolation
 from budgetloader.schedule import Schedule
-from budgetloader.selections import Selection, Wanted
+from budgetloader.selections import ScoreSelection, Selection, Wanted
 from budgetloader.shard import local_shard
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
+from budgetloader.where import where
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from numpy.typing import ArrayLike
 
 _log = logging.getLogger("budgetloader")
 
 
-class BudgetLoader:
+class BudgetLoader(Choosing):
     """Batches of a dataset, exactly ⌊α_e·M⌋ of them in epoch e, prefetched on across epochs.
 
         for epoch in batches.epochs():
@@ -83,11 +86,13 @@ class BudgetLoader:
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is
             initialised, else 0 of 1.
         sampling: "independent", "cyclic" or "static"; see `budgetloader.order.Order`.
-        samples: a subset to train (or, with train=False, to evaluate) on: numbers of samples, each once, or a boolean
-            mask with an entry per sample of the set. An epoch is then ⌊α·⌈n/B⌉⌋ batches of its n samples.
+        samples: a subset to train (or, with train=False, to evaluate) on: numbers of samples, each once, a boolean
+            mask with an entry per sample of the set, or a condition such as "height >= 256 and label in (3, 5)" (see
+            `budgetloader.where`). An epoch is then ⌊α·⌈n/B⌉⌋ batches of its n samples.
         weights: a number per sample of the set, or "balanced" (every class equally often): each place of an epoch is a
             draw in proportion, with replacement. With `samples`, among those.
-        selection: a `budgetloader.Selection` of your own.
+        selection: a `budgetloader.Selection` of your own, or a `budgetloader.ScoreSelection` that learns, such as
+            `budgetloader.InfoBatch`: then batches are (images, labels, ids, weights), see `feedback`.
         transform: changes uint8 images, and targets, ahead of the trainer: a function of (images, targets, keys), a
             transform of torchvision or kornia, or a list of these; see `budgetloader.transforms`.
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
@@ -146,9 +151,9 @@ class BudgetLoader:
         rank: int | None = None,
         world_size: int | None = None,
         sampling: Sampling = "independent",
-        samples: ArrayLike | None = None,
+        samples: ArrayLike | str | None = None,
         weights: ArrayLike | str | None = None,
-        selection: Selection | None = None,
+        selection: Selection | ScoreSelection | None = None,
         transform: Any = None,
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
@@ -164,7 +169,7 @@ class BudgetLoader:
         self.dataset: Any = open_dataset(path, verify=verify, label_field=label_field)
         self.crop, self.crop_reason = choose_crop(crop, self.dataset)
         drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop}
-        wanted = Wanted(sampling, samples, weights, selection)
+        wanted = Wanted(sampling, where(self.dataset, samples), weights, selection)
         self._planner = make_planner(
             self.dataset, train=train, schedule=schedule, wanted=wanted, shard=shard, on_corrupt=on_corrupt, **drawn
         )
@@ -174,6 +179,7 @@ class BudgetLoader:
         self._job = make_job(self.dataset, self._planner, output, workers=workers, prefetch=prefetch, **asked)
         self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
+        self._dropped: dict[int, int] = {}
         self._busy = BusySince()
         stage = make_stage(transform, seed=self.seed)
         self._engine, self.engine, self.engine_reason = make_engine(engine, self._job, stage)
@@ -232,26 +238,30 @@ class BudgetLoader:
         self._iteration = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next batch will come from; JSON-able, under 1 kB.
+        """Where the next batch will come from; JSON-able, under 1 kB (with chosen samples: see `selection_state`).
 
         It counts the batches handed out, not those prefetched, and holds for any number of workers
         or ranks, and for any engine. After a `break` it still is where that epoch was left, though the
         next iteration here would be the next epoch's.
         """
-        return self._cursor.state_dict()
+        return self._with_choice(self._cursor.state_dict())
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, selection: Mapping[str, np.ndarray] | None = None) -> None:
         """Go to where `state_dict` was taken.
 
         The schedule may be longer than the state's: a run of 3 epochs goes on as one of 10. Every ratio of the state's
         schedule is compared with this schedule's ratio of the same epoch, and all must be equal. (With
         sampling="static" the largest ratio must be equal, too: all epochs share one draw of that size.)
 
+        Args:
+            state: what `state_dict` gave.
+            selection: what `selection_state` gave, where the state does not hold it itself.
+
         Raises:
             ResumeError: the state is of another dataset, schedule, batch size, sampling, seed or crop.
         """
         self._check_open()
-        self._cursor.load_state_dict(state)
+        self._resume(state, selection)
         self._iteration = None
 
     # Iteration
@@ -283,6 +293,7 @@ class BudgetLoader:
     def _epochs(self) -> Iterator[int]:
         for epoch in self._cursor.epochs():
             self._iteration = None  # an iterator from before is stale
+            self._begin_choice(epoch)
             yield epoch
 
     def __iter__(self) -> Iterator[tuple]:
@@ -295,27 +306,28 @@ class BudgetLoader:
         self._cursor.begin()
         self._iteration = iteration = object()
         cursor, epoch = self._cursor, self._cursor.epoch
-        stats = EpochStats(epoch)
+        self._begin_choice(epoch)
+        stats = EpochStats(epoch, samples_dropped=self._dropped.pop(epoch, 0))
         # What the engine decoded for it when it was iterated over before is in that time's entry.
         self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)
         self._busy.next_epoch()
-        began = time.perf_counter()
+        began = asked = time.perf_counter()
         while cursor.step < self._planner.steps[epoch]:
-            wait_began = time.perf_counter()
             batch = self._next_batch()
-            waited = time.perf_counter() - wait_began
-            stats.trainer_wait_seconds += waited
-            if not stats.batches:
-                stats.boundary_seconds = waited
+            item = self._item(batch)
             stats.batches += 1
             stats.samples_emitted += len(batch.plan)
             stats.samples_replaced += batch.replaced
             self._measure(stats, began)
-            item = self._item(batch)
+            waited = time.perf_counter() - asked
+            stats.trainer_wait_seconds += waited
+            if stats.batches == 1:
+                stats.boundary_seconds = waited
             # Nothing is called from here to the trainer: no signal's exception falls between counting and handing out.
             cursor.step += 1
             yield item
+            asked = time.perf_counter()
             if self._iteration is not iteration:
                 raise EngineError("a newer iteration has begun, or set_epoch moved the loader; iterate over it anew")
             self._measure(stats, began)
@@ -341,12 +353,13 @@ class BudgetLoader:
             raise
 
     def _item(self, batch: Batch) -> tuple:
-        targets = batch.handed_out if batch.transformed else batch.labels
-        if not self._with_ids:
-            return batch.images, targets
+        item: tuple = (batch.images, batch.handed_out if batch.transformed else batch.labels)
+        if not self._with_ids and not self._learns:
+            return item
         import torch
 
-        return batch.images, targets, torch.from_numpy(batch.shown.copy())
+        item = (*item, torch.from_numpy(batch.shown.copy()))
+        return (*item, self._weights(batch)) if self._learns else item
 
     # What it measured, and its end
 

@@ -16,12 +16,14 @@ from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Engine, Job, OnCorrupt, Output
 from budgetloader.engines.stage import Stage
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
+from budgetloader.given import given
 from budgetloader.joined import Mixture, join
 from budgetloader.parallel import cores
 from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerLike
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
+from budgetloader.tars import is_ordinary, open_ordinary
 
 SMALL = 64  # pixels: images of up to this side, all of one size, are shifted by crop="auto", as CIFAR's are
 
@@ -80,6 +82,8 @@ def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
         ArgumentError: the dataset is open already, with other options.
     """
     if isinstance(path, (str, os.PathLike)):
+        if is_ordinary(path):
+            return open_ordinary(path, verify=verify, label_field=label_field)
         return Dataset(path, verify=verify, label_field=label_field)
     if isinstance(path, (list, tuple, Mixture)):
         return join(path, verify=verify, label_field=label_field)
@@ -98,7 +102,7 @@ def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
         raise ArgumentError(
             f"label_field={label_field!r}: the dataset is open already; give Dataset(path, label_field={label_field!r})"
         )
-    return path
+    return given(path)
 
 
 def choose_crop(crop: str, dataset: Index) -> tuple[Crop, str]:

@@ -8,11 +8,32 @@ from functools import lru_cache
 import numpy as np
 
 from budgetloader.engines.base import Job, Output, Work
+from budgetloader.engines.laps import Laps
 from budgetloader.engines.rendering import Renderer
 from budgetloader.errors import CorruptSampleError, DatasetError
 from budgetloader.plans import Planner
 from budgetloader.schedule import Schedule
 from budgetloader.service.blocks import BLOCK, Content, Key, Reading, Spec
+
+
+class Meter:
+    """How long a worker's blocks take it: the decoding, and Ray's storing of the block before."""
+
+    def __init__(self) -> None:
+        self._laps, self._stored = Laps(), time.process_time()
+        self._began = self._storing = 0.0
+
+    def begin(self) -> None:
+        self._storing = time.process_time() - self._stored
+        self._began = time.perf_counter()
+
+    def end(self, samples: int) -> float:
+        seconds = self._laps.usual(time.perf_counter() - self._began + self._storing, samples)
+        self._stored = time.process_time()
+        return seconds
+
+
+meter = Meter()
 
 
 def decode_block(reading: Reading, key: Key, start: int, stop: int) -> Content:
@@ -29,10 +50,11 @@ def decode_block(reading: Reading, key: Key, start: int, stop: int) -> Content:
     Raises:
         DatasetError: the file is gone, or another one now.
     """
+    meter.begin()
     planner, renderer, buffer = _tools(reading, key.spec)
-    began = time.perf_counter()
     first = key.number * BLOCK
-    plan = planner.at(key.epoch, np.arange(first + start, first + stop, dtype=np.int64))
+    samples = None if key.samples is None else key.samples[start:stop].astype(np.int64)
+    plan = planner.at(key.epoch, np.arange(first + start, first + stop, dtype=np.int64), samples)
     images = buffer[: len(plan)]
     replaced: dict[int, int] = {}
     corrupt: dict[int, tuple[str, int]] = {}
@@ -44,7 +66,7 @@ def decode_block(reading: Reading, key: Key, start: int, stop: int) -> Content:
         except CorruptSampleError as error:
             images[row] = 0
             corrupt[row] = (str(error), error.sample)
-    return Content(images, replaced, corrupt, time.perf_counter() - began)
+    return Content(images, replaced, corrupt, meter.end(len(plan)))
 
 
 @lru_cache(maxsize=4)

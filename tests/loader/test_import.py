@@ -18,9 +18,10 @@ LAYERS = (  # each imports from its own line or those above it
     {"selections", "transforms"},
     {"dataset", "plans", "sources"},
     {"joined"},
-    {"batch"},
-    {"convert", "engines", "generate", "verify"},
-    {"feed", "options"},
+    {"batch", "where"},
+    {"convert", "converted", "engines", "generate", "verify"},
+    {"feed", "growing", "options"},
+    {"choosing"},
     {"loader", "prepare", "sampler"},
     {"service", "noise", "throughput"},
     {"doctor", "training"},
@@ -29,7 +30,12 @@ LAYERS = (  # each imports from its own line or those above it
     {"__main__"},
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
-    "selections": ({"mixture", "subset", "weighted"}, {"__init__"}),
+    "selections": (
+        {"agreement", "filtered", "mixture", "packing", "subset", "weighted"},
+        {"picks", "scores"},
+        {"infobatch"},
+        {"__init__"},
+    ),
     "transforms": ({"draws", "keys", "rows"}, {"adapters"}, {"chain"}, {"__init__"}),
     "engines": (
         {"laps", "threads"},
@@ -219,6 +225,7 @@ def test_import_loader_takes_under_0_3_seconds():
     assert import_seconds("budgetloader") < 0.3
 
 
+@pytest.mark.slow
 def test_the_test_of_the_seconds_can_fail():
     assert import_seconds("torch") > 0.3
 
