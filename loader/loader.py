@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from budgetloader import engines
@@ -17,7 +16,7 @@ from budgetloader.choosing import Choosing
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
 from budgetloader.errors import EngineError, ScheduleError
-from budgetloader.feed import Feed
+from budgetloader.feed import Closing, Feed
 from budgetloader.joined import Mixture
 from budgetloader.options import (
     choose_crop,
@@ -36,6 +35,7 @@ from budgetloader.schedule import Schedule
 from budgetloader.selections import ScoreSelection, Selection, Wanted
 from budgetloader.shard import local_shard
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
+from budgetloader.targets import Targets
 from budgetloader.where import where
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("budgetloader")
 
 
-class BudgetLoader(Choosing):
+class BudgetLoader(Choosing, Closing):
     """Batches of a dataset, exactly ⌊α_e·M⌋ of them in epoch e, prefetched on across epochs.
 
         for epoch in batches.epochs():
@@ -100,6 +100,8 @@ class BudgetLoader(Choosing):
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
             sample that differs counts as one that does not decode.
         label_field: the integer field of the file that holds the labels; see `Dataset`.
+        targets: what a batch gives in place of labels: the name of a field of the file, an array [D, …] by sample, a
+            function of ids (int64 [batch]), or a tuple or a dict of them; see `budgetloader.targets`.
         with_ids: True yields (images, labels, ids), ids int64 [batch]: the numbers in the file of the samples that
             are shown (of a replaced sample: that of the one that stands in for it).
 
@@ -114,9 +116,9 @@ class BudgetLoader(Choosing):
         stats: one `EpochStats` for each iteration.
 
     Yields:
-        images [batch, 3, image_size, image_size] and labels int64 [batch]. They stay valid for as
-        long as they are kept. On a GPU they are ready for work that is queued on the stream that is the
-        current one when they are taken; before another stream uses them, have it wait, and call record_stream.
+        images [batch, 3, image_size, image_size] and labels int64 [batch], or the targets that were asked for. They
+        stay valid for as long as they are kept. On a GPU they are ready for work that is queued on the stream that is
+        the current one when they are taken; before another stream uses them, have it wait, and call record_stream.
 
     Raises:
         LoaderError: what cannot be, with what to do about it: `ScheduleError`, `DatasetError`, `EngineError`, or,
@@ -124,8 +126,6 @@ class BudgetLoader(Choosing):
     """
 
     drop_last = False
-    _engine: Engine | None
-    _feed: Feed | None = None
     _iteration: object = None
     _counted = 0
 
@@ -158,6 +158,7 @@ class BudgetLoader(Choosing):
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
+        targets: Any = None,
         with_ids: bool = False,
         **unexpected: NoReturn,
     ) -> None:
@@ -177,11 +178,12 @@ class BudgetLoader(Choosing):
         output = Output(image_size, str(dtype), layout, device, interpolation, self.crop, mean, std)
         asked: Any = {"batch_size": -(-batch_size // (shard.world_size if train else 1)), "on_corrupt": on_corrupt}
         self._job = make_job(self.dataset, self._planner, output, workers=workers, prefetch=prefetch, **asked)
+        self._targets = Targets(targets, self.dataset, job=self._job)
         self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
         self._dropped: dict[int, int] = {}
         self._busy = BusySince()
-        stage = make_stage(transform, seed=self.seed)
+        stage = make_stage(transform, seed=self.seed, targets=self._targets)
         self._engine, self.engine, self.engine_reason = make_engine(engine, self._job, stage)
         _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)
 
@@ -353,7 +355,7 @@ class BudgetLoader(Choosing):
             raise
 
     def _item(self, batch: Batch) -> tuple:
-        item: tuple = (batch.images, batch.handed_out if batch.transformed else batch.labels)
+        item: tuple = (batch.images, self._targets(batch))
         if not self._with_ids and not self._learns:
             return item
         import torch
@@ -366,29 +368,6 @@ class BudgetLoader(Choosing):
     def verdict(self) -> Verdict | None:
         """What limits the training's speed; the first epoch is left out where there are more."""
         return judge(self.stats[1:] or self.stats)
-
-    def close(self) -> None:
-        """Stop the engine and leave no thread behind. May be called twice.
-
-        A thread that a disk, a service or a GPU keeps from ending is waited for 10 seconds; then a warning says where
-        it hangs, and it is left to end by itself.
-        """
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = self._feed = None
-
-    def __enter__(self) -> BudgetLoader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _check_open(self) -> Engine:
-        if self._engine is None:
-            raise EngineError("the loader is closed; make a new one")
-        return self._engine
 
 
 _KEYWORDS = tuple(

@@ -11,6 +11,7 @@ import numpy as np
 
 from budgetloader import engines
 from budgetloader.arguments import check_choice, check_count
+from budgetloader.batch import Batch
 from budgetloader.cursor import Cursor
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Engine, Job, OnCorrupt, Output
@@ -35,7 +36,7 @@ _WHAT_TO_USE = {  # keywords that torch's DataLoader, FFCV's Loader or a dataset
     "batch_sampler": "the schedule says which batches; for a dataset of your own use a DataLoader and BudgetSampler",
     "drop_last": "leave it out: batches are whole, but for the last one of a full epoch, which is a part of it",
     "collate_fn": "leave it out: batches are tensors (images, labels)",
-    "target_transform": "transform= is given the targets, too",
+    "target_transform": "give targets=…, a field's name, an array by sample or a function of ids, or transform=…",
     "pin_memory": "leave it out, and give device='cuda': batches are copied there ahead of you",
     "pin_memory_device": "leave it out, and give device='cuda:0': batches are copied there ahead of you",
     "timeout": "leave it out: what cannot be read is an error, and not waited for",
@@ -226,7 +227,7 @@ def make_engine(engine: str | Callable[[Job], Engine], job: Job, stage: Stage | 
     return engines.create(name, job), name, reason
 
 
-def make_stage(transform: Any, *, seed: int) -> Stage | None:
+def make_stage(transform: Any, *, seed: int, targets: Callable[[Batch], Any]) -> Stage | None:
     """What is done to batches between the engine and the trainer, or None.
 
     Raises:
@@ -236,4 +237,4 @@ def make_stage(transform: Any, *, seed: int) -> Stage | None:
         return None
     from budgetloader.transforms import as_transform
 
-    return Stage(as_transform(transform), seed)
+    return Stage(as_transform(transform), seed, targets)

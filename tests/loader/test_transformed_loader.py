@@ -87,6 +87,23 @@ def test_augmentation_is_the_same_on_1_2_and_4_ranks(beton):
         assert all(torch.equal(a, b) for place in full for a, b in zip(alone[place], shared[place], strict=True))
 
 
+def test_targets_are_looked_up_before_the_transform_sees_them(beton):
+    """By the samples that are shown; the transform may make them anything."""
+    numbers = np.arange(70.0)
+
+    def doubled(images, targets, keys):
+        assert targets["number"].dtype == torch.float64 and len(targets["name"]) == len(images)
+        return images, {**targets, "number": targets["number"] * 2}
+
+    targets = {"number": numbers, "name": lambda ids: [f"sample {i}" for i in ids]}
+    options = {"schedule": SCHEDULE, "batch_size": 8, "image_size": 16, "with_ids": True, "targets": targets}
+    with BudgetLoader(beton, transform=doubled, **options) as batches:
+        for _ in batches.epochs():
+            for _, found, ids in batches:
+                assert found["number"].tolist() == (2 * numbers[ids]).tolist()
+                assert found["name"] == [f"sample {i}" for i in ids]
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_every_engine_gets_the_same_keys_and_its_own_pixels(beton, small_beton, engine):
     """What a transform draws is the same; what it is drawn on are the engine's pixels."""
