@@ -27,7 +27,7 @@ import importlib  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
-    from budgetloader import theory
+    from budgetloader import theory, transforms
     from budgetloader.budget import Budget
     from budgetloader.dataset import Dataset
     from budgetloader.errors import (
@@ -110,12 +110,13 @@ __all__ = [
     "connect",
     "shards",
     "theory",
+    "transforms",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "theory":
-        return importlib.import_module("budgetloader.theory")
+    if name in ("theory", "transforms"):
+        return importlib.import_module(f"budgetloader.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"budgetloader.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'budgetloader' has no attribute {name!r}")

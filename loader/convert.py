@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from budgetloader import jpeg
-from budgetloader.beton import PAGE_BYTES, Writer
+from budgetloader.beton import MODE_JPEG, MODE_RAW, PAGE_BYTES, Writer
 from budgetloader.colour import flattened, rgb_of, to_rgb
 from budgetloader.errors import DatasetError
 from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels, check_pixels, check_scans

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from budgetloader import engines, options
@@ -17,7 +16,7 @@ from budgetloader.choosing import Choosing
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
 from budgetloader.errors import EngineError, ScheduleError
-from budgetloader.feed import Feed
+from budgetloader.feed import Closing, Feed
 from budgetloader.joined import Mixture
 from budgetloader.order import Sampling
 from budgetloader.plans import Index, stream
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("budgetloader")
 
 
-class BudgetLoader(Choosing):
+class BudgetLoader(Choosing, Closing):
     """Batches of a dataset, exactly ⌊α_e·M⌋ of them in epoch e, prefetched on across epochs.
 
         for epoch in batches.epochs():
@@ -88,6 +87,8 @@ class BudgetLoader(Choosing):
             draw in proportion, with replacement. With `samples`, among those.
         selection: a `budgetloader.Selection` of your own, or a `budgetloader.ScoreSelection` that learns, such as
             `budgetloader.InfoBatch`: then batches are (images, labels, ids, weights), see `feedback`.
+        transform: changes uint8 images, and targets, ahead of the trainer: a function of (images, targets, keys), a
+            transform of torchvision or kornia, or a list of these; see `budgetloader.transforms`.
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
@@ -111,8 +112,8 @@ class BudgetLoader(Choosing):
 
     Yields:
         images [batch, 3, image_size, image_size], of the epoch's size, and labels int64 [batch], or the targets that
-        were asked for. They stay valid for as long as they are kept. On a GPU they are ready for work that is queued on the
-        stream that is the current one when they are taken; before another stream uses them, have it wait, and call
+        were asked for. They stay valid for as long as they are kept. On a GPU they are ready for work that is queued on
+        the stream that is the current one when they are taken; before another stream uses them, have it wait, and call
         record_stream.
 
     Raises:
@@ -121,8 +122,6 @@ class BudgetLoader(Choosing):
     """
 
     drop_last = False
-    _engine: Engine | None
-    _feed: Feed | None = None
     _iteration: object = None
     _counted = 0
 
@@ -153,6 +152,7 @@ class BudgetLoader(Choosing):
         samples: ArrayLike | str | None = None,
         weights: ArrayLike | str | None = None,
         selection: Selection | ScoreSelection | None = None,
+        transform: Any = None,
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
@@ -184,7 +184,8 @@ class BudgetLoader(Choosing):
         self.stats: list[EpochStats] = []
         self._dropped: dict[int, int] = {}
         self._busy = BusySince()
-        self._engine, self.engine, self.engine_reason = options.make_engine(engine, self._job)
+        stage = options.make_stage(transform, seed=self.seed, targets=self._targets)
+        self._engine, self.engine, self.engine_reason = options.make_engine(engine, self._job, stage)
         _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)
 
     # Where it stands
@@ -324,7 +325,7 @@ class BudgetLoader(Choosing):
             batch = self._next_batch()
             item = self._item(batch)
             stats.batches += 1
-            stats.samples_emitted += len(batch.labels)
+            stats.samples_emitted += len(batch.plan)
             stats.samples_replaced += batch.replaced
             self._measure(stats, began)
             waited = time.perf_counter() - asked
@@ -376,28 +377,8 @@ class BudgetLoader(Choosing):
         return judge(self.stats[1:] or self.stats)
 
     def close(self) -> None:
-        """Stop the engine and leave no thread behind. May be called twice.
-
-        A thread that a disk, a service or a GPU keeps from ending is waited for 10 seconds; then a warning says where
-        it hangs, and it is left to end by itself.
-        """
-        if self._engine is not None:
-            self._engine.close()
-            self._targets.close()
-            self._engine = self._feed = None
-
-    def __enter__(self) -> BudgetLoader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _check_open(self) -> Engine:
-        if self._engine is None:
-            raise EngineError("the loader is closed; make a new one")
-        return self._engine
+        super().close()
+        self._targets.close()
 
 
 _KEYWORDS = tuple(

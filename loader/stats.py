@@ -21,6 +21,7 @@ class EpochStats:
         boundary_seconds: the part of it that was for the epoch's first batch.
         engine_busy_seconds: time in which the engine was at work since the epoch before ended. What it prefetched in
             the pause between the two is in it; time in which its batches were ahead, and it had nothing to do, is not.
+        transform_seconds: the part of it that the loader's `transform` took, normalisation behind it included.
         samples_made: samples that it finished in that time.
         seconds: from asking for the first batch to asking for more after the last.
         set_share: the share of the set's samples that the whole epoch sees, 0 … 1: where it draws with replacement, the
@@ -36,6 +37,7 @@ class EpochStats:
     trainer_wait_seconds: float = 0.0
     boundary_seconds: float = 0.0
     engine_busy_seconds: float = 0.0
+    transform_seconds: float = 0.0
     samples_made: int = 0
     seconds: float = 0.0
     image_size: int = 0
@@ -52,17 +54,21 @@ class Verdict:
             the engine could deliver at least 1.1 times the trainer's demand. "balanced": neither.
         headroom: how many times the trainer's demand the engine could deliver, by the time that it was at work;
             below 1 the trainer waits.
+        transform_share: of the engine's time, 0 … 1, that goes into the loader's `transform`.
     """
 
     bound: Literal["loader-bound", "trainer-bound", "balanced"]
     headroom: float
+    transform_share: float = 0.0
 
     def __str__(self) -> str:
         most = _SHOWN_HEADROOM
         shown = f"more than {most} times" if self.headroom > most else f"{self.headroom:.2f} times"
-        return f"{self.bound} (the engine can deliver {shown} what the trainer takes)"
+        share = f"; transform takes {self.transform_share:.0%} of its time" if self.transform_share else ""
+        return f"{self.bound} (the engine can deliver {shown} what the trainer takes{share})"
 
 
+TRANSFORM_STAGE = "transform"  # of an engine's work
 _WAIT_SHARE, _SPARE = 0.05, 1.1
 _SHOWN_HEADROOM = 10  # beyond, the engine was at work for so little of the time that the figure says nothing
 
@@ -83,10 +89,13 @@ class BusySince:
         self._then = self._now
 
     def measure(self, stats: EpochStats, work: _Busy) -> None:
-        """Set an epoch's `engine_busy_seconds`, of the busiest stage, and `samples_made`."""
+        """Set an epoch's `engine_busy_seconds`, of the busiest stage and the transform, and `samples_made`."""
         self._now = work.busy()
         (stages, made), (stages_then, made_then) = self._now, self._then
-        stats.engine_busy_seconds = max((stages[name] - stages_then.get(name, 0.0) for name in stages), default=0.0)
+        took = {name: stages[name] - stages_then.get(name, 0.0) for name in stages}
+        # Other stages work beside each other; the transform takes its time from the cores that decode.
+        stats.transform_seconds = took.pop(TRANSFORM_STAGE, 0.0)
+        stats.engine_busy_seconds = max(took.values(), default=0.0) + stats.transform_seconds
         stats.samples_made = made - made_then
 
 
@@ -105,7 +114,9 @@ def judge(epochs: list[EpochStats]) -> Verdict | None:
         return None
     each = max(sum(e.engine_busy_seconds for e in epochs) / made, 1e-9)  # an engine that takes no time is no division
     headroom = (seconds - waiting) / emitted / each
+    share = sum(e.transform_seconds for e in epochs) / (each * made)
     waited = min(waiting / seconds, 1.0)
     if waited > _WAIT_SHARE:
-        return Verdict("loader-bound", min(headroom, 1.0 - waited))
-    return Verdict("trainer-bound" if headroom >= _SPARE else "balanced", headroom)
+        # Decoding that takes turns with a transform is counted by the clock, and so the transform twice.
+        return Verdict("loader-bound", 1.0 - waited if share else min(headroom, 1.0 - waited), share)
+    return Verdict("trainer-bound" if headroom >= _SPARE else "balanced", headroom, share)
