@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         ResumeError,
         ScheduleError,
         ServiceGoneError,
+        StorageError,
     )
     from budgetloader.joined import Mixture
     from budgetloader.loader import BudgetLoader
@@ -69,6 +70,7 @@ _HOMES = {
     "Selection": "selections",
     "ScheduleError": "errors",
     "ServiceGoneError": "errors",
+    "StorageError": "errors",
     "Verdict": "stats",
     "connect": "service.client",
 }
@@ -90,6 +92,7 @@ __all__ = [
     "ScheduleError",
     "Selection",
     "ServiceGoneError",
+    "StorageError",
     "Verdict",
     "connect",
     "theory",
