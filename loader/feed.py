@@ -37,6 +37,8 @@ class Feed:
 
     def _fill(self) -> None:
         while len(self._under_way) < self._engine.capacity:
+            if self._under_way and not getattr(self._plans, "ready", True):
+                return  # its samples are still being fetched: what the trainer wants next is under way already
             plan = next(self._plans, None)
             if plan is None:
                 return

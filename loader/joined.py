@@ -12,6 +12,7 @@ import numpy as np
 
 from budgetloader.dataset import Dataset
 from budgetloader.errors import ArgumentError, ArgumentTypeError, DatasetError
+from budgetloader.storage import open_files
 
 
 class Mixture:
@@ -34,13 +35,19 @@ class Mixture:
 
 
 def join(
-    paths: Sequence[str | os.PathLike] | Mixture, *, verify: bool = False, label_field: str | None = None
+    paths: Sequence[str | os.PathLike] | Mixture,
+    *,
+    verify: bool = False,
+    label_field: str | None = None,
+    cache: str | os.PathLike | None = None,
+    cache_bytes: float | None = None,
 ) -> JoinedDataset:
     """Open several files as one set.
 
     Args:
         paths: the files, in the order of their samples' numbers, or a mixture of them.
         verify, label_field: as in `Dataset`.
+        cache, cache_bytes: as in `BudgetLoader`; each file in object storage gets an equal part of the bytes.
 
     Raises:
         DatasetError: one cannot be opened, or they do not go together.
@@ -55,7 +62,7 @@ def join(
                 f"path holds {file!r}, and not .beton files; make one (budgetloader convert), or keep it, with "
                 "DataLoader(dataset, batch_sampler=budgetloader.BudgetSampler(dataset, schedule=…, batch_size=…))"
             )
-    parts = [Dataset(file, verify=verify, label_field=label_field) for file in files]
+    parts = open_files(files, cache=cache, cache_bytes=cache_bytes, verify=verify, label_field=label_field)
     return JoinedDataset(parts, shares=list(paths.shares.values()) if isinstance(paths, Mixture) else None)
 
 

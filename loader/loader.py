@@ -27,6 +27,7 @@ from budgetloader.schedule import Schedule
 from budgetloader.selections import Selection, Wanted
 from budgetloader.shard import local_shard
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
+from budgetloader.storage.ahead import fetched
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +50,8 @@ class BudgetLoader:
     where an epoch is left early.
 
     Args:
-        path: a `.beton` file, a list of them (one set), a `Mixture` of them, an open `Dataset`, or what else has its
-            arrays (see `budgetloader.connect`).
+        path: a `.beton` file, the address of one (s3://, gs://, az://, https://), a list of them (one set), a `Mixture`
+            of them, an open `Dataset`, or what else has its arrays (see `budgetloader.connect`).
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
         image_size: height and width of the images, pixels.
@@ -85,6 +86,9 @@ class BudgetLoader:
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
             sample that differs counts as one that does not decode.
         label_field: the integer field of the file that holds the labels; see `Dataset`.
+        cache: a folder on a local disk that keeps what was fetched of files in object storage, for other epochs, runs
+            and processes; None: nothing is kept but their indices.
+        cache_bytes: the most that samples may take there; None: as much as they need.
         with_ids: True yields (images, labels, ids), ids int64 [batch]: the numbers in the file of the samples that
             are shown (of a replaced sample: that of the one that stands in for it).
 
@@ -142,6 +146,8 @@ class BudgetLoader:
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
+        cache: str | os.PathLike | None = None,
+        cache_bytes: float | None = None,
         with_ids: bool = False,
         **unexpected: NoReturn,
     ) -> None:
@@ -150,7 +156,7 @@ class BudgetLoader:
         image_size = check_count(image_size, what="image_size")
         self.schedule, self.seed, self._train, self._with_ids = schedule, check_seed(seed), train, with_ids
         device, shard = engines.check_device(device), local_shard(rank, world_size)
-        self.dataset: Any = open_dataset(path, verify=verify, label_field=label_field)
+        self.dataset: Any = open_dataset(path, cache, cache_bytes, verify=verify, label_field=label_field)
         self.crop, self.crop_reason = choose_crop(crop, self.dataset)
         drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop}
         wanted = Wanted(sampling, samples, weights, selection)
@@ -327,7 +333,8 @@ class BudgetLoader:
         if self._feed is None or self._feed.next_out != here:
             self._feed = None  # and stays so if what follows is interrupted
             engine.abort()
-            self._feed = Feed(engine, stream(self._planner, epoch=here[0], step=here[1]), here)
+            plans = stream(self._planner, epoch=here[0], step=here[1])
+            self._feed = Feed(engine, fetched(self.dataset, plans, self._planner, engine), here)
         try:
             return self._feed.get()
         except BaseException:

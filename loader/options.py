@@ -12,7 +12,6 @@ import numpy as np
 from budgetloader import engines
 from budgetloader.arguments import check_choice
 from budgetloader.cursor import Cursor
-from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Engine, Job
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
 from budgetloader.joined import Mixture, join
@@ -20,6 +19,7 @@ from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerL
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
+from budgetloader.storage import open_file
 
 SMALL = 64  # pixels: images of up to this side, all of one size, are shifted by crop="auto", as CIFAR's are
 
@@ -70,7 +70,9 @@ def refuse_unexpected(unexpected: Mapping[str, Any], *, known: Iterable[str]) ->
     raise ArgumentTypeError(f"{name}={str(value)[:60]} is not known here: {advice}")
 
 
-def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
+def open_dataset(
+    path: Any, cache: Any = None, cache_bytes: float | None = None, *, verify: bool, label_field: str | None
+) -> Any:
     """The dataset of a path, or the open dataset that was given instead of one.
 
     Raises:
@@ -78,10 +80,11 @@ def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
         ArgumentTypeError: it is something else, such as a torch Dataset.
         ArgumentError: the dataset is open already, with other options.
     """
+    stored: Any = {"cache": cache, "cache_bytes": cache_bytes}
     if isinstance(path, (str, os.PathLike)):
-        return Dataset(path, verify=verify, label_field=label_field)
+        return open_file(path, verify=verify, label_field=label_field, **stored)
     if isinstance(path, (list, tuple, Mixture)):
-        return join(path, verify=verify, label_field=label_field)
+        return join(path, verify=verify, label_field=label_field, **stored)
     if not all(hasattr(path, name) for name in ("heights", "widths", "labels", "fingerprint")):
         kind = type(path)
         raise ArgumentTypeError(
@@ -89,6 +92,8 @@ def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
             "file of it (budgetloader convert), or keep it, with "
             "DataLoader(dataset, batch_sampler=budgetloader.BudgetSampler(dataset, schedule=…, batch_size=…))"
         )
+    if cache is not None or cache_bytes is not None:
+        raise ArgumentError(f"cache={cache!r}: the dataset is open already; give its address, and the cache with it")
     if verify and not getattr(path, "verifies", False):
         raise ArgumentError(
             "verify=True: the dataset is open already; give Dataset(path, verify=True), or serve --verify"

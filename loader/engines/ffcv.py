@@ -210,7 +210,7 @@ def _make_loader(job: Job, output: Output) -> Any:
         try:
             ffcv_loader.OSCacheManager = lambda reader: _Mapped(job.dataset)
             return Loader(
-                str(job.dataset.path),
+                getattr(job.dataset, "map_path", str(job.dataset.path)),
                 batch_size=job.batch_size,
                 num_workers=min(job.workers, _MOST_THREADS),
                 os_cache=True,

@@ -30,6 +30,8 @@ MOST_BYTES = 8 << 30
 class ResidentEngine(DirectEngine):
     """See `budgetloader.engines.base.Engine`."""
 
+    reads_samples = False  # they are in memory from the start
+
     def __init__(self, job: Job) -> None:
         super().__init__(capacity=job.capacity)
         self._job = job

@@ -17,6 +17,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"beton", "jpeg", "order", "resize", "windows"},
     {"selections"},
     {"dataset", "plans", "sources"},
+    {"storage"},
     {"joined"},
     {"batch"},
     {"convert", "engines", "generate", "verify"},
@@ -29,6 +30,15 @@ LAYERS = (  # each imports from its own line or those above it
     {"__main__"},
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
+    "storage": (
+        {"address", "folder", "mirror", "oracle", "pool", "ranges", "traffic"},
+        {"client", "ledger"},
+        {"cost", "index", "shared"},
+        {"source"},
+        {"ahead", "runs"},
+        {"dataset"},
+        {"__init__"},
+    ),
     "selections": ({"mixture", "subset", "weighted"}, {"__init__"}),
     "engines": (
         {"laps", "threads"},
@@ -43,7 +53,7 @@ INSIDE = {  # the same within a folder: its parts first, and what is made of the
 }
 ENGINES = {"dali", "ffcv", "native", "resident", "synthetic"}
 TRAINING = ("training.py",)  # what brings the loader and models together
-OWNERS = {"nvidia": "engines/dali.py", "ffcv": "engines/ffcv.py", "ray": "service/"}
+OWNERS = {"obstore": "storage/", "nvidia": "engines/dali.py", "ffcv": "engines/ffcv.py", "ray": "service/"}
 
 
 def imports(source: str) -> set[str]:
