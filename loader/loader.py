@@ -300,22 +300,22 @@ class BudgetLoader:
         self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)
         self._busy.next_epoch()
-        began = time.perf_counter()
+        began = asked = time.perf_counter()
         while cursor.step < self._planner.steps[epoch]:
-            wait_began = time.perf_counter()
             batch = self._next_batch()
-            waited = time.perf_counter() - wait_began
-            stats.trainer_wait_seconds += waited
-            if not stats.batches:
-                stats.boundary_seconds = waited
+            item = self._item(batch)
             stats.batches += 1
             stats.samples_emitted += len(batch.labels)
             stats.samples_replaced += batch.replaced
             self._measure(stats, began)
-            item = self._item(batch)
+            waited = time.perf_counter() - asked
+            stats.trainer_wait_seconds += waited
+            if stats.batches == 1:
+                stats.boundary_seconds = waited
             # Nothing is called from here to the trainer: no signal's exception falls between counting and handing out.
             cursor.step += 1
             yield item
+            asked = time.perf_counter()
             if self._iteration is not iteration:
                 raise EngineError("a newer iteration has begun, or set_epoch moved the loader; iterate over it anew")
             self._measure(stats, began)

@@ -94,6 +94,7 @@ class Assembler:
             self._ask(epoch, step, [])
         try:
             blocks = {key.number: self._block(key, epoch, step) for key in keys}
+            shared = {key.number for key in keys if key in self._older}
         finally:
             self._release(keys)
         self._waited += time.perf_counter() - began
@@ -107,8 +108,8 @@ class Assembler:
         replaced = tuple(row for piece in pieces for row in _replaced(*piece))  # raises before anything is lent
         loan, descriptors = self._deliver(pieces, out)
         self._emitted += pieces[-1][2].stop
-        busy, decoded = self._decode_busy(self._decoded), self._decoded
-        self._decoded = 0
+        busy = self._busy(sum(to.stop - to.start for number, _, to in runs(spans) if number not in shared))
+        decoded, self._decoded = self._decoded, 0
         return BatchAnswer(decoded, busy, self._copied, replaced, loan), descriptors
 
     def _deliver(self, pieces: list[tuple[Part, slice, slice]], out: np.ndarray) -> tuple[Loan | None, list[int]]:
@@ -124,14 +125,13 @@ class Assembler:
             self._copy(part.content.images[rows], out[to])
         return None, []
 
-    def _decode_busy(self, samples: int) -> float:
+    def _busy(self, samples: int) -> float:
         """How long the service's workers are at work while so many samples are decoded for this trainer.
 
         With what this process works itself, on the same cores. It assumes that the other trainers need as many samples:
-        they share what this one asked for, or ask for as much.
+        they share what this one asked for, or ask for as much. It is counted as samples are handed over, not as they
+        are asked for: blocks that are decoded ahead for a short training's end belong to the time of that end.
         """
-        if not samples:
-            return 0.0
         each = self._decode_seconds / max(self._decode_rows, 1)
         cpu, self._cpu_seconds = self._cpu_seconds, time.process_time()
         own = self._cpu_seconds - cpu  # this process takes its part of the cores that the workers decode on

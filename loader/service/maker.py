@@ -106,7 +106,7 @@ class BridgeMaker:
         self._restarts = 0
         if answer.decoded:
             self._work.add_decoded(plan.epoch, answer.decoded)
-            self._work.add_busy(answer.decode_busy_seconds, stage="decode")
+        self._work.add_busy(answer.decode_busy_seconds, stage="decode")
         if answer.copied and not self._said:
             self._said = True
             _log.warning(_COPIED, self._bridge.entry.name)

@@ -70,7 +70,8 @@ def test_boundaries_are_measured_for_every_setting(finished):
 
 def test_what_is_not_conclusive_has_no_bare_number_anywhere(finished, folder, capsys):
     assert run(finished, folder, "--settings", "0.618", "of:1,0.5*2", "short:0.618") == 0
-    report = re.sub(r"<svg.*?</svg>", "", (finished / "report.html").read_text(), flags=re.S)  # coordinates are numbers too
+    # Coordinates in pictures are numbers too.
+    report = re.sub(r"<svg.*?</svg>", "", (finished / "report.html").read_text(), flags=re.S)
     shown = capsys.readouterr().out + report
     row = json.loads((finished / "results.json").read_text())["settings"][1]
     assert shown.count("not conclusive here") > 5 and f"{row['ratio_measured']:.4f}" not in shown
