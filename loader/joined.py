@@ -13,6 +13,7 @@ import numpy as np
 from budgetloader.dataset import Dataset
 from budgetloader.errors import ArgumentError, ArgumentTypeError, DatasetError
 from budgetloader.storage import open_files
+from budgetloader.storage.traffic import Traffic, together
 
 
 class Mixture:
@@ -119,6 +120,11 @@ class JoinedDataset:
     @property
     def verifies(self) -> bool:
         return all(part.verifies for part in self.parts)
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What the files in object storage have cost together; None where all are on this machine."""
+        return together([part.traffic for part in self.parts if hasattr(part, "traffic")])
 
     def jpeg(self, sample: int) -> np.ndarray:
         """The bytes of one sample: uint8 [size]. See `Dataset.jpeg`."""

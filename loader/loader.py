@@ -175,7 +175,7 @@ class BudgetLoader:
         )
         self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
-        self._busy = BusySince()
+        self._busy = BusySince(self.dataset)
         self._engine, self.engine, self.engine_reason = make_engine(engine, self._job)
         _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)
 

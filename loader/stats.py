@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass
@@ -21,6 +21,11 @@ class EpochStats:
         engine_busy_seconds: time in which the engine was at work since the epoch before ended. What it prefetched in
             the pause between the two is in it; time in which its batches were ahead, and it had nothing to do, is not.
         samples_made: samples that it finished in that time.
+        store_wait_seconds: the part of the trainer's waiting in which a batch's samples were still being fetched from
+            object storage. Like the next ones, 0 for files on this machine.
+        store_requests, store_bytes: requests that the store answered, and their bytes.
+        cache_hits, cache_misses: samples that were there when a batch asked for them, and that had to be fetched. What
+            is fetched ahead counts in the epoch in which that is.
         seconds: from asking for the first batch to asking for more after the last.
     """
 
@@ -33,6 +38,11 @@ class EpochStats:
     boundary_seconds: float = 0.0
     engine_busy_seconds: float = 0.0
     samples_made: int = 0
+    store_wait_seconds: float = 0.0
+    store_requests: int = 0
+    store_bytes: int = 0
+    cache_hits: int = 0
+    cache_misses: int = 0
     seconds: float = 0.0
 
 
@@ -45,15 +55,20 @@ class Verdict:
             the engine could deliver at least 1.1 times the trainer's demand. "balanced": neither.
         headroom: how many times the trainer's demand the engine could deliver, by the time that it was at work;
             below 1 the trainer waits.
+        store: of the trainer's time, the share in which it waited for object storage.
     """
 
     bound: Literal["loader-bound", "trainer-bound", "balanced"]
     headroom: float
+    store: float = 0.0
 
     def __str__(self) -> str:
         most = _SHOWN_HEADROOM
         shown = f"more than {most} times" if self.headroom > most else f"{self.headroom:.2f} times"
-        return f"{self.bound} (the engine can deliver {shown} what the trainer takes)"
+        engine = f"the engine can deliver {shown} what the trainer takes"
+        if self.store > _WAIT_SHARE:
+            engine += f", and for {self.store:.0%} of its time the trainer waits for object storage"
+        return f"{self.bound} ({engine})"
 
 
 _WAIT_SHARE, _SPARE = 0.05, 1.1
@@ -64,23 +79,45 @@ class _Busy(Protocol):
     def busy(self) -> tuple[dict[str, float], int]: ...
 
 
-class BusySince:
-    """What an engine has worked since an epoch's end; see `budgetloader.engines.base.Work.busy`."""
+_OF_TRAFFIC = {  # of an epoch's entry, and of `budgetloader.storage.traffic.Traffic`
+    "store_wait_seconds": "wait_seconds",
+    "store_requests": "requests",
+    "store_bytes": "fetched_bytes",
+    "cache_hits": "hits",
+    "cache_misses": "misses",
+}
 
-    def __init__(self) -> None:
+
+class BusySince:
+    """What an engine has worked, and a store has been asked for, since an epoch's end.
+
+    Args:
+        dataset: that is read; one in object storage has `traffic`.
+    """
+
+    def __init__(self, dataset: Any = None) -> None:
+        self._dataset = dataset
         self._now: tuple[dict[str, float], int] = ({}, 0)
-        self._then = self._now
+        self._traffic = getattr(dataset, "traffic", None)
+        self._then, self._traffic_then = self._now, self._traffic
 
     def next_epoch(self) -> None:
         """Begin to count for the next epoch."""
-        self._then = self._now
+        self._then, self._traffic_then = self._now, self._traffic
 
     def measure(self, stats: EpochStats, work: _Busy) -> None:
-        """Set an epoch's `engine_busy_seconds`, of the busiest stage, and `samples_made`."""
+        """Set an epoch's `engine_busy_seconds`, of the busiest stage, `samples_made`, and what a store did for it.
+
+        See `budgetloader.engines.base.Work.busy`.
+        """
         self._now = work.busy()
         (stages, made), (stages_then, made_then) = self._now, self._then
         stats.engine_busy_seconds = max((stages[name] - stages_then.get(name, 0.0) for name in stages), default=0.0)
         stats.samples_made = made - made_then
+        if self._traffic is not None:
+            self._traffic = self._dataset.traffic
+            for name, counted in _OF_TRAFFIC.items():
+                setattr(stats, name, getattr(self._traffic, counted) - getattr(self._traffic_then, counted))
 
 
 def judge(epochs: list[EpochStats]) -> Verdict | None:
@@ -100,5 +137,6 @@ def judge(epochs: list[EpochStats]) -> Verdict | None:
     headroom = (seconds - waiting) / emitted / each
     waited = min(waiting / seconds, 1.0)
     if waited > _WAIT_SHARE:
-        return Verdict("loader-bound", min(headroom, 1.0 - waited))
+        store = min(sum(e.store_wait_seconds for e in epochs) / seconds, waited)
+        return Verdict("loader-bound", min(headroom, 1.0 - waited), store)
     return Verdict("trainer-bound" if headroom >= _SPARE else "balanced", headroom)

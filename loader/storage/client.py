@@ -141,7 +141,7 @@ class Remote:
             except Exception as error:
                 pause = self.patience.pause(attempt)
                 spent = time.monotonic() - began
-                hopeless = isinstance(error, FileNotFoundError) or type(error).__name__ in _FOR_GOOD
+                hopeless = isinstance(error, FileNotFoundError) or type(error).__name__ in _FOR_GOOD or _no_role(error)
                 if hopeless or attempt >= self.patience.attempts or spent + pause > self.patience.seconds:
                     tried = "" if hopeless else f" (tried {attempt} times in {spent:.1f} s)"
                     raise StorageError(
@@ -164,8 +164,13 @@ def _advice(error: BaseException) -> str:
     name = type(error).__name__
     if isinstance(error, FileNotFoundError):
         return "; check the address, or make the file with: budgetloader convert"
-    if name in ("PermissionDeniedError", "UnauthenticatedError"):
+    if name in ("PermissionDeniedError", "UnauthenticatedError") or _no_role(error):
         return "; give the client credentials, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
     if name == "NotSupportedError":
         return "; the server must answer byte ranges (HTTP 206)"
     return ""
+
+
+def _no_role(error: BaseException) -> bool:
+    """Whether the client, which was given no credentials, has asked the machine for a role in vain."""
+    return "169.254.169.254" in str(error) or "metadata.google" in str(error)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
 
+_NAMES = ("requests", "retries", "fetched_bytes", "hits", "misses", "damaged", "evicted")
 _KEPT = 4096  # latencies; the percentiles are those of the last ones
 
 
@@ -49,13 +51,12 @@ class Traffic:
 class Counter:
     """Counts traffic from several threads."""
 
-    _NAMES = ("requests", "retries", "fetched_bytes", "hits", "misses", "damaged", "evicted")
-
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(self._NAMES, 0)
+        self._counts = dict.fromkeys(_NAMES, 0)
         self._latencies: deque[float] = deque(maxlen=_KEPT)
         self._wait_seconds = 0.0
+        self._percentiles, self._sorted_at = (0.0, 0.0, 0.0), -1.0
 
     def add(self, **counts: int) -> None:
         """Count, by the names of `Traffic`."""
@@ -76,17 +77,19 @@ class Counter:
             self._wait_seconds += seconds
 
     def now(self) -> Traffic:
+        """The counts; the percentiles are up to a second old: they cost more than a batch may."""
         with self._lock:
-            latencies = np.array(self._latencies) if self._latencies else np.zeros(1)
-            median, most, slowest = np.percentile(latencies, (50, 90, 99)).tolist()
-            return Traffic(**self._counts, latency_seconds=(median, most, slowest), wait_seconds=self._wait_seconds)
+            if self._latencies and time.monotonic() - self._sorted_at > 1.0:
+                median, most, slowest = np.percentile(np.array(self._latencies), (50, 90, 99)).tolist()
+                self._percentiles, self._sorted_at = (median, most, slowest), time.monotonic()
+            return Traffic(**self._counts, latency_seconds=self._percentiles, wait_seconds=self._wait_seconds)
 
 
-def together(parts: list[Traffic]) -> Traffic:
-    """The traffic of several files; the latencies are those of the slowest."""
+def together(parts: list[Traffic]) -> Traffic | None:
+    """The traffic of several files, or None of none; the latencies are those of the slowest."""
     if not parts:
-        return Traffic()
-    counts = {name: sum(getattr(part, name) for part in parts) for name in Counter._NAMES}
+        return None
+    counts = {name: sum(getattr(part, name) for part in parts) for name in _NAMES}
     worst = max(parts, key=lambda part: part.latency_seconds)
     waits = sum(part.wait_seconds for part in parts)
     return Traffic(**counts, latency_seconds=worst.latency_seconds, wait_seconds=waits)
