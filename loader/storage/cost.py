@@ -49,7 +49,8 @@ def measure(remote: Remote) -> Cost:
     seconds = sorted(_timed(remote, 0, 1) for _ in range(_PROBES))
     latency = seconds[0]  # the rest is other people's traffic
     size = min(_PROBE_BYTES, remote.size)
-    rate = size / max(_timed(remote, 0, size) - latency, 1e-6)
+    seconds_of_size = _timed(remote, 0, size)
+    rate = size / max(seconds_of_size - latency, seconds_of_size / 10)  # the latency itself varies
     # Enough to hide the latency behind the decoding of one machine, and not so many that a store turns them away.
     connections = 16 if latency < 0.002 else 32 if latency < 0.02 else 64
     return Cost(latency, rate, connections)

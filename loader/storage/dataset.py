@@ -77,8 +77,10 @@ class RemoteDataset(Dataset):
         self._mirror = self._open_mirror(keeps=cache is not None)
         self._bytes = self._mirror.bytes
         try:
-            self._bring_index(first)
+            kept = self._bring_index(first)
             self._read_index(label_field)
+            if not kept and self._folder is not None:  # now that it is known to be whole
+                index.save(self._folder, self._remote, self._spans, self._bytes)
             if verify and self.checksums is None:
                 raise DatasetError("has no checksums to verify (FFCV wrote it, or version 0.1); convert it again")
             self.oracle = Oracle(len(self.labels), wanted=most_bytes is not None)
@@ -172,16 +174,15 @@ class RemoteDataset(Dataset):
             next_use=self.oracle.next_use,
         )
 
-    def _bring_index(self, first: memoryview) -> None:
-        """Fill in the index, from the cache or from the store."""
+    def _bring_index(self, first: memoryview) -> bool:
+        """Fill in the index, from the cache or from the store; whether the cache had it."""
         kept = index.load(self._folder, self._remote) if self._folder is not None else []
         for start, data in kept or [(0, first)]:
             self._put(start, data)
         if not kept:
             for start, stop in index.likely_spans(first, self._remote.size):
                 self._ensure(start, stop)
-            if self._folder is not None:
-                index.save(self._folder, self._remote, self._spans, self._bytes)
+        return bool(kept)
 
     def _view(self, start: int, stop: int) -> np.ndarray:
         if 0 <= start <= stop <= len(self._bytes):

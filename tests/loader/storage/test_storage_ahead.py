@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 import pytest
-from stores import Trouble
 
 from budgetloader import BudgetLoader, Dataset, Schedule
+from budgetloader.bench.stores import Trouble
 from budgetloader.plans import Planner, stream
 from budgetloader.storage.ahead import Ahead, fetched
 from budgetloader.storage.dataset import RemoteDataset

@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import pytest
-from stores import HANG_SECONDS, Trouble
 
 from budgetloader import BudgetLoader, Dataset, Schedule, StorageError
+from budgetloader.bench.stores import HANG_SECONDS, Trouble
 from budgetloader.storage import mirror
 from budgetloader.storage.client import Patience
 from budgetloader.storage.dataset import RemoteDataset

@@ -1,36 +1,43 @@
-"""Processes that are killed while they write the cache; `bench/cache_kills.py` has the long run."""
-
-import random
-import subprocess
-import sys
-import time
-from pathlib import Path
+"""Processes that are killed while they write the cache, and passing faults: short versions of the bench."""
 
 import numpy as np
 import pytest
 
 from budgetloader import Dataset
+from budgetloader.bench import storage_faults
 from budgetloader.storage.dataset import RemoteDataset
 
-CHILD = Path(__file__).parents[2] / "storage_child.py"
+
+def test_nothing_wrong_is_read_after_kills_at_any_moment(beton, own_home, tmp_path):
+    pytest.importorskip("obstore", reason="obstore is not installed")
+    found = storage_faults.kills(beton, tmp_path, count=6)
+    assert (found["kills"], found["wrong"]) == (6, 0) and found["found_in_the_cache"] > 0
 
 
-@pytest.mark.parametrize("share", [0, 0.4], ids=["unbounded", "bounded"])
-def test_nothing_wrong_is_read_after_kills_at_any_moment(web, beton, tmp_path, share):
-    url, cache, local = f"{web.url}/train.beton", tmp_path / "cache", Dataset(beton)
-    cache_bytes = max(share * local.sizes.sum(), share and 1 << 20)
-    chance = random.Random(5)
-    for turn in range(4):
-        command = [sys.executable, str(CHILD), url, str(beton), str(cache), str(cache_bytes), str(turn)]
-        children = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        for child in children:
-            assert child.stdout.readline() == "ready\n"
-        time.sleep(chance.uniform(0.0, 0.05))
-        for child in children:
-            child.kill()
-        assert [child.communicate()[0] for child in children] == ["", ""]
-    far = RemoteDataset(url, cache=cache, cache_bytes=cache_bytes or None)
-    ticket = far.begin(np.arange(70)) if not share else None
-    assert all((far.jpeg(i) == local.jpeg(i)).all() for i in range(70))
-    assert far.traffic.hits > 0
-    del ticket
+@pytest.mark.parametrize("fault", ["damaged", "cut"])
+def test_streams_are_the_local_one_while_requests_fail(beton, own_home, fault):
+    pytest.importorskip("obstore", reason="obstore is not installed")
+    found = storage_faults.passing(fault, beton, times=4)
+    assert found["wrong"] == 0 and found["same"] == found["trainings"] and found["injected"] >= 4
+
+
+@pytest.mark.parametrize("fault", ["replaced", "full disk"])
+def test_trainings_that_cannot_go_on_end_with_one_clear_error(beton, own_home, tmp_path, fault):
+    pytest.importorskip("obstore", reason="obstore is not installed")
+    found = storage_faults.ending(fault, beton, times=2, folder=tmp_path)
+    assert (found["errors"], found["wrong"]) == (2, 0)
+
+
+def test_bytes_of_the_cache_that_somebody_changed_are_fetched_again(web, beton, tmp_path):
+    url, local = f"{web.url}/train.beton", Dataset(beton)
+    first = RemoteDataset(url, cache=tmp_path)
+    first.begin(np.arange(70)).wait()
+    first.close()
+    (path,) = tmp_path.glob("*/data")
+    with open(path, "r+b") as file:
+        for sample in (3, 40):
+            file.seek(int(local.starts[sample]) + 20)
+            file.write(b"damage")
+    again = RemoteDataset(url, cache=tmp_path)
+    assert all((again.jpeg(i) == local.jpeg(i)).all() for i in range(70))
+    assert again.traffic.damaged == 2 and again.traffic.misses == 0

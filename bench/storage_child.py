@@ -1,7 +1,10 @@
-"""A process that fills a cache until it is killed: python storage_child.py URL LOCAL CACHE CACHE_BYTES SEED.
+"""A process that fills a cache until it is killed: python -m … URL LOCAL CACHE CACHE_BYTES SEED.
 
-It says "ready", then reads batches of samples for ever, and "WRONG" if one is not what the local file has.
+It says "ready", then reads samples for ever: for each batch how many, and "WRONG" for one that is not what the local
+file has.
 """
+
+from __future__ import annotations
 
 import sys
 
@@ -21,6 +24,7 @@ def main(url: str, local: str, cache: str, cache_bytes: str, seed: str) -> None:
         for sample in ticket.samples.tolist():
             if not np.array_equal(far.jpeg(sample), here.jpeg(sample)):
                 print(f"WRONG {sample}", flush=True)
+        print(len(ticket.samples), flush=True)
         ticket.release()
 
 
