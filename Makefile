@@ -15,7 +15,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
 test: $(VENV)/.ready lint
 	$(PYTEST) -n 3
 
-# For everyone who edits: linters, types, and the tests of loader/ and models/ without the service's and the benches'.
+# For everyone who edits: linters, types, and the quick tests of loader/ and models/: none of FFCV, which compiles each
+# pipeline anew, of the service and of the benches.
 check: $(VENV)/.ready lint
 	$(PYTEST) -n 2 -m "not slow" tests/loader tests/models tests/test_size.py tests/test_house.py --ignore tests/loader/service
 

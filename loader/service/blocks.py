@@ -95,7 +95,7 @@ class Content:
         images: uint8 [n, image_size, image_size, 3].
         replaced: row → sample, of the rows where another sample stands in for one that does not decode.
         corrupt: row → (message, sample), of the rows that do not decode; their images are black.
-        seconds: that decoding took: of the processor, and of disks that it waited for.
+        seconds: that decoding took, see `budgetloader.engines.laps`.
     """
 
     images: np.ndarray

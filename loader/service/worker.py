@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from functools import lru_cache
 
 import numpy as np
 
 from budgetloader.engines.base import Job, Output, Work
+from budgetloader.engines.laps import Laps
 from budgetloader.engines.rendering import Renderer
 from budgetloader.errors import CorruptSampleError, DatasetError
 from budgetloader.plans import Planner
 from budgetloader.schedule import Schedule
 from budgetloader.service.blocks import BLOCK, Content, Key, Reading, Spec
+
+
+class Meter:
+    """How long a worker's blocks take it: the decoding, and Ray's storing of the block before."""
+
+    def __init__(self) -> None:
+        self._laps, self._stored = Laps(), time.process_time()
+        self._began = self._storing = 0.0
+
+    def begin(self) -> None:
+        self._storing = time.process_time() - self._stored
+        self._began = time.perf_counter()
+
+    def end(self, samples: int) -> float:
+        seconds = self._laps.usual(time.perf_counter() - self._began + self._storing, samples)
+        self._stored = time.process_time()
+        return seconds
+
+
+meter = Meter()
 
 
 def decode_block(reading: Reading, key: Key, start: int, stop: int) -> Content:
@@ -30,8 +50,8 @@ def decode_block(reading: Reading, key: Key, start: int, stop: int) -> Content:
     Raises:
         DatasetError: the file is gone, or another one now.
     """
+    meter.begin()
     planner, renderer, buffer = _tools(reading, key.spec)
-    spent = Spent()
     first = key.number * BLOCK
     plan = planner.at(key.epoch, np.arange(first + start, first + stop, dtype=np.int64))
     images = buffer[: len(plan)]
@@ -45,28 +65,7 @@ def decode_block(reading: Reading, key: Key, start: int, stop: int) -> Content:
         except CorruptSampleError as error:
             images[row] = 0
             corrupt[row] = (str(error), error.sample)
-    return Content(images, replaced, corrupt, spent.seconds())
-
-
-class Spent:
-    """The time that a thread is at work, disks that it waits for included, cores that others use not.
-
-    What is asked of it is how much a machine can decode: a worker that had to wait for a core could have gone on.
-    """
-
-    def __init__(self) -> None:
-        self._began, self._cpu, self._read = time.perf_counter(), time.thread_time(), _pages_read()
-
-    def seconds(self) -> float:
-        if _pages_read() != self._read:
-            return time.perf_counter() - self._began
-        return time.thread_time() - self._cpu
-
-
-def _pages_read() -> int:
-    """How often this thread has waited for a file's pages."""
-    usage = resource.getrusage(resource.RUSAGE_THREAD)
-    return usage.ru_majflt + usage.ru_inblock
+    return Content(images, replaced, corrupt, meter.end(len(plan)))
 
 
 @lru_cache(maxsize=4)

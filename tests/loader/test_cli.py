@@ -161,6 +161,7 @@ def test_plan_shows_budget_prediction_and_miss_probability(tmp_path, capsys):
     assert Image.open(picture).size[0] > 400
 
 
+@pytest.mark.slow
 def test_throughput_measures_engines_in_processes_of_their_own(beton, capfd):
     arguments = ["throughput", str(beton), "--image-size", "32", "--batch-size", "16", "--epochs", "2"]
     assert main([*arguments, "--engines", "native", "synthetic"]) == 0

@@ -174,6 +174,7 @@ def test_settings_outside_their_range_are_refused(bad):
         Settings(**bad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
 def test_an_interrupted_conversion_never_leaves_a_file_that_opens(folder, tmp_path, how):
     target = tmp_path / "x.beton"

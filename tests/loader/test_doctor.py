@@ -6,6 +6,7 @@ from budgetloader.dataset import Dataset
 from budgetloader.throughput import Work
 
 
+@pytest.mark.slow
 def test_the_report_names_what_works_and_what_limits_a_trainer(beton, capsys, monkeypatch):
     monkeypatch.setattr(doctor, "_ENGINES", ("native", "resident", "synthetic"))
     sizes = ["--image-size", "32", "--batch-size", "8", "--epochs", "1"]

@@ -247,6 +247,7 @@ def test_a_bomb_is_refused_at_conversion_before_it_is_decoded(tmp_path, data, wh
     assert time.process_time() - began < 5
 
 
+@pytest.mark.slow
 def test_many_scans_are_refused_at_reading(tmp_path):
     data = scanned(picture(progressive=True), 2000)
     path = write(tmp_path / "a.beton", (data, 64, 48, 0))

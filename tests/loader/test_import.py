@@ -228,6 +228,7 @@ def test_import_loader_takes_under_0_3_seconds():
     assert import_seconds("budgetloader") < 0.3
 
 
+@pytest.mark.slow
 def test_the_test_of_the_seconds_can_fail():
     assert import_seconds("torch") > 0.3
 

@@ -19,6 +19,7 @@ ENGINES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_interrupts_at_random_moments_change_no_later_batch(engine, beton, small_beton):
     path = small_beton if engine == "resident" else beton

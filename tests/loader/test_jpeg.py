@@ -160,6 +160,7 @@ def test_too_little_room_is_said():
         jpeg.Cropper().crop(whole, top=0, left=0, height=9, width=9, out=np.empty(10, np.uint8))
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=500)
 def test_damage_anywhere_raises_or_gives_bytes_and_never_reads_outside(data):

@@ -208,6 +208,7 @@ with BudgetLoader(
 """
 
 
+@pytest.mark.slow
 def test_a_killed_trainer_resumes_hash_for_hash(beton, tmp_path, open_loader):
     """SIGKILL at random steps of a trainer that saves its state after each."""
     state, expected = tmp_path / "state", whole_stream(open_loader(workers=1))

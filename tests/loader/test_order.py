@@ -44,6 +44,7 @@ def test_elements_of_any_size_are_distinct_and_in_range(size, seed, numbers):
     assert len(np.unique(ids)) == len(positions) and ids.min() >= 0 and ids.max() < size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [3, 4, 5])
 def test_small_sets_are_permuted_in_all_ways_equally_often(size):
     draws = 24_000
@@ -52,6 +53,7 @@ def test_small_sets_are_permuted_in_all_ways_equally_often(size):
     assert excess([counts[w] for w in ways], draws / len(ways)) < _SIGMAS
 
 
+@pytest.mark.slow
 def test_the_check_above_sees_a_bad_cipher(monkeypatch):
     monkeypatch.setattr(order, "_ROUNDS", 4)
     draws = 24_000
@@ -84,6 +86,7 @@ def test_prefixes_hold_every_sample_equally_often():
     assert abs(statistic - (size - 1)) / math.sqrt(2 * (size - 1)) < _SIGMAS
 
 
+@pytest.mark.slow
 def test_pairs_of_samples_meet_in_a_prefix_as_often_as_chance_has_it():
     size, prefix, draws = 60, 20, 6000
     together = np.zeros((size, size))

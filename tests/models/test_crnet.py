@@ -19,6 +19,7 @@ def test_parameters_and_flops_are_the_tables_to_every_digit(row):
     assert (f"{counted.parameters / 1e6:.2f}", f"{counted.flops / 1e6:.2f}") == (row.parameters, row.flops)
 
 
+@pytest.mark.slow
 def test_the_counts_command_agrees_and_can_disagree(capsys, monkeypatch):
     assert main(["--counts"]) == 0
     assert "all 48 agree" in capsys.readouterr().out

@@ -1,17 +1,19 @@
 import time
 
+import pytest
+
 from budgetloader.service import worker
 
 
-def test_waiting_for_a_core_is_not_decoding():
-    spent = worker.Spent()
-    time.sleep(0.2)
-    assert spent.seconds() < 0.1
-
-
-def test_waiting_for_a_disk_is(monkeypatch):
-    reads = iter((0, 3))
-    monkeypatch.setattr(worker, "_pages_read", lambda: next(reads))
-    spent = worker.Spent()
-    time.sleep(0.2)
-    assert spent.seconds() >= 0.2
+def test_storing_a_block_counts_with_the_next_one_and_waiting_does_not(monkeypatch):
+    wall, cpu = [100.0], [5.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: wall[0])
+    monkeypatch.setattr(time, "process_time", lambda: cpu[0])
+    meter = worker.Meter()
+    meter.begin()
+    wall[0], cpu[0] = 102.0, 6.5
+    assert meter.end(256) == pytest.approx(2.0)  # with what it waited for a disk
+    wall[0], cpu[0] = 150.0, 6.8
+    meter.begin()
+    wall[0] = 151.0
+    assert meter.end(256) == pytest.approx(1.3)
