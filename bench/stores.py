@@ -251,7 +251,7 @@ def serve_s3(folder: Path) -> Iterator[S3]:
     store.mkdir()
     quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     made = [program, "format", "--storage", "file", "--bucket", f"{store}/", "--compress", "none", "--trash-days", "0"]
-    subprocess.run([*made, database, "tests"], check=True, timeout=60, **quiet)
+    subprocess.run([*made, database, "tests"], check=True, timeout=300, **quiet)
     port = free_port()
     options = ["--no-usage-report", "--keep-etag", "--cache-dir", str(folder / "cache"), "--cache-size", "0"]
     environment = {**os.environ, "MINIO_ROOT_USER": USER, "MINIO_ROOT_PASSWORD": PASSWORD, "HOME": str(folder)}

@@ -144,6 +144,14 @@ def stand_ins(job: Job, plan: BatchPlan, row: int) -> Iterator[BatchPlan]:
             yield job.replacement(plan, row, attempt=attempt)
 
 
+def crops_bytes(job: Job) -> bool:
+    """Whether an engine that crops compressed bytes reads nothing of a sample but what its plan's windows need.
+
+    A stand-in's window is in no plan, and with crop="pad" the whole image is decoded.
+    """
+    return job.on_corrupt == "raise" and job.output.crop == "resized"
+
+
 class Engine(Protocol):
     """The interface of an engine. All methods are called from one thread.
 

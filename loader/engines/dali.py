@@ -26,7 +26,7 @@ import nvidia.dali.types
 import torch
 
 from budgetloader.batch import Batch
-from budgetloader.engines.base import Job, Work
+from budgetloader.engines.base import Job, Work, crops_bytes
 from budgetloader.engines.base_threaded import ThreadedEngine
 from budgetloader.engines.rendering import Renderer
 from budgetloader.engines.upload import Put, uploader
@@ -68,6 +68,7 @@ class DALIEngine(ThreadedEngine):
             raise EngineError("engine 'dali' does not pad; use engine='resident' or 'native', or crop='resized'")
         work = Work()
         cropped = job.output.device != "cpu" if cropped is None else cropped
+        self.crops_bytes = cropped and crops_bytes(job)
         maker = _Maker(job, work, tuning=tuning or Tuning(), cropped=cropped)
         super().__init__(maker, capacity=job.capacity, work=work, name="dali")
 

@@ -28,7 +28,7 @@ from numba import types
 from budgetloader import jpeg, resize
 from budgetloader.batch import Batch
 from budgetloader.dataset import Dataset
-from budgetloader.engines.base import Job, Output, Work
+from budgetloader.engines.base import Job, Output, Work, crops_bytes
 from budgetloader.engines.base_threaded import ThreadedEngine
 from budgetloader.engines.buffers import buffer_dtype, tone
 from budgetloader.engines.rendering import Renderer
@@ -279,6 +279,7 @@ class FFCVEngine(ThreadedEngine):
             raise EngineError("engine 'ffcv' does not pad; use engine='resident' or 'native', or crop='resized'")
         if not job.dataset.mapped:
             raise EngineError("engine 'ffcv' reads the file's map; use engine='native', or a Dataset with mapped=True")
+        self.crops_bytes = crops_bytes(job)
         work = Work()
         up = uploader(job)
         # FFCV makes things, which are not used here, on whichever GPU is the current one.

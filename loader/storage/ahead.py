@@ -38,12 +38,20 @@ class Ahead:
         dataset: in object storage, or several files of which some are.
         plans: in their order.
         capacity: the most plans that the engine has under way.
+        cropped: whether the engine looks at no bytes but those of the windows' rows.
         ahead_bytes: the most that is fetched ahead of the engine; one plan always is.
     """
 
     def __init__(
-        self, dataset: Any, plans: Iterator[BatchPlan], *, capacity: int, ahead_bytes: int = _AHEAD_BYTES
+        self,
+        dataset: Any,
+        plans: Iterator[BatchPlan],
+        *,
+        capacity: int,
+        cropped: bool = False,
+        ahead_bytes: int = _AHEAD_BYTES,
     ) -> None:
+        self._cropped = cropped
         self._parts = _remote_parts(dataset)
         self._plans, self._capacity = plans, capacity
         self._most_bytes = min([ahead_bytes, *(part.ahead_bytes for _, part in self._parts)])
@@ -99,11 +107,12 @@ class Ahead:
     def _begin(self, plan: BatchPlan) -> _Coming:
         tickets, size = [], 0
         for first, part in self._parts:
-            samples = np.unique(plan.samples[(plan.samples >= first) & (plan.samples < first + len(part))]) - first
-            if len(samples):
+            own = (plan.samples >= first) & (plan.samples < first + len(part))
+            if own.any():
                 part.oracle.at(plan.epoch, int(plan.positions.min()))
-                tickets.append(part.begin(samples))
-                size += part.bytes_of(samples)
+                samples = plan.samples[own] - first
+                tickets.append(part.announce(samples, plan.windows[own], cropped=self._cropped))
+                size += part.bytes_of(np.unique(samples))
         return _Coming(plan, tickets, size)
 
 
@@ -114,14 +123,15 @@ def fetched(dataset: Any, plans: Iterator[BatchPlan], planner: PlannerLike, engi
         dataset: what they are of.
         plans: in their order.
         planner: that makes them; it tells the cache what is needed when.
-        engine: that makes the batches; one whose `reads_samples` is False needs none of them.
+        engine: that makes the batches; one whose `reads_samples` is False needs none of them, and one whose
+            `crops_bytes` is True looks at no bytes but those of a window's rows.
     """
     parts = _remote_parts(dataset)
     if not parts or not getattr(engine, "reads_samples", True):
         return plans
     for first, part in parts:
         part.oracle.follow(_draws(planner, first, len(part)))
-    return Ahead(dataset, plans, capacity=engine.capacity)
+    return Ahead(dataset, plans, capacity=engine.capacity, cropped=getattr(engine, "crops_bytes", False))
 
 
 def _draws(planner: Any, first: int, count: int) -> Draws:

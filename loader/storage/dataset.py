@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from budgetloader.arguments import check_choice
 from budgetloader.dataset import Dataset
 from budgetloader.errors import ArgumentError, DatasetError, StorageError
 from budgetloader.limits import MAX_PIXELS, check_max_pixels
@@ -40,6 +41,9 @@ class RemoteDataset(Dataset):
             nothing is kept but the index.
         cache_bytes: the most that samples may take there; None: as much as they need.
         label_field, verify, max_pixels: as in `Dataset`.
+        fetch: "whole": samples; "window": of each sample its headers and the rows of MCUs that the crop touches, which
+            is about three quarters of the bytes with a random resized crop, for up to two requests. It is worth it
+            where bytes are dear; engines that decode whole images are given whole samples all the same.
         store: a client of obstore's; default: one that takes endpoint and credentials from the environment.
         patience: with a store that fails.
 
@@ -61,6 +65,7 @@ class RemoteDataset(Dataset):
         label_field: str | None = None,
         verify: bool = False,
         max_pixels: int = MAX_PIXELS,
+        fetch: str = "whole",
         store: Any = None,
         patience: Patience | None = None,
     ) -> None:
@@ -69,9 +74,11 @@ class RemoteDataset(Dataset):
         self._max_pixels = check_max_pixels(max_pixels)
         self._verify, self.mapped = verify, True
         self._spans, self._spans_lock = index.Spans(), threading.RLock()
+        self._images = (0, 0)  # where they stand, once that is known
         self._counter = Counter()
         self._remote = Remote(Address.parse(url), counter=self._counter, store=store, patience=patience)
         most_bytes = _check_cache_bytes(cache, cache_bytes)
+        self._windowed = _check_fetch(fetch, cache=cache, verify=verify)
         first = self._remote.open(index.FIRST_BYTES)
         self._folder = index.folder_of(self._remote, cache)
         self._mirror = self._open_mirror(keeps=cache is not None)
@@ -81,6 +88,7 @@ class RemoteDataset(Dataset):
             self._read_index(label_field)
             if not kept and self._folder is not None:  # now that it is known to be whole
                 index.save(self._folder, self._remote, self._spans, self._bytes)
+            self._images = (int(self.starts.min()), int((self.starts + self.sizes).max()))
             if verify and self.checksums is None:
                 raise DatasetError("has no checksums to verify (FFCV wrote it, or version 0.1); convert it again")
             self.oracle = Oracle(len(self.labels), wanted=most_bytes is not None)
@@ -99,6 +107,7 @@ class RemoteDataset(Dataset):
             starts=self.starts,
             sizes=self.sizes,
             checksums=self.checksums,
+            heights=self.heights,
             cost=self.cost,
         )
         self._runs = Runs(self._source)
@@ -129,6 +138,18 @@ class RemoteDataset(Dataset):
     def begin(self, samples: np.ndarray) -> Ticket:
         """Fetch samples, ahead of when they are read: int64 [n]. `jpeg` gives views until the ticket is released."""
         return self._source.begin(samples, lend=True)
+
+    def announce(self, samples: np.ndarray, windows: np.ndarray, *, cropped: bool) -> Ticket:
+        """Fetch what a plan needs.
+
+        Args:
+            samples: int64 [n].
+            windows: int64 [n, 4]: top, left, height and width, pixels.
+            cropped: whether nobody will look at the bytes of rows that the windows do not touch.
+        """
+        if cropped and self._windowed:
+            return self._source.begin_windows(samples, windows)
+        return self.begin(samples)
 
     def bytes_of(self, samples: np.ndarray) -> int:
         """The bytes of some samples."""
@@ -185,7 +206,10 @@ class RemoteDataset(Dataset):
         return bool(kept)
 
     def _view(self, start: int, stop: int) -> np.ndarray:
+        """Bytes of the index; or of what stands among the images, where the mirror's blocks come and go."""
         if 0 <= start <= stop <= len(self._bytes):
+            if start < self._images[1] and stop > self._images[0]:
+                return np.frombuffer(self._remote.read(start, stop, what=f"bytes {start:,} … {stop:,}"), np.uint8)
             self._ensure(start, stop)
         return super()._view(start, stop)
 
@@ -242,3 +266,14 @@ def _check_cache_bytes(cache: Any, cache_bytes: float | None) -> int | None:
     if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, (int, float)) or not cache_bytes >= 1 << 20:
         raise ArgumentError(f"cache_bytes={cache_bytes!r}: give a number of bytes, a million at least")
     return int(min(cache_bytes, 1 << 62))
+
+
+def _check_fetch(fetch: str, *, cache: Any, verify: bool) -> bool:
+    """Whether windows are fetched."""
+    check_choice(fetch, ("whole", "window"), what="fetch")
+    if fetch == "window" and (cache is not None or verify):
+        other = "cache=" if cache is not None else "verify=True"
+        raise ArgumentError(
+            f"fetch='window' does not go with {other}, which needs whole samples; leave one of them out"
+        )
+    return fetch == "window"

@@ -89,6 +89,19 @@ class Ledger:
             unchecked = here[self._known[here] != self._records[here]]
             return Claim(missing, samples[fetching], unchecked)
 
+    def pin(self, samples: np.ndarray) -> None:
+        """Pin samples of which parts will be written, by a caller who knows which; they do not count as there."""
+        with self._held():
+            self._pins[samples] += 1
+            self._show(samples)
+
+    def tidy(self, sample: int) -> None:
+        """Bytes of a sample were written; if nobody has it pinned any more, drop them."""
+        if not self._pins[sample]:
+            with self._held():
+                if not self._pins[sample]:
+                    self._let_go(np.array([sample]))
+
     def claim_left(self, samples: np.ndarray) -> np.ndarray:
         """Of pinned samples that somebody else was to fetch, those that he has given up: the caller's now."""
         with self._held():
@@ -120,10 +133,7 @@ class Ledger:
         word = self._records[sample] & COUNT | PRESENT | np.uint64(checksum)
         self._records[sample] = word
         self._known[sample] = word
-        if not self._pins[sample]:  # whoever wanted it has gone
-            with self._held():
-                if not self._pins[sample]:
-                    self._let_go(np.array([sample]))
+        self.tidy(sample)
 
     def failed(self, samples: np.ndarray) -> None:
         """Claimed samples could not be fetched."""
@@ -183,7 +193,7 @@ class Ledger:
 
     def _let_go(self, samples: np.ndarray) -> None:
         """Samples are in use no longer: here they are dropped."""
-        self._drop(samples[self._records[samples] & PRESENT != 0])
+        self._drop(samples)
 
     def _evict(self, wanted_bytes: int) -> int:
         """Drop what is needed last; the bytes that were freed."""
@@ -215,8 +225,9 @@ class Ledger:
             self._mirror.drop(start, stop)
 
     def _busy(self, first: int, stop: int) -> bool:
-        """Whether any of the samples of these places in the file is there, or on its way."""
-        return bool((self._records[self._order[first:stop]] & BUSY).any())
+        """Whether any of the samples of these places in the file is there, on its way, or pinned."""
+        samples = self._order[first:stop]
+        return bool((self._records[samples] & BUSY).any() or self._pins[samples].any())
 
 
 NextUse = Callable[[], "np.ndarray | None"]

@@ -28,7 +28,7 @@ class Runs:
 
     def read(self, sample: int) -> np.ndarray:
         """A sample's bytes, as `Source.read` gives them."""
-        if not self._source.ledger.usable(sample):
+        if not self._source.lends(sample):
             self._look_ahead(sample)
         try:
             return self._source.read(sample)

@@ -13,10 +13,12 @@ import numpy as np
 from budgetloader.errors import StorageError
 from budgetloader.storage.client import Remote
 from budgetloader.storage.cost import Cost
+from budgetloader.storage.index import Spans
 from budgetloader.storage.ledger import Ledger
 from budgetloader.storage.mirror import Mirror
 from budgetloader.storage.pool import Pool
 from budgetloader.storage.ranges import Request, requests_for
+from budgetloader.storage.windows import Rows, joined
 
 _MOST_BYTES = 8 << 20  # of a request of several samples
 _CHECKED_AT_ONCE = 32
@@ -26,9 +28,11 @@ _LOOK_SECONDS = 0.02  # between looks at what another process fetches
 class Ticket:
     """Some samples that were asked for. They stay in the mirror until it is released."""
 
-    def __init__(self, source: Source, samples: np.ndarray, others: np.ndarray, *, lent: bool) -> None:
+    def __init__(
+        self, source: Source, samples: np.ndarray, others: np.ndarray, *, lent: bool, windowed: bool = False
+    ) -> None:
         self.samples = samples
-        self._source, self._others, self._lent = source, others, lent
+        self._source, self._others, self._lent, self._windowed = source, others, lent, windowed
         self._tasks = 0
         self._error: BaseException | None = None
         self._since = time.monotonic()
@@ -68,6 +72,7 @@ class Ticket:
             if self._lent:
                 with self._source.changed:
                     self._source.lent[self.samples] -= 1
+                    self._source.windowed[self.samples] -= self._windowed
             self._source.ledger.release(self.samples)
 
     def __del__(self) -> None:
@@ -115,6 +120,7 @@ class Source:
         mirror, ledger: where its bytes go, and the records of them.
         starts, sizes: int64 [D], of the samples, bytes.
         checksums: uint32 [D], of each sample's bytes, or None where the file has none.
+        heights: int64 [D], of the images, pixels.
         cost: of requests.
     """
 
@@ -127,11 +133,14 @@ class Source:
         starts: np.ndarray,
         sizes: np.ndarray,
         checksums: np.ndarray | None,
+        heights: np.ndarray,
         cost: Cost,
     ) -> None:
         self.remote, self.mirror, self.ledger, self.cost = remote, mirror, ledger, cost
         self.starts, self.sizes, self._checksums = starts, sizes, checksums
         self.lent = np.zeros(len(starts), np.int32)  # tickets that lend a sample's bytes in the mirror
+        self.windowed = np.zeros(len(starts), np.int32)  # those of them that lend what a window needs, and no more
+        self._rows = Rows(heights, sizes)
         self.changed = threading.Condition(threading.RLock())
         self.patience_seconds = remote.patience.limit_seconds
         self._pool = Pool(cost.connections, name="budgetloader-fetch")
@@ -154,6 +163,32 @@ class Source:
             self.check(ticket, claim.unchecked)
         return ticket
 
+    def begin_windows(self, samples: np.ndarray, windows: np.ndarray) -> Ticket:
+        """Ask for what windows need of samples: `read` lends the samples with nothing but that in them.
+
+        Args:
+            samples: int64 [n], in any order, also several times.
+            windows: int64 [n, 4]: top, left, height and width, pixels.
+        """
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        for sample, (top, _, height, _) in zip(samples.tolist(), windows.tolist(), strict=True):
+            wanted.setdefault(sample, []).append((top, height))
+        unique = np.array(list(wanted))
+        self.ledger.pin(unique)
+        self.remote.counter.add(misses=len(unique))
+        ticket = Ticket(self, unique, unique[:0], lent=True, windowed=True)
+        with self.changed:
+            self.lent[unique] += 1
+            self.windowed[unique] += 1
+            for part in wanted.items():
+                ticket.begun()
+                self._pool.submit(lambda part=part: self._run(ticket, self._fetch_windows, part))  # type: ignore[misc]
+        return ticket
+
+    def lends(self, sample: int) -> bool:
+        """Whether a ticket lends a sample's bytes, which are there."""
+        return bool(self.lent[sample] and (self.windowed[sample] or self.ledger.usable(sample)))
+
     def read(self, sample: int) -> np.ndarray:
         """One sample's bytes: uint8 [n], a view of the mirror where a ticket lends it, else a copy.
 
@@ -161,7 +196,7 @@ class Source:
             StorageError: it cannot be fetched.
         """
         start, size = int(self.starts[sample]), int(self.sizes[sample])
-        if self.lent[sample] and self.ledger.usable(sample):
+        if self.lends(sample):
             return self.mirror.bytes[start : start + size]
         ticket = self.begin(np.array([sample]))
         try:
@@ -225,19 +260,55 @@ class Source:
     def _fill(self, sample: int, data: memoryview) -> None:
         start, checksum = int(self.starts[sample]), zlib.crc32(data)
         if self._checksums is not None and checksum != self._checksums[sample]:
-            # Damaged on its way, or where it is stored; then it is given as it is, as a local file's would be.
-            data = self.remote.read(start, start + len(data), what=_named(np.array([sample])))
+            data = self._fetch_again(sample, checksum)
             checksum = zlib.crc32(data)
+        self._write(sample, start, data)
+        self.ledger.filled(sample, checksum)
+
+    def _fetch_again(self, sample: int, found: int) -> memoryview:
+        """Bytes that had another checksum than the index says: damaged on their way, or where they are stored.
+
+        What comes twice is stored so, and is given as it is, as a local file's bytes would be.
+        """
+        assert self._checksums is not None
+        start, seen, what = int(self.starts[sample]), {found, int(self._checksums[sample])}, f"sample {sample}"
+        for _ in range(self.remote.patience.attempts):
+            self.remote.counter.add(retries=1)
+            data = self.remote.read(start, start + int(self.sizes[sample]), what=what)
+            if zlib.crc32(data) in seen:
+                return data
+            seen.add(zlib.crc32(data))
+        raise StorageError(f"{self.remote.address.url}: {what} cannot be read: its bytes are others each time")
+
+    def _fetch_windows(self, part: tuple[int, list[tuple[int, int]]], ticket: Ticket) -> None:
+        """Fetch a sample's headers, and the rows that windows of it touch."""
+        (sample, windows), there = part, Spans()
+        start, what = int(self.starts[sample]), f"sample {part[0]}"
+        if ticket.released:
+            return
+        head = b""
+        while not self._rows.known(sample):
+            size = max(self._rows.head_bytes(sample), min(2 * len(head), int(self.sizes[sample])))
+            head += self.remote.read(start + len(head), start + size, what=what)
+            self._rows.learn(sample, np.frombuffer(head, np.uint8))
+        if head:
+            self._write(sample, start, memoryview(head))
+            there.add(0, len(head))
+        spans = [span for top, height in windows for span in self._rows.spans(sample, top=top, height=height)]
+        missing = [gap for span in spans for gap in there.missing(*span)]
+        for first, stop in joined(missing, gap_bytes=self.cost.gap_bytes):
+            self._write(sample, start + first, self.remote.read(start + first, start + stop, what=what))
+        self.ledger.tidy(sample)
+
+    def _write(self, sample: int, start: int, data: memoryview) -> None:
         while True:
             try:
-                self.mirror.write(start, data)
-                break
+                return self.mirror.write(start, data)
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self.ledger.make_room_on_disk():
                     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
                     why = "the cache's disk is full" if full else f"the cache cannot be written: {error.strerror}"
                     raise StorageError(f"{self.remote.address.url}: sample {sample}: {why}; free some room") from None
-        self.ledger.filled(sample, checksum)
 
 
 def _named(samples: np.ndarray) -> str:

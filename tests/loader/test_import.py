@@ -31,7 +31,7 @@ LAYERS = (  # each imports from its own line or those above it
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
     "storage": (
-        {"address", "folder", "mirror", "oracle", "pool", "ranges", "traffic"},
+        {"address", "folder", "mirror", "oracle", "pool", "ranges", "traffic", "windows"},
         {"client", "ledger"},
         {"cost", "index", "shared"},
         {"source"},
