@@ -311,7 +311,8 @@ class _Link:
         get: ClassVar[Callable] = staticmethod(lambda contents, timeout: contents)
 
     def call(self, method: str, *arguments: Any) -> Any:
-        from budgetloader.service.protocol import ServiceStatus, Taken
+        from budgetloader.service.exchange import Taken
+        from budgetloader.service.protocol import ServiceStatus
 
         if method != "take":
             return ServiceStatus("p", 64, 0.0, 1, 0, 0, 0, 0, 0, 0, ())
@@ -332,7 +333,7 @@ def _part(rows: int) -> Any:
 
 
 def _served() -> Any:
-    from budgetloader.service.protocol import ServedDataset
+    from budgetloader.service.exchange import ServedDataset
 
     sizes = np.full(64, 40)
     return ServedDataset("p", "f", (), False, 1 << 24, 1, sizes, sizes, np.arange(64))

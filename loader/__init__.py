@@ -42,11 +42,15 @@ if TYPE_CHECKING:
         ServiceGoneError,
         StorageError,
     )
+    from budgetloader.given import JpegSource
+    from budgetloader.growing import shards
     from budgetloader.joined import Mixture
     from budgetloader.loader import BudgetLoader
     from budgetloader.sampler import BudgetSampler
     from budgetloader.schedule import Schedule
-    from budgetloader.selections import Selection
+    from budgetloader.selections import ScoreSelection, Selection
+    from budgetloader.selections.infobatch import InfoBatch
+    from budgetloader.selections.scores import Choice
     from budgetloader.service.client import connect
     from budgetloader.stats import EpochStats, Verdict
 
@@ -58,21 +62,26 @@ _HOMES = {
     "Budget": "budget",
     "BudgetLoader": "loader",
     "BudgetSampler": "sampler",
+    "Choice": "selections.scores",
     "CorruptSampleError": "errors",
     "Dataset": "dataset",
     "DatasetError": "errors",
     "EngineError": "errors",
     "EpochStats": "stats",
+    "InfoBatch": "selections.infobatch",
+    "JpegSource": "given",
     "LoaderError": "errors",
     "Mixture": "joined",
     "ResumeError": "errors",
     "Schedule": "schedule",
+    "ScoreSelection": "selections.scores",
     "Selection": "selections",
     "ScheduleError": "errors",
     "ServiceGoneError": "errors",
     "StorageError": "errors",
     "Verdict": "stats",
     "connect": "service.client",
+    "shards": "growing",
 }
 __all__ = [
     "ArgumentError",
@@ -80,21 +89,26 @@ __all__ = [
     "Budget",
     "BudgetLoader",
     "BudgetSampler",
+    "Choice",
     "CorruptSampleError",
     "Dataset",
     "DatasetError",
     "EngineError",
     "EpochStats",
+    "InfoBatch",
+    "JpegSource",
     "LoaderError",
     "Mixture",
     "ResumeError",
     "Schedule",
     "ScheduleError",
+    "ScoreSelection",
     "Selection",
     "ServiceGoneError",
     "StorageError",
     "Verdict",
     "connect",
+    "shards",
     "theory",
 ]
 

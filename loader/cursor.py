@@ -47,6 +47,11 @@ class Cursor:
         """Batches of the epoch; 0 after the last."""
         return self._steps[self.epoch] if self.epoch < len(self._steps) else 0
 
+    def has_begun(self, epoch: int) -> bool:
+        """Whether batches of an epoch were handed out, but for a look, or it lies behind."""
+        here, step, begun = self._place()
+        return epoch < here or (epoch == here and (step > 0 or begun))
+
     # Iterations
 
     def begin(self, *, counted: bool = True) -> None:

@@ -24,6 +24,8 @@ class Feed:
     def __init__(self, engine: Engine, plans: Iterator[BatchPlan], first: tuple[int, int]) -> None:
         self._engine, self._plans = engine, plans
         self._under_way: list[tuple[int, int]] = []
+        self._sizes: list[int] = []  # samples of each
+        self._cut: int | None = None  # the epoch from which on nothing is handed out
         self.next_out: tuple[int, int] | None = first
         self._fill()
 
@@ -31,9 +33,33 @@ class Feed:
         """The next batch; its place is filled with another plan."""
         batch = self._engine.get()
         self._under_way.pop(0)
+        self._sizes.pop(0)
         self._fill()
-        self.next_out = self._under_way[0] if self._under_way else None
+        self.next_out = self._next()
         return batch
+
+    def cut(self, epoch: int) -> dict[int, int]:
+        """Hand out nothing that was planned for an epoch or for those behind it: what they draw has changed.
+
+        What is under way for the epochs before them still comes. Where nothing was planned yet, nothing changes here.
+
+        Returns:
+            For each of those epochs the samples under way, which are made in vain.
+        """
+        dropped: dict[int, int] = {}
+        for (e, _), samples in zip(self._under_way, self._sizes, strict=True):
+            if e >= epoch and (self._cut is None or e < self._cut):
+                dropped[e] = dropped.get(e, 0) + samples
+        ahead = getattr(self._plans, "cut", None)  # plans that are being fetched, and those under way that it holds
+        planned = ahead(epoch) if ahead is not None else False
+        if dropped or planned:
+            self._cut, self._plans = epoch, iter(()) if ahead is None else self._plans
+            self.next_out = self._next()
+        return dropped
+
+    def _next(self) -> tuple[int, int] | None:
+        following = self._under_way[0] if self._under_way else None
+        return None if following is not None and self._cut is not None and following[0] >= self._cut else following
 
     def _fill(self) -> None:
         while len(self._under_way) < self._engine.capacity:
@@ -44,3 +70,4 @@ class Feed:
                 return
             self._engine.submit(plan)
             self._under_way.append((plan.epoch, plan.step))
+            self._sizes.append(len(plan))

@@ -6,13 +6,14 @@ import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from budgetloader import engines
 from budgetloader.arguments import check_count, check_seed
 from budgetloader.batch import Batch
+from budgetloader.choosing import Choosing
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
 from budgetloader.errors import EngineError, ScheduleError
@@ -24,19 +25,21 @@ from budgetloader.parallel import cores
 from budgetloader.plans import Index, stream
 from budgetloader.resize import Interpolation
 from budgetloader.schedule import Schedule
-from budgetloader.selections import Selection, Wanted
+from budgetloader.selections import ScoreSelection, Selection, Wanted
 from budgetloader.shard import local_shard
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
 from budgetloader.storage.ahead import fetched
+from budgetloader.where import where
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from numpy.typing import ArrayLike
 
 _log = logging.getLogger("budgetloader")
 
 
-class BudgetLoader:
+class BudgetLoader(Choosing):
     """Batches of a dataset, exactly ⌊α_e·M⌋ of them in epoch e, prefetched on across epochs.
 
         for epoch in batches.epochs():
@@ -76,11 +79,13 @@ class BudgetLoader:
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is
             initialised, else 0 of 1.
         sampling: "independent", "cyclic" or "static"; see `budgetloader.order.Order`.
-        samples: a subset to train (or, with train=False, to evaluate) on: numbers of samples, each once, or a boolean
-            mask with an entry per sample of the set. An epoch is then ⌊α·⌈n/B⌉⌋ batches of its n samples.
+        samples: a subset to train (or, with train=False, to evaluate) on: numbers of samples, each once, a boolean
+            mask with an entry per sample of the set, or a condition such as "height >= 256 and label in (3, 5)" (see
+            `budgetloader.where`). An epoch is then ⌊α·⌈n/B⌉⌋ batches of its n samples.
         weights: a number per sample of the set, or "balanced" (every class equally often): each place of an epoch is a
             draw in proportion, with replacement. With `samples`, among those.
-        selection: a `budgetloader.Selection` of your own.
+        selection: a `budgetloader.Selection` of your own, or a `budgetloader.ScoreSelection` that learns, such as
+            `budgetloader.InfoBatch`: then batches are (images, labels, ids, weights), see `feedback`.
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
@@ -140,9 +145,9 @@ class BudgetLoader:
         rank: int | None = None,
         world_size: int | None = None,
         sampling: Sampling = "independent",
-        samples: ArrayLike | None = None,
+        samples: ArrayLike | str | None = None,
         weights: ArrayLike | str | None = None,
-        selection: Selection | None = None,
+        selection: Selection | ScoreSelection | None = None,
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
@@ -159,7 +164,7 @@ class BudgetLoader:
         self.dataset: Any = open_dataset(path, cache, cache_bytes, verify=verify, label_field=label_field)
         self.crop, self.crop_reason = choose_crop(crop, self.dataset)
         drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop}
-        wanted = Wanted(sampling, samples, weights, selection)
+        wanted = Wanted(sampling, where(self.dataset, samples), weights, selection)
         self._planner = make_planner(
             self.dataset, train=train, schedule=schedule, wanted=wanted, shard=shard, on_corrupt=on_corrupt, **drawn
         )
@@ -175,7 +180,7 @@ class BudgetLoader:
         )
         self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
-        self._busy = BusySince(self.dataset)
+        self._dropped, self._busy = {}, BusySince(self.dataset)
         self._engine, self.engine, self.engine_reason = make_engine(engine, self._job)
         _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)
 
@@ -232,26 +237,30 @@ class BudgetLoader:
         self._iteration = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the next batch will come from; JSON-able, under 1 kB.
+        """Where the next batch will come from; JSON-able, under 1 kB (with chosen samples: see `selection_state`).
 
         It counts the batches handed out, not those prefetched, and holds for any number of workers
         or ranks, and for any engine. After a `break` it still is where that epoch was left, though the
         next iteration here would be the next epoch's.
         """
-        return self._cursor.state_dict()
+        return self._with_choice(self._cursor.state_dict())
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], *, selection: Mapping[str, np.ndarray] | None = None) -> None:
         """Go to where `state_dict` was taken.
 
         The schedule may be longer than the state's: a run of 3 epochs goes on as one of 10. Every ratio of the state's
         schedule is compared with this schedule's ratio of the same epoch, and all must be equal. (With
         sampling="static" the largest ratio must be equal, too: all epochs share one draw of that size.)
 
+        Args:
+            state: what `state_dict` gave.
+            selection: what `selection_state` gave, where the state does not hold it itself.
+
         Raises:
             ResumeError: the state is of another dataset, schedule, batch size, sampling, seed or crop.
         """
         self._check_open()
-        self._cursor.load_state_dict(state)
+        self._resume(state, selection)
         self._iteration = None
 
     # Iteration
@@ -283,6 +292,7 @@ class BudgetLoader:
     def _epochs(self) -> Iterator[int]:
         for epoch in self._cursor.epochs():
             self._iteration = None  # an iterator from before is stale
+            self._begin_choice(epoch)
             yield epoch
 
     def __iter__(self) -> Iterator[tuple]:
@@ -295,7 +305,8 @@ class BudgetLoader:
         self._cursor.begin()
         self._iteration = iteration = object()
         cursor, epoch = self._cursor, self._cursor.epoch
-        stats = EpochStats(epoch)
+        self._begin_choice(epoch)
+        stats = EpochStats(epoch, samples_dropped=self._dropped.pop(epoch, 0))
         # What the engine decoded for it when it was iterated over before is in that time's entry.
         self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)
@@ -342,11 +353,13 @@ class BudgetLoader:
             raise
 
     def _item(self, batch: Batch) -> tuple:
-        if not self._with_ids:
-            return batch.images, batch.labels
+        item: tuple = (batch.images, batch.labels)
+        if not self._with_ids and not self._learns:
+            return item
         import torch
 
-        return batch.images, batch.labels, torch.from_numpy(batch.shown.copy())
+        item = (*item, torch.from_numpy(batch.shown.copy()))
+        return (*item, self._weights(batch)) if self._learns else item
 
     # What it measured, and its end
 

@@ -14,12 +14,14 @@ from budgetloader.arguments import check_choice
 from budgetloader.cursor import Cursor
 from budgetloader.engines.base import Engine, Job
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
+from budgetloader.given import given
 from budgetloader.joined import Mixture, join
 from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerLike
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
 from budgetloader.storage import open_file
+from budgetloader.tars import is_ordinary, open_ordinary
 
 SMALL = 64  # pixels: images of up to this side, all of one size, are shifted by crop="auto", as CIFAR's are
 
@@ -82,6 +84,8 @@ def open_dataset(
     """
     stored: Any = {"cache": cache, "cache_bytes": cache_bytes}
     if isinstance(path, (str, os.PathLike)):
+        if is_ordinary(path) and cache is None and cache_bytes is None:
+            return open_ordinary(path, verify=verify, label_field=label_field)
         return open_file(path, verify=verify, label_field=label_field, **stored)
     if isinstance(path, (list, tuple, Mixture)):
         return join(path, verify=verify, label_field=label_field, **stored)
@@ -102,7 +106,7 @@ def open_dataset(
         raise ArgumentError(
             f"label_field={label_field!r}: the dataset is open already; give Dataset(path, label_field={label_field!r})"
         )
-    return path
+    return given(path)
 
 
 def choose_crop(crop: str, dataset: Index) -> tuple[Crop, str]:

@@ -88,7 +88,7 @@ class PlannerLike(Protocol):
     identity: dict[str, Any]  # what a loader's state must agree with, besides its keywords
 
     @property
-    def steps(self) -> tuple[int, ...]:
+    def steps(self) -> Sequence[int]:
         """Batches of each epoch."""
 
     def plans(self, epoch: int, steps: Sequence[int]) -> Iterator[BatchPlan]:
@@ -96,6 +96,9 @@ class PlannerLike(Protocol):
 
     def replacement(self, plan: BatchPlan, row: int, *, attempt: int) -> BatchPlan:
         """A plan of one sample, to stand in for a row that does not decode."""
+
+    def ready(self, epoch: int) -> bool:
+        """Whether an epoch can be planned already: one whose samples are still to be chosen cannot."""
 
 
 class Planner:
@@ -129,35 +132,45 @@ class Planner:
             batch_size=batch_size,
             seed=seed,
             mixture=getattr(index, "mixture", None),
+            shard=shard,
         )
         self.budget, self.identity = self.selection.budget, self.selection.identity
         self.shard = shard or Shard()
         self.shard.share(batch_size)  # checks it
 
     @property
-    def steps(self) -> tuple[int, ...]:
-        """Batches of each epoch."""
-        return self.budget.batches
+    def steps(self) -> Sequence[int]:
+        """Batches of each epoch, as they are known now."""
+        return self.selection.steps
+
+    def ready(self, epoch: int) -> bool:
+        """Whether an epoch's samples are chosen."""
+        return self.selection.ready(epoch)
 
     def plan(self, epoch: int, step: int) -> BatchPlan:
         return next(self.plans(epoch, [step]))
 
     def plans(self, epoch: int, steps: Sequence[int]) -> Iterator[BatchPlan]:
         """The plans of one or more steps, which together cost little more than one."""
-        parts = [self.shard.positions(*self.budget.span(step)) for step in steps]
-        positions = np.concatenate(parts)
+        parts = [self.shard.positions(*self.selection.span(epoch, step)) for step in steps]
+        positions = self.selection.positions(epoch, np.concatenate(parts))
         whole = self._plan(epoch, 0, positions, self.selection.ids(epoch, positions))
         start = 0
         for step, part in zip(steps, parts, strict=True):
             yield whole.part(slice(start, start + len(part)), step=step)
             start += len(part)
 
-    def at(self, epoch: int, positions: np.ndarray) -> BatchPlan:
+    def at(self, epoch: int, positions: np.ndarray, samples: np.ndarray | None = None) -> BatchPlan:
         """The plan of any positions of an epoch's order, which its budget need not reach: step 0.
 
         With sampling="independent", where an epoch's order depends on nothing but the seed.
+
+        Args:
+            epoch: of the order.
+            positions: int64 [n].
+            samples: int64 [n], what stands there in another order than this planner's.
         """
-        return self._plan(epoch, 0, positions, self.selection.ids(epoch, positions))
+        return self._plan(epoch, 0, positions, self.selection.ids(epoch, positions) if samples is None else samples)
 
     def replacement(self, plan: BatchPlan, row: int, *, attempt: int) -> BatchPlan:
         """A plan of one sample, to stand in for a row that does not decode.
@@ -166,9 +179,7 @@ class Planner:
         """
         positions = plan.positions[row : row + 1]
         numbers = rng.draws(positions, seed=self.seed, epoch=plan.epoch, purpose=rng.REPLACEMENT, block=attempt)
-        drawn = ((numbers[0] << np.uint64(32) | numbers[1]) % np.uint64(self.selection.size)).astype(np.int64)
-        # A position of the epoch's order, where some samples of the set must not be drawn.
-        samples = drawn if self.selection.uniform else self.selection.ids(plan.epoch, drawn)
+        samples = self.selection.replacements(plan.epoch, numbers[0] << np.uint64(32) | numbers[1])
         return self._plan(plan.epoch, plan.step, positions, samples)
 
     def _plan(self, epoch: int, step: int, positions: np.ndarray, ids: np.ndarray) -> BatchPlan:
@@ -205,6 +216,10 @@ class EvaluationPlanner:
     def steps(self) -> tuple[int, ...]:
         return (-(-len(self._ids) // self.batch_size),)
 
+    def ready(self, epoch: int) -> bool:
+        """True: it is known which samples are evaluated."""
+        return True
+
     def plans(self, epoch: int, steps: Sequence[int]) -> Iterator[BatchPlan]:
         """The plans of one or more steps."""
         return (self.plan(epoch, step) for step in steps)
@@ -219,9 +234,11 @@ class EvaluationPlanner:
 
 
 def stream(planner: PlannerLike, *, epoch: int, step: int) -> Iterator[BatchPlan]:
-    """Plans from (epoch, step) to the end of the schedule, on across epochs."""
+    """Plans from (epoch, step) to the end of the schedule, or to an epoch whose samples are still to be chosen."""
     at_once = max(1, _AT_ONCE // planner.batch_size)
     for e in range(epoch, len(planner.steps)):
+        if not planner.ready(e):
+            return
         steps = range(step if e == epoch else 0, planner.steps[e])
         for first in range(0, len(steps), at_once):
             yield from planner.plans(e, steps[first : first + at_once])

@@ -26,10 +26,9 @@ _BYTES_PER_PIXEL = 16  # of the least compressed of these
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 # Files that users also have their images in: end of the name → its kind, and what to do.
 _FOREIGN = {
-    **dict.fromkeys(
-        (".beton",), "is a .beton already, which needs no conversion; to store it otherwise, convert its images"
-    ),
-    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.xz", ".zip"), "is an archive; unpack it, and give the folder"),
+    **dict.fromkeys((".beton",), "is a .beton already, which needs no conversion; give it alone to store it otherwise"),
+    **dict.fromkeys((".tar",), "is a tar, which is a source by itself; give it alone"),
+    **dict.fromkeys((".tar.gz", ".tgz", ".tar.xz", ".zip"), "is an archive; unpack it, and give the folder"),
     **dict.fromkeys(
         (".parquet", ".arrow", ".feather"),
         "is a table of columns; write its images to CLASS/NAME.jpg, and give that folder",

@@ -16,6 +16,7 @@ class EpochStats:
         samples_emitted: samples handed out.
         samples_decoded: samples decoded for it, those of batches that nobody took included.
         samples_replaced: samples that did not decode, and that others stood in for.
+        samples_dropped: samples prefetched for it that were dropped, because what it draws was changed then.
         trainer_wait_seconds: time in which the trainer waited for a batch, the first one included.
         boundary_seconds: the part of it that was for the epoch's first batch.
         engine_busy_seconds: time in which the engine was at work since the epoch before ended. What it prefetched in
@@ -44,6 +45,7 @@ class EpochStats:
     cache_hits: int = 0
     cache_misses: int = 0
     seconds: float = 0.0
+    samples_dropped: int = 0
 
 
 @dataclass(frozen=True)

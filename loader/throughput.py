@@ -54,10 +54,10 @@ class Rates:
 
 def measure(file: str | Path, *, engine: str, work: Work) -> Rates:
     """The rates of an engine, in this process."""
-    from budgetloader.dataset import Dataset
     from budgetloader.loader import BudgetLoader
+    from budgetloader.options import open_dataset
 
-    dataset = Dataset(file)
+    dataset = open_dataset(file, verify=False, label_field=None)
     full = -(-len(dataset) // work.batch_size)
     ratio = Fraction(min(work.batches or full, full), full)
     rates = []

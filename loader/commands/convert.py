@@ -6,21 +6,27 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from budgetloader.commands.arguments import Add, printable
+from budgetloader.errors import DatasetError
 from budgetloader.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from budgetloader.convert import Report, Settings
     from budgetloader.sources import Source
 
-HELP = "convert a folder of images, CIFAR's pickles or a torchvision dataset to a .beton file"
+HELP = "convert a folder or tar of images, CIFAR's pickles, a .beton or a dataset of your own to a .beton file"
 _MOST_LISTED = 20  # classes; of more, the smallest and the largest are named
 
 
 def add_arguments(add: Add) -> None:
-    add("source", help="folder of CLASS/IMAGE, or of CIFAR's pickles; with --torchvision the dataset's root")
+    add(
+        "source",
+        nargs="?",
+        help="folder of CLASS/IMAGE, or of CIFAR's pickles; a .tar; a .beton; with "
+        "--torchvision the dataset's root; with --dataset what the function is called with, or left out",
+    )
     add("file", help="the .beton to make")
     add("--quality", type=int, help="JPEG quality; none: 90, or 100 for pixels that were never compressed")
     add("--subsampling", choices=("4:2:0", "4:2:2", "4:4:4"), help="none: 4:2:0, or 4:4:4 for such pixels")
@@ -38,6 +44,8 @@ def add_arguments(add: Add) -> None:
     add("--threads", type=int, help="none: one per core")
     add("--split", help="train or test (CIFAR), or as the torchvision dataset calls it; none: its default")
     add("--torchvision", metavar="NAME", help="the source is torchvision.datasets.NAME, on disk already")
+    add("--dataset", metavar="MODULE:FUNCTION", help="the source is what a function of yours gives")
+    add("--append", action="store_true", help="put the images in a file behind FILE's set (see budgetloader.shards)")
     add("--overwrite", action="store_true", help="replace the file if it exists")
 
 
@@ -46,19 +54,21 @@ def run(options: argparse.Namespace) -> int:
 
     from budgetloader.console import bars
     from budgetloader.convert import convert
+    from budgetloader.growing import append
 
+    if options.append and options.overwrite:
+        raise DatasetError("--append adds a file, and --overwrite replaces one; give one of them")
     settings, source = _settings(options), _source(options)
     for line in source.warnings:
         print(f"warning: {line}", file=sys.stderr)
     with bars(Console(stderr=True)) as progress:
         task = progress.add_task("convert", total=len(source))
-        report = convert(
-            source,
-            options.file,
-            settings=settings,
-            exists="replace" if options.overwrite else "raise",
-            progress=lambda n: progress.update(task, completed=n),
-        )
+        how: dict[str, Any] = {"settings": settings, "progress": lambda n: progress.update(task, completed=n)}
+        if options.append:
+            made, report = append(source, options.file, **how)
+            options.file = str(made)
+        else:
+            report = convert(source, options.file, exists="replace" if options.overwrite else "raise", **how)
     _say(report, source, options)
     return 0
 
@@ -80,11 +90,15 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _source(options: argparse.Namespace) -> Source:
-    from budgetloader import sources
+    from budgetloader import converted, sources
 
+    if options.dataset:
+        return converted.callable_source(options.dataset, options.source, max_pixels=options.max_pixels)
+    if options.source is None:
+        raise DatasetError("give the source, and the file to make: budgetloader convert SOURCE FILE")
     if options.torchvision:
         return sources.torchvision_dataset(options.torchvision, options.source, split=options.split)
-    return sources.open_source(options.source, split=options.split or "train", max_pixels=options.max_pixels)
+    return converted.any_source(options.source, split=options.split or "train", max_pixels=options.max_pixels)
 
 
 def _say(report: Report, source: Source, options: argparse.Namespace) -> None:

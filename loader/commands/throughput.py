@@ -8,7 +8,7 @@ import sys
 from budgetloader.commands.arguments import Add, add_work, work_of
 from budgetloader.errors import LoaderError
 
-HELP = "measure the installed engines on a .beton file, each in a process of its own"
+HELP = "measure the installed engines on a .beton file, or a folder or tar of JPEGs, each in a process of its own"
 
 
 def add_arguments(add: Add) -> None:
@@ -20,10 +20,10 @@ def add_arguments(add: Add) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from budgetloader import engines
-    from budgetloader.dataset import Dataset
+    from budgetloader.options import open_dataset
     from budgetloader.throughput import measure_apart
 
-    Dataset(options.file)  # so that what is wrong with it is said once
+    open_dataset(options.file, verify=False, label_field=None)  # so that what is wrong with it is said once
     unknown = [name for name in options.engines if name not in engines.NAMES or name == "auto"]
     if unknown:
         raise LoaderError(f"engine {unknown[0]!r} is not known; give some of {', '.join(engines.NAMES[1:])}")

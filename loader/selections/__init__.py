@@ -17,9 +17,14 @@ from budgetloader.budget import Budget
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
 from budgetloader.order import Order, Sampling
 from budgetloader.schedule import Schedule
+from budgetloader.selections.agreement import Ranks
+from budgetloader.selections.filtered import Filtered
 from budgetloader.selections.mixture import Mixed
+from budgetloader.selections.picks import Picks
+from budgetloader.selections.scores import Learner, ScoreSelection
 from budgetloader.selections.subset import Subset, members_of
 from budgetloader.selections.weighted import Weighted, balanced
+from budgetloader.shard import Shard
 
 
 class Selection(Protocol):
@@ -49,25 +54,65 @@ class Wanted:
     sampling: Sampling = "independent"
     samples: ArrayLike | None = None
     weights: ArrayLike | str | None = None
-    selection: Selection | None = None
+    selection: Selection | ScoreSelection | None = None
 
 
 class Chosen:
     """A selection with what the planner needs to know of it.
 
     Attributes:
-        budget: the batches of each epoch.
-        size: positions that replacements are drawn from.
+        budget: the batches of each epoch, where nothing is left out of one.
+        changing: what leaves samples out of epochs, by `BudgetLoader.select` or by learning; None where neither can.
+        steps: batches of each epoch, as they are known now.
         identity: what is added to a loader's state; {} for the whole set in the usual order.
-        uniform: whether a replacement may be any sample of the set.
+        uniform: whether an epoch's full order is a permutation of the whole set, drawn afresh each epoch.
+        size: positions of that order.
     """
 
-    def __init__(self, selection: Selection, budget: Budget, *, total: int, uniform: bool = False) -> None:
+    def __init__(
+        self,
+        selection: Selection,
+        budget: Budget,
+        *,
+        total: int,
+        uniform: bool = False,
+        changing: Picks | Learner | None = None,
+    ) -> None:
         self._selection, self.budget, self._total, self.uniform = selection, budget, total, uniform
+        self.changing = changing
+        self._filtered = selection if isinstance(selection, Filtered) else None
+        self.steps: Sequence[int] = budget.batches if self._filtered is None else self._filtered.steps
         self.size = int(getattr(selection, "size", budget.samples))
         kind = type(selection)
         named = {"selection": f"{kind.__module__}.{kind.__qualname__}"}
         self.identity: dict[str, Any] = dict(getattr(selection, "identity", named))
+        if changing is not None:
+            self.identity |= changing.identity
+
+    def ready(self, epoch: int) -> bool:
+        """Whether it is known what an epoch draws."""
+        return self.changing is None or self.changing.ready(epoch)
+
+    def span(self, epoch: int, step: int) -> tuple[int, int]:
+        """The places [start, stop) of a batch in what its epoch draws."""
+        return self.budget.span(step) if self._filtered is None else self._filtered.span(epoch, step)
+
+    def positions(self, epoch: int, places: np.ndarray) -> np.ndarray:
+        """The positions of those places in the epoch's order: the same, unless samples are left out of it."""
+        return places if self._filtered is None else self._filtered.positions(epoch, places)
+
+    def end(self, epoch: int) -> int:
+        """How many positions of an epoch's order reach as far as its last sample does."""
+        last = self.span(epoch, self.steps[epoch] - 1)[1] - 1
+        return int(self.positions(epoch, np.array([last]))[0]) + 1
+
+    def replacements(self, epoch: int, numbers: np.ndarray) -> np.ndarray:
+        """Samples to stand in for others, by random numbers: uint64 [n] in, int64 [n] out."""
+        left = self._filtered is not None and epoch in self._filtered.changed
+        size = self._filtered.samples(epoch) if self._filtered is not None and left else self.size
+        drawn = (numbers % np.uint64(size)).astype(np.int64)
+        # A place of the epoch's order, where some samples of the set must not be drawn.
+        return drawn if self.uniform and not left else self.ids(epoch, self.positions(epoch, drawn))
 
     def ids(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """As the selection gives them, checked: engines read what they are told.
@@ -88,7 +133,14 @@ class Chosen:
 
 
 def choose(
-    labels: np.ndarray, wanted: Wanted, *, schedule: Schedule, batch_size: int, seed: int, mixture: Any = None
+    labels: np.ndarray,
+    wanted: Wanted,
+    *,
+    schedule: Schedule,
+    batch_size: int,
+    seed: int,
+    mixture: Any = None,
+    shard: Shard | None = None,
 ) -> Chosen:
     """The selection that a loader's keywords mean.
 
@@ -97,30 +149,49 @@ def choose(
         wanted: the keywords.
         schedule, batch_size, seed: as in `BudgetLoader`.
         mixture: (sizes, shares) of the set's parts, or None.
+        shard: this rank's part.
 
     Raises:
         ScheduleError: samples, weights or shares that cannot be.
         ArgumentError: keywords that do not go together.
     """
     _check_together(wanted, mixture)
-    total = len(labels)
+    total, shard = len(labels), shard or Shard()
+    ranks = Ranks(shard, most=-(-batch_size // shard.world_size), gather=getattr(wanted.selection, "gather", None))
     members = None if wanted.samples is None else members_of(wanted.samples, size=total)
 
-    own: Selection | None = wanted.selection if mixture is None else Mixed(*mixture, seed=seed)
-    if own is not None:
+    learning = isinstance(wanted.selection, ScoreSelection)
+    own: Any = wanted.selection if mixture is None else Mixed(*mixture, seed=seed)
+    if own is not None and not learning:
         size = int(getattr(own, "size", total))
         return Chosen(own, Budget(schedule, samples=size, batch_size=batch_size), total=total)
     size = total if members is None else len(members)
     budget = Budget(schedule, samples=size, batch_size=batch_size)
+    order: Selection
     if wanted.weights is not None:
         of = labels if members is None else labels[members]
-        order: Selection = Weighted(_weights(wanted.weights, of, members, total=total), seed=seed)
-    else:
-        order = Order(budget, seed=seed, sampling=wanted.sampling)
+        order = Weighted(_weights(wanted.weights, of, members, total=total), seed=seed)
+        return Chosen(order if members is None else Subset(members, order), budget, total=total)
+    order = Order(budget, seed=seed, sampling=wanted.sampling)
     if members is not None:
-        return Chosen(Subset(members, order), budget, total=total)
-    whole = isinstance(order, Order) and wanted.sampling != "static"
-    return Chosen(order, budget, total=total, uniform=whole)
+        order = Subset(members, order)
+    if wanted.sampling != "independent":  # an epoch's order depends on the budgets of others
+        return Chosen(order, budget, total=total, uniform=members is None and wanted.sampling != "static")
+    filtered = Filtered(order, budget, total=total)
+    changing: Picks | Learner
+    if isinstance(wanted.selection, ScoreSelection):
+        changing = Learner(wanted.selection, filtered, total=total, seed=seed, ranks=ranks)
+    else:
+        changing = Picks(filtered, total=total, ranks=ranks, among=_mask(members, total))
+    return Chosen(filtered, budget, total=total, uniform=members is None, changing=changing)
+
+
+def _mask(members: np.ndarray | None, total: int) -> np.ndarray | None:
+    if members is None:
+        return None
+    mask = np.zeros(total, bool)
+    mask[members] = True
+    return mask
 
 
 def _weights(given: ArrayLike | str, labels: np.ndarray, members: np.ndarray | None, *, total: int) -> np.ndarray:
@@ -135,9 +206,11 @@ def _weights(given: ArrayLike | str, labels: np.ndarray, members: np.ndarray | N
 
 
 def _check_together(wanted: Wanted, mixture: Any) -> None:
-    if wanted.selection is not None and not callable(getattr(wanted.selection, "ids", None)):
+    learning = isinstance(wanted.selection, ScoreSelection)
+    if wanted.selection is not None and not learning and not callable(getattr(wanted.selection, "ids", None)):
         raise ArgumentTypeError(
-            f"selection {wanted.selection!r} has no method ids(epoch, positions); see budgetloader.Selection"
+            f"selection {wanted.selection!r} has no method ids(epoch, positions); see budgetloader.Selection, and "
+            f"budgetloader.ScoreSelection for one that learns"
         )
     given: Sequence[str] = [name for name in ("selection", "weights", "samples") if getattr(wanted, name) is not None]
     if mixture is not None and given:

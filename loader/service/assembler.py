@@ -13,15 +13,16 @@ import numpy as np
 from budgetloader.errors import CorruptSampleError, EngineError
 from budgetloader.parallel import cores
 from budgetloader.service import SHARE
-from budgetloader.service.blocks import BLOCK, Key, Part, Spans, runs
+from budgetloader.service.blocks import AHEAD, BLOCK, Key, Part, Spans, runs
+from budgetloader.service.exchange import Progress, ServedDataset, Taken
 from budgetloader.service.failures import samples_of, worker_ended
 from budgetloader.service.lending import Lender
 from budgetloader.service.link import GONE_SECONDS, RETRY_SECONDS, Link
-from budgetloader.service.protocol import BatchAnswer, Loan, Progress, ProtocolError, ServedDataset, Setup, Taken
+from budgetloader.service.protocol import BatchAnswer, Loan, ProtocolError, Setup
 
-_AHEAD = 6  # blocks, at most, that are asked for before a batch needs them; half of them at a time
 _TRAINERS = 8  # that the memory is divided among, until the service says how many there are
 _UNDER_WAY = 3  # blocks that a trainer's batches are being made of
+_MOST_POSITIONS = 1 << 60
 _LENT = 6  # blocks, at most, of which a trainer has batches: those prefetched, and some more
 
 
@@ -42,6 +43,7 @@ class Assembler:
         self._label, self._schedule = label, setup.schedule
         self._wanted: Counter[Key] = Counter()  # how many batches under way need it
         self._ends: dict[int, int] = {}  # positions of each epoch's budget
+        self._ids: dict[tuple[int, int], bytes] = {}  # (epoch, block) → its samples, where it is known by them
         self._references: dict[Key, list[Part]] = {}
         self._values: dict[Key, list[Part]] = {}
         self._older: set[Key] = set()  # blocks that another trainer had asked for before
@@ -57,6 +59,17 @@ class Assembler:
         self._cpu_seconds = time.process_time()
         self._decode_seconds, self._decode_rows = 0.0, 0  # of all parts that came, whenever they were decoded
 
+    @property
+    def positions(self) -> int:
+        """The most that an epoch's order may have: one with samples of its own may draw a sample more than once."""
+        return _MOST_POSITIONS if self._ids else self._samples
+
+    def know(self, epoch: int, number: int, ids: bytes) -> None:
+        """Note which samples stand in a block. From the first on, blocks are known by their samples."""
+        for old in [known for known in self._ids if known[0] < epoch - 2]:
+            del self._ids[old]
+        self._ids[epoch, number] = ids
+
     def want(self, epoch: int, spans: Spans, ends: Sequence[int]) -> None:
         """Note which blocks a batch needs, and those after it, up to the ends of its epoch's budget and the next one's.
 
@@ -64,10 +77,11 @@ class Assembler:
         """
         keys = self._keys(epoch, spans)
         self._wanted.update(keys)
-        self._ends.update({epoch: ends[0], epoch + 1: ends[1]})
-        rest = (Key(self._spec, epoch, number) for number in range(keys[-1].number + 1, _blocks(ends[0])))
-        following = (Key(self._spec, epoch + 1, number) for number in range(_blocks(ends[1])))
-        ahead = list(islice(chain(rest, following), self._most_ahead))
+        self._move_ends({epoch: ends[0], epoch + 1: ends[1]})
+        rest = ((epoch, number) for number in range(keys[-1].number + 1, _blocks(ends[0])))
+        following = ((epoch + 1, number) for number in range(_blocks(ends[1])))
+        places = islice(chain(rest, following), self._most_ahead)
+        ahead = [self._key(*place) for place in places if not self._ids or place in self._ids]
         for key in set(self._ahead) - set(ahead):
             if self._wanted[key] <= 0:
                 self._drop(key)
@@ -156,14 +170,30 @@ class Assembler:
         """Divide the memory among the trainers: how many blocks to ask for ahead, and how many to lend."""
         self._sharing = max(trainers, 1)
         each = self._sharing * self._spec.block_bytes
-        self._most_ahead = max(1, min(_AHEAD, self._capacity_bytes // each - _UNDER_WAY))
+        self._most_ahead = max(1, min(AHEAD, self._capacity_bytes // each - _UNDER_WAY))
         memory_bytes = int(self._capacity_bytes / SHARE)
         if self._lender is not None and self._lender.store_bytes is not None:
             memory_bytes = min(memory_bytes, self._lender.store_bytes)  # a joined machine may have less
         self._most_lent = min(_LENT, int(memory_bytes * (1 - SHARE)) // each)
 
     def _keys(self, epoch: int, spans: Spans) -> list[Key]:
-        return [Key(self._spec, epoch, number) for number in dict.fromkeys(number for number, _, _ in runs(spans))]
+        return [self._key(epoch, number) for number in dict.fromkeys(number for number, _, _ in runs(spans))]
+
+    def _key(self, epoch: int, number: int) -> Key:
+        if not self._ids:
+            return Key(self._spec, epoch, number)
+        if (epoch, number) not in self._ids:
+            raise ProtocolError(f"a batch needs block {number} of epoch {epoch}, whose samples were not told")
+        return Key(self._spec, epoch, number, self._ids[epoch, number])
+
+    def _move_ends(self, ends: dict[int, int]) -> None:
+        """Note how far epochs reach; where one reaches further than before, its last block is asked for again."""
+        grown = {epoch for epoch, end in ends.items() if end > self._ends.get(epoch, end)}
+        for key in [key for key in self._references if key.epoch in grown]:
+            self._references.pop(key)
+            self._values.pop(key, None)
+        for epoch, end in ends.items():  # of plans that were dropped, some may still be wanted
+            self._ends[epoch] = max(end, self._ends.get(epoch, 0))
 
     def _block(self, key: Key, epoch: int, step: int) -> list[Part]:
         """A block's parts; they are asked for again where they were lost."""

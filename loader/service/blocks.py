@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the coordinator restarts fast because it imports neither to
 
 Spans = Sequence[tuple[int, int]]  # positions, as stretches [start, stop)
 BLOCK = 256  # positions
+AHEAD = 6  # blocks, at most, that are asked for before a batch needs them; half of them at a time
 MOST_SIDE = 65_535  # pixels
 
 
@@ -80,11 +81,20 @@ class Key:
         spec: what its images depend on.
         epoch: whose order the positions are of.
         number: the block has the positions number·BLOCK … (number + 1)·BLOCK − 1.
+        ids: the samples that stand there, as little-endian 64-bit numbers, where a trainer draws from another order
+            than that of the whole set (a subset, weights, a selection of its own); b"": those of the whole set's.
+            Trainers that draw the same samples share, whatever made them draw these.
     """
 
     spec: Spec
     epoch: int
     number: int
+    ids: bytes = b""
+
+    @property
+    def samples(self) -> np.ndarray | None:
+        """The samples that stand there: int64 [n]; None: those of the whole set's order."""
+        return np.frombuffer(self.ids, "<i8") if self.ids else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,17 +23,18 @@ import numpy as np
 from budgetloader.errors import LoaderError
 from budgetloader.service import wire
 from budgetloader.service.assembler import Assembler
+from budgetloader.service.exchange import ServedDataset
 from budgetloader.service.failures import first_line
 from budgetloader.service.link import Link
 from budgetloader.service.protocol import (
     Answer,
     BatchRequest,
+    BlockIds,
     Buffer,
     Failure,
     Hello,
     ProtocolError,
     Request,
-    ServedDataset,
     Setup,
     Welcome,
     decode_request,
@@ -81,7 +82,7 @@ class BridgeProcess:
     def _receive(self) -> bool:
         """Take a request; False where the trainer has closed its end.
 
-        A `Setup` or a `Buffer` has no answer, and is done at once.
+        A `Setup`, a `Buffer` or `BlockIds` have no answer, and are done at once.
         """
         came = wire.receive(self._wire)
         if came is None:
@@ -97,10 +98,16 @@ class BridgeProcess:
         if isinstance(request, Setup):
             self._set_up(request)
             return True
+        if isinstance(request, BlockIds):
+            if self._assembler is None or self._served is None:
+                raise ProtocolError("a block's samples come before a setup says what batches look like")
+            request.check(samples=len(self._served.labels))
+            self._assembler.know(request.epoch, request.number, request.ids)
+            return True
         if isinstance(request, BatchRequest):
             if self._assembler is None or self._served is None:
                 raise ProtocolError("a batch is asked for before a setup says what batches look like")
-            request.check(samples=len(self._served.labels))
+            request.check(samples=self._assembler.positions)
             self._assembler.take_back(request.returned)
             self._assembler.want(request.epoch, request.spans, request.ends)
         self._queue.append(request)

@@ -25,9 +25,16 @@ from budgetloader.service.protocol import ServiceStatus, StatusRequest
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import ArrayLike
+
+    from budgetloader.selections import ScoreSelection, Selection
 
 _LABEL_LETTERS = 200
 _RETRY_SECONDS = 0.5
+_STAND_INS = (
+    "the samples that stand in for others are of the whole set over a service; give on_corrupt='raise', or make a "
+    "BudgetLoader from the file"
+)
 _log = logging.getLogger("budgetloader")
 # What BudgetLoader takes and connect does not, the values that say nothing else than connect does, and why.
 _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -38,9 +45,6 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
         ("independent",),
         "only sampling='independent' can be shared; the order of the others depends on the schedule",
     ),
-    "samples": ((None,), "subsets are not shared; make a BudgetLoader from the file"),
-    "weights": ((None,), "weighted draws are not shared; make a BudgetLoader from the file"),
-    "selection": ((None,), "selections are not shared; make a BudgetLoader from the file"),
     "label_field": ((None,), "the service opens the file, and takes the field named 'label'; leave it out"),
 }
 # What else does not mean the same over a service as for a BudgetLoader (see `budgetloader.options`).
@@ -69,6 +73,9 @@ def connect(
     prefetch: int = 3,
     rank: int | None = None,
     world_size: int | None = None,
+    samples: ArrayLike | str | None = None,
+    weights: ArrayLike | str | None = None,
+    selection: Selection | ScoreSelection | None = None,
     on_corrupt: OnCorrupt = "raise",
     verify: bool = False,
     with_ids: bool = False,
@@ -79,13 +86,16 @@ def connect(
     """A `BudgetLoader` whose images come from a running service.
 
     Its batches are those of a `BudgetLoader` of the service's file, bit for bit. Trainers share the decoding where
-    they agree in seed, image_size, interpolation, crop and on_corrupt. The service decodes a few blocks of 256 images
+    they agree in seed, image_size, interpolation, crop and on_corrupt, and draw the same samples: those with the same
+    `samples` and `weights`, or with a `selection` that draws alike. With `BudgetLoader.select`, or a selection that
+    learns, an epoch is the whole set's with samples left out: its blocks are shared with trainers that leave nothing
+    out, and are decoded whole. The service decodes a few blocks of 256 images
     ahead of the foremost trainer, also of the next epoch.
 
     Args:
         name: the service's, as `budgetloader serve --name` was given it.
         schedule, batch_size, image_size, device, seed, dtype, layout, interpolation, crop, mean, std, prefetch, rank,
-            world_size, on_corrupt, with_ids: as for `BudgetLoader`.
+            world_size, samples, weights, selection, on_corrupt, with_ids: as for `BudgetLoader`.
         verify: require that the service compares checksums (`budgetloader serve --verify`).
         label: what `budgetloader top` calls this trainer, at most 200 letters; default: host and process.
         wait_seconds: how long to wait for a service that is not running (yet, or again).
@@ -154,19 +164,35 @@ def _loader(bridge: Bridge, options: dict[str, Any]) -> BudgetLoader:
     """A loader whose engine is a service; the bridge is closed with it."""
     schedule, batch_size, seed = (options[name] for name in ("schedule", "batch_size", "seed"))
 
+    made: list[BridgeMaker] = []
+
     def engine(job: Job) -> ThreadedEngine:
         work = Work()
         _check_memory(bridge, job)
         budget = schedule.budget(len(bridge.index), batch_size=batch_size)
         maker = BridgeMaker(job, work, bridge, budget=budget, seed=seed)
+        made.append(maker)
         return ThreadedEngine(maker, capacity=job.capacity, work=work, name=f"service-{bridge.entry.name}")
 
     engine.engine_name = f"service:{bridge.entry.name}"  # type: ignore[attr-defined]
     try:
-        return BudgetLoader(bridge.index, engine=engine, **options)
+        _check_stand_ins(options)
+        loader = BudgetLoader(bridge.index, engine=engine, **options)
+        made[0].follow(loader.chosen)
+        if options["on_corrupt"] == "replace":
+            loader.refuse_select(_STAND_INS)
+        return loader
     except BaseException:
         bridge.close()
         raise
+
+
+def _check_stand_ins(options: dict[str, Any]) -> None:
+    """Refuse to have samples replaced by others that a trainer does not draw."""
+    if options["on_corrupt"] == "replace":
+        for name in ("samples", "weights", "selection"):
+            if options[name] is not None:
+                raise ArgumentError(f"{name}= with on_corrupt='replace': {_STAND_INS}")
 
 
 def _check_memory(bridge: Bridge, job: Job) -> None:

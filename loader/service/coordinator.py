@@ -11,8 +11,9 @@ from budgetloader.errors import EngineError
 from budgetloader.service import DECODE, SHARE
 from budgetloader.service.blocks import BLOCK, Content, Key, Part, Reading, Spec
 from budgetloader.service.cache import BlockCache
+from budgetloader.service.exchange import Progress, ServedDataset, Taken
 from budgetloader.service.failures import ATTEMPTS
-from budgetloader.service.protocol import Progress, ServedDataset, ServiceStatus, Taken, TrainerStatus
+from budgetloader.service.protocol import ServiceStatus, TrainerStatus
 
 _FORGET_SECONDS = 120.0  # a trainer that asks for nothing for so long is not counted any more
 _RATE_SECONDS = 5.0
@@ -189,7 +190,10 @@ class Coordinator:
                     f"the service has dataset {served} now, and the trainer was connected to {key.spec.fingerprint}; "
                     "connect again"
                 )
-            if not (0 < rows <= BLOCK and 0 <= key.number * BLOCK <= samples - rows):
+            ids = key.samples
+            if ids is not None and not (0 < rows <= len(ids) <= BLOCK and 0 <= ids.min() <= ids.max() < samples):
+                raise EngineError(f"block {key.number} is of samples that the dataset's {samples} are not")
+            if ids is None and not (0 < rows <= BLOCK and 0 <= key.number * BLOCK <= samples - rows):
                 raise EngineError(f"{rows} rows of block {key.number} are not among the dataset's {samples} samples")
 
     def _forget_the_silent(self) -> None:

@@ -43,6 +43,8 @@ def samples_of(key: Key, start: int, stop: int, *, samples: int) -> list[int]:
         start, stop: its rows.
         samples: of the dataset.
     """
+    if key.samples is not None:
+        return key.samples[start:stop].tolist()
     order = Order(Budget(Schedule.full(epochs=1), samples=samples, batch_size=1), seed=key.spec.seed)
     positions = np.arange(key.number * BLOCK + start, key.number * BLOCK + stop, dtype=np.int64)
     return order.ids(key.epoch, positions).tolist()

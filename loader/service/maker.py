@@ -7,6 +7,7 @@ import mmap
 import os
 import time
 from collections import deque
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,13 @@ from budgetloader.engines.buffers import BufferPool, buffer_dtype, tone
 from budgetloader.engines.upload import uploader
 from budgetloader.errors import CorruptSampleError, EngineError
 from budgetloader.plans import BatchPlan
+from budgetloader.selections import Chosen
 from budgetloader.service import wire
-from budgetloader.service.blocks import Spec, spans
+from budgetloader.service.blocks import AHEAD, BLOCK, Spec, spans
 from budgetloader.service.connection import POLL_SECONDS, Bridge, BridgeEnded
 from budgetloader.service.failures import check_alive, gone
 from budgetloader.service.lending import Borrower
-from budgetloader.service.protocol import BatchAnswer, BatchRequest, Buffer, Setup
+from budgetloader.service.protocol import BatchAnswer, BatchRequest, BlockIds, Buffer, Setup
 
 _log = logging.getLogger("budgetloader")
 _COPIED = (
@@ -66,6 +68,8 @@ class BridgeMaker:
         self._pool = BufferPool(output, job.batch_size, allocate=self._allocate)  # type: ignore[arg-type]
         self._pending: deque[tuple[BatchPlan, np.ndarray]] = deque()
         self._borrower: Borrower | None = None
+        self._chosen: Chosen | None = None
+        self._told: set[tuple[int, int]] = set()  # blocks, by (epoch, number), whose samples this bridge knows
         self._broken: BaseException | None = None
         self._restarts = 0
         self._said = False  # that batches are copied
@@ -73,6 +77,10 @@ class BridgeMaker:
             bridge.send(self._setup, [])
         except BridgeEnded as error:
             self._broken = error
+
+    def follow(self, chosen: Chosen) -> None:
+        """Draw what the loader draws; called before the first batch is begun."""
+        self._chosen = chosen
 
     def enter(self) -> None:
         self._uploader.enter()
@@ -179,6 +187,7 @@ class BridgeMaker:
         _, descriptors = self._bridge.start()
         wire.close_all(descriptors)  # of the dataset, which is known
         self._bridge.send(self._setup, [])
+        self._told.clear()
         for address, (descriptor, shape) in self._shared.items():
             self._bridge.send(Buffer(address, shape), [descriptor])
         for plan, buffer in self._pending:
@@ -186,7 +195,8 @@ class BridgeMaker:
         self._broken = None
 
     def _request(self, plan: BatchPlan, buffer: np.ndarray) -> None:
-        this, following = self._ends[plan.epoch : plan.epoch + 2]
+        this, following = self._reach(plan)
+        self._tell(plan, this, following)
         request = BatchRequest(
             buffer=buffer.ctypes.data,
             epoch=plan.epoch,
@@ -196,6 +206,33 @@ class BridgeMaker:
             returned=tuple(self._borrower.returned()) if self._borrower is not None else (),
         )
         self._bridge.send(request, [])
+
+    def _reach(self, plan: BatchPlan) -> tuple[int, int]:
+        """How many positions the plan's epoch has, and the next one, as far as that is known."""
+        if self._chosen is None:
+            return self._ends[plan.epoch], self._ends[plan.epoch + 1]
+        after = plan.epoch + 1
+        known = after < len(self._chosen.steps) and self._chosen.ready(after)
+        # The epoch may have been changed since the plan was made: then nobody will take the batch.
+        this = max(self._chosen.end(plan.epoch), int(plan.positions.max()) + 1)
+        return this, self._chosen.end(after) if known else 0
+
+    def _tell(self, plan: BatchPlan, this: int, following: int) -> None:
+        """Say which samples stand in the blocks that a batch needs, and in some behind them, if that must be said."""
+        chosen = self._chosen
+        if chosen is None or chosen.uniform:
+            return
+        needed = np.unique(plan.positions // BLOCK).tolist()
+        rest = ((plan.epoch, number) for number in range(needed[-1] + 1, -(-this // BLOCK)))
+        after = ((plan.epoch + 1, number) for number in range(-(-following // BLOCK)))
+        ahead = islice(chain(rest, after), AHEAD)
+        for epoch, number in (*((plan.epoch, number) for number in needed), *ahead):
+            if (epoch, number) not in self._told:
+                stop = min((number + 1) * BLOCK, chosen.size)
+                ids = chosen.ids(epoch, np.arange(number * BLOCK, stop, dtype=np.int64))
+                self._bridge.send(BlockIds(epoch, number, tuple(ids.tolist())), [])
+                self._told.add((epoch, number))
+        self._told = {block for block in self._told if block[0] >= plan.epoch - 1}
 
     def _allocate(self, shape: tuple[int, int, int, int], dtype: np.dtype) -> np.ndarray:
         """Anonymous memory that both processes see."""

@@ -8,6 +8,7 @@ the requests. Some messages come with file descriptors:
     StatusRequest   what is going on         ServiceStatus
     Setup           what batches look like   none
     Buffer          one: the memory          none
+    BlockIds        what a block consists of none
     BatchRequest    make a batch             BatchAnswer    with the first loan two: the object store's memory, and the
                                                             bridge's connection to the store (see `lending`)
 
@@ -16,19 +17,18 @@ A `Failure` may stand in place of any answer.
 Trainer and bridge belong to one user and are of one version, but neither trusts the other: decoding checks that every
 field is present, of its type and in its range. What depends on the dataset is checked by `BatchRequest.check`.
 
-The bridge and the coordinator exchange `Progress`, `Taken`, `ServedDataset` and `ServiceStatus` through Ray.
+What the bridge and the coordinator exchange through Ray is in `exchange`, and `ServiceStatus`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 
 from budgetloader.errors import CorruptSampleError, EngineError, LoaderError, ServiceGoneError
-from budgetloader.service.blocks import Part, Spec
+from budgetloader.service.blocks import BLOCK, Spec
 from budgetloader.service.registry import Entry
 
 try:
@@ -41,6 +41,7 @@ Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Positive = Annotated[int, Meta(ge=1, lt=1 << 62)]
 Seconds = Annotated[float, Meta(ge=0)]
 Span = tuple[Count, Count]
+_MOST_BLOCKS = 1 << 48
 _TONE_COLUMNS = {"uint8": 0, "uint16": 256, "float32": 2}  # see `budgetloader.resize.resample`
 
 
@@ -117,6 +118,35 @@ class Buffer(_Message, frozen=True, tag="buffer"):
         return math.prod(self.shape)
 
 
+class BlockIds(_Message, frozen=True, tag="ids"):
+    """Which samples stand in a block, where the trainer draws from another order than that of the whole set.
+
+    It comes before the first batch that needs the block.
+
+    Attributes:
+        epoch, number: of the block.
+        samples: what stands at its positions, from its first on.
+    """
+
+    epoch: Count
+    number: Count
+    samples: tuple[Count, ...]
+
+    def check(self, *, samples: int) -> None:
+        """Refuse what no block can consist of.
+
+        Raises:
+            ProtocolError: no sample, more than a block has, or some that the dataset does not have.
+        """
+        if not 0 < len(self.samples) <= BLOCK or max(self.samples) >= samples or self.number >= _MOST_BLOCKS:
+            raise ProtocolError(f"block {self.number} is of {len(self.samples)} samples of a dataset of {samples:,}")
+
+    @property
+    def ids(self) -> bytes:
+        """The samples as a block's key has them."""
+        return np.array(self.samples, "<i8").tobytes()
+
+
 class BatchRequest(_Message, frozen=True, tag="batch"):
     """Make a batch.
 
@@ -154,7 +184,7 @@ class BatchRequest(_Message, frozen=True, tag="batch"):
             raise ProtocolError(f"a batch is of positions that a budget of {self.ends[0]:,} samples does not have")
 
 
-Request = Hello | StatusRequest | Setup | Buffer | BatchRequest
+Request = Hello | StatusRequest | Setup | Buffer | BlockIds | BatchRequest
 
 
 # Answers
@@ -327,67 +357,3 @@ def _decode(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"no message of this protocol: {str(error)[:200]}") from None
-
-
-# Between bridge and coordinator, through Ray
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a trainer has done so far; it goes with every request for blocks.
-
-    Attributes:
-        name, schedule: the trainer's, for people to see.
-        epoch, step: of the batch that is being made.
-        emitted: samples that it was given.
-        waited_seconds: by its bridge, for blocks.
-        copied: batches that were copied because the object store's memory was not found.
-    """
-
-    name: str
-    schedule: str
-    epoch: int
-    step: int
-    emitted: int
-    waited_seconds: float
-    copied: int
-
-
-class Taken(NamedTuple):
-    """The coordinator's answer to a request for blocks.
-
-    Attributes:
-        blocks: the parts of each, whose contents are Ray's references.
-        cached: whether each had been asked for before.
-        decoded: samples that are decoded for this request.
-        trainers: that share the memory.
-    """
-
-    blocks: list[list[Part]]
-    cached: list[bool]
-    decoded: int
-    trainers: int
-
-
-@dataclass(frozen=True, slots=True)
-class ServedDataset:
-    """What trainers plan with.
-
-    Attributes:
-        path: of the file, on the service's machine.
-        fingerprint, classes: as in `budgetloader.dataset.Dataset`.
-        verifies: whether checksums are compared.
-        capacity_bytes: of the blocks that the service caches.
-        workers: decoding processes.
-        heights, widths: uint16 [samples], pixels; labels: int64 [samples].
-    """
-
-    path: str
-    fingerprint: str
-    classes: tuple[str, ...]
-    verifies: bool
-    capacity_bytes: int
-    workers: int
-    heights: np.ndarray
-    widths: np.ndarray
-    labels: np.ndarray

@@ -53,7 +53,8 @@ def decode_block(reading: Reading, key: Key, start: int, stop: int) -> Content:
     meter.begin()
     planner, renderer, buffer = _tools(reading, key.spec)
     first = key.number * BLOCK
-    plan = planner.at(key.epoch, np.arange(first + start, first + stop, dtype=np.int64))
+    samples = None if key.samples is None else key.samples[start:stop].astype(np.int64)
+    plan = planner.at(key.epoch, np.arange(first + start, first + stop, dtype=np.int64), samples)
     images = buffer[: len(plan)]
     replaced: dict[int, int] = {}
     corrupt: dict[int, tuple[str, int]] = {}

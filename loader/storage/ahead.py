@@ -90,6 +90,22 @@ class Ahead:
         self._top_up()
         return coming.plan
 
+    def cut(self, epoch: int) -> bool:
+        """End before an epoch, whose samples have changed; whether it was planned already.
+
+        What was given out stays as it is until more plans would have been taken.
+        """
+        planned = [coming for coming in self._coming if coming.plan.epoch >= epoch]
+        given = any(coming.plan.epoch >= epoch for coming in self._under_way)
+        if not planned and not given:
+            return False
+        for coming in planned:
+            self._coming.pop()
+            self._bytes -= coming.size
+            coming.release()
+        self._ended = True
+        return True
+
     def _failed(self) -> bool:
         return any(ticket.failed for ticket in self._coming[0].tickets)
 
@@ -138,7 +154,7 @@ def _draws(planner: Any, first: int, count: int) -> Draws:
     """What an epoch draws of one file, for all ranks."""
 
     def draws(epoch: int) -> tuple[np.ndarray, np.ndarray] | None:
-        if epoch >= len(planner.steps) or not hasattr(planner, "selection"):
+        if epoch >= len(planner.steps) or not hasattr(planner, "selection") or not planner.ready(epoch):
             return None
         positions = np.arange(planner.budget.epoch_samples(epoch), dtype=np.int64)
         ids = planner.selection.ids(epoch, positions)

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from budgetloader import ArgumentTypeError, DatasetError, EngineError, Schedule, ScheduleError
+from budgetloader import ArgumentTypeError, Dataset, DatasetError, EngineError, Schedule, ScheduleError
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_torch_dataset_as_the_path_is_pointed_to_the_sampler(open_loader, fold
         with pytest.raises(ArgumentTypeError, match=r"budgetloader convert.*batch_sampler=budgetloader.BudgetSampler"):
             open_loader(dataset)
     with pytest.raises(DatasetError, match="it is a folder.*budgetloader convert"):
-        open_loader(folder)
+        Dataset(folder)
 
 
 def test_it_has_the_attributes_that_torchs_users_look_for(open_loader):

@@ -41,7 +41,7 @@ def test_an_empty_and_a_missing_folder_are_said(tmp_path):
     ("name", "says"),
     [
         ("x.beton", "is a .beton already"),
-        ("x.tar", "is an archive; unpack it"),
+        ("x.tar", "is a tar, which is a source by itself"),
         ("x.tar.gz", "is an archive; unpack it"),
         ("X.ZIP", "is an archive; unpack it"),
         ("x.parquet", "is a table of columns; write its images to CLASS/NAME.jpg"),

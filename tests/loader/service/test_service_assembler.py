@@ -30,7 +30,7 @@ def test_decoding_counts_as_a_batch_is_made_and_not_as_its_blocks_are_asked_for(
     monkeypatch.setattr(assembler.Assembler, "_busy", lambda self, samples: samples)
     made = object.__new__(assembler.Assembler)
     made._spec, made._ahead, made._most_ahead, made._last, made._older = SPEC, [], 1, None, {keys[1]}
-    made._wanted, made._references = Counter(keys * 3), dict.fromkeys(keys, ())
+    made._wanted, made._references, made._ids = Counter(keys * 3), dict.fromkeys(keys, ()), {}
     made._waited, made._emitted, made._copied, made._decoded = 0.0, 0, 0, BLOCK
     half = BLOCK // 2
     answers = [

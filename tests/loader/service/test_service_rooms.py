@@ -8,7 +8,7 @@ import budgetloader.service
 LAYERS = (  # each imports from lines above it, and nothing from its own
     {"__init__"},
     {"blocks", "guard", "registry", "stopping", "wire"},
-    {"cache", "failures", "protocol", "session", "worker"},
+    {"cache", "exchange", "failures", "protocol", "session", "worker"},
     {"connection", "lending", "link", "metrics", "top"},
     {"assembler", "coordinator", "maker"},
     {"bridge", "client", "server"},

@@ -90,3 +90,21 @@ def test_local_files_have_no_traffic(beton):
     with BudgetLoader([beton], schedule=FULL, batch_size=8, image_size=16) as batches:
         list(batches)
         assert batches.dataset.traffic is None and batches.stats[0].store_requests == 0
+
+
+def test_what_was_planned_ahead_of_a_selection_is_dropped(far, beton):
+    """The next epoch was planned, and is being fetched, when the trainer says what it draws."""
+
+    def ids_of(dataset):
+        shape = {"schedule": Schedule.full(epochs=4), "batch_size": 8, "image_size": 16, "workers": 2}
+        with BudgetLoader(dataset, **shape, with_ids=True) as batches:
+            found = []
+            for epoch in batches.epochs():
+                for place, (_, _, ids) in enumerate(batches):
+                    found.append((epoch, ids.tolist()))
+                    if place == 1 and epoch < 3:
+                        batches.select(epoch + 1, ids=np.arange(epoch, 70, 3))
+            return found
+
+    assert ids_of(far) == ids_of(beton)
+    assert not far._ledger._pins.any()
