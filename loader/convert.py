@@ -19,6 +19,7 @@ from budgetloader.errors import DatasetError
 from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels, check_pixels, check_scans
 from budgetloader.parallel import in_order
 from budgetloader.paths import local
+from budgetloader.scaled import values_of
 from budgetloader.sources import Source
 
 if TYPE_CHECKING:
@@ -99,11 +100,12 @@ class Report:
     lossless: int = 0
     skipped: list[str] = field(default_factory=list)
 
-    def add(self, encoded: _Encoded, *, label: int) -> None:
+    def add(self, encoded: _Encoded, *, label: int | None) -> None:
         """Count an image that was written."""
         self.samples += 1
         self.jpeg_bytes += len(encoded.data)
-        self.labels[label] += 1
+        if label is not None:
+            self.labels[label] += 1
         self.transparent += encoded.transparent
         self.resized += encoded.resized
         self.lossless += encoded.lossless
@@ -147,7 +149,10 @@ def convert(
         "interval": settings.interval,
     }
     report = Report()
-    with Writer(local(path), capacity=len(source), notes=notes, exists=exists) as writer:
+    fields, labelled = [one.field for one in source.columns], bool(len(source.labels))
+    with Writer(
+        local(path), capacity=len(source), notes=notes, fields=fields, labelled=labelled, exists=exists
+    ) as writer:
         for i, encoded in enumerate(in_order(encode, len(source), threads=settings.threads)):
             if encoded.problem:
                 if settings.on_bad == "raise":
@@ -157,8 +162,12 @@ def convert(
                     )
                 report.skipped.append(f"{source.names[i]}: {encoded.problem}")
             else:
-                writer.add(encoded.data, width=encoded.width, height=encoded.height, label=source.labels[i])
-                report.add(encoded, label=int(source.labels[i]))
+                label, size = (
+                    int(source.labels[i]) if labelled else None,
+                    {"width": encoded.width, "height": encoded.height},
+                )
+                writer.add(encoded.data, **size, label=label, values=values_of(source, i, **size, scale=encoded.scale))
+                report.add(encoded, label=label)
             progress(i + 1)
         if not writer.count:
             raise DatasetError(f"none of the {len(source)} images can be read; the first: {report.skipped[0]}")
@@ -167,6 +176,8 @@ def convert(
 
 def _check_labels(source: Source) -> None:
     """Refuse labels that no class has."""
+    if source.columns and not len(source.labels):
+        return
     most = len(source.classes) - 1 if source.classes else MAX_LABEL
     for name, label in zip(source.names, source.labels, strict=True):
         if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label <= most:
@@ -184,6 +195,7 @@ class _Encoded:
     resized: bool = False
     lossless: bool = False
     problem: str = ""
+    scale: tuple[float, float] = (1.0, 1.0)  # by what its width and height were multiplied
 
 
 class _Encoder:
@@ -229,7 +241,7 @@ class _Encoder:
         return _Encoded(jpeg.add_table(result.stdout), frame.width, frame.height, lossless=True)
 
     def _encode(self, image: Image.Image) -> _Encoded:
-        settings, mode = self._settings, image.mode
+        settings, mode, before = self._settings, image.mode, image.size
         check_pixels(*image.size, most=settings.max_pixels)
         image, transparent = flattened(image, background=self._background)
         longest = max(image.size)
@@ -242,7 +254,8 @@ class _Encoder:
         if max(image.size) > _LARGEST_SIDE:
             raise DatasetError(f"a side of {longest:,} pixels is over JPEG's {_LARGEST_SIDE:,}; use --max-side")
         data = jpeg.encode(image, quality=self.quality, subsampling=self.subsampling, interval=settings.interval)
-        return _Encoded(data, image.width, image.height, mode, transparent, resized)
+        scale = (image.width / before[0], image.height / before[1])
+        return _Encoded(data, image.width, image.height, mode, transparent, resized, scale=scale)
 
 
 def _why(error: Exception) -> str:
