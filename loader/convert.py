@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from budgetloader import jpeg
-from budgetloader.beton import PAGE_BYTES, Writer
+from budgetloader.beton import MODE_JPEG, MODE_RAW, PAGE_BYTES, Writer
 from budgetloader.colour import flattened, rgb_of, to_rgb
 from budgetloader.errors import DatasetError
 from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels, check_pixels, check_scans
 from budgetloader.parallel import in_order
 from budgetloader.paths import local
+from budgetloader.pixels import RawChoice
 from budgetloader.scaled import values_of
 from budgetloader.sources import Source
 
@@ -47,6 +48,8 @@ class Settings:
         on_bad: what to do with an image that cannot be read: "raise", or "skip" (and report).
         threads: how many convert at a time; None: one per core.
         max_pixels: of an image; larger ones cannot be read, and are not decoded.
+        raw: which images are stored as pixels, see `budgetloader.pixels.RawChoice`: a share from 0 to 1, "smart" or
+            "smart:RATIO".
         background: the colour that shows through where an image is transparent: a name, or #rrggbb.
     """
 
@@ -59,6 +62,7 @@ class Settings:
     threads: int | None = None
     max_pixels: int = MAX_PIXELS
     background: str = "white"
+    raw: float | str = 0
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -72,6 +76,7 @@ class Settings:
                 raise DatasetError(f"{name} {value!r} is outside {least} … {most}")
         check_max_pixels(self.max_pixels)
         rgb_of(self.background)
+        RawChoice.parse(self.raw)
         if self.subsampling not in (None, *jpeg.SUBSAMPLINGS):
             raise DatasetError(f"subsampling {self.subsampling!r} is none of {', '.join(jpeg.SUBSAMPLINGS)}")
         if self.on_bad not in ("raise", "skip"):
@@ -88,6 +93,7 @@ class Report:
         converted: colour mode → images brought to RGB from it.
         transparent: images that were put on the background.
         resized, lossless: images that were made smaller, and that kept their DCT coefficients.
+        raw: images that are stored as pixels.
         skipped: "name: why" of each image that was left out.
     """
 
@@ -98,6 +104,7 @@ class Report:
     transparent: int = 0
     resized: int = 0
     lossless: int = 0
+    raw: int = 0
     skipped: list[str] = field(default_factory=list)
 
     def add(self, encoded: _Encoded, *, label: int | None) -> None:
@@ -109,6 +116,7 @@ class Report:
         self.transparent += encoded.transparent
         self.resized += encoded.resized
         self.lossless += encoded.lossless
+        self.raw += encoded.raw
         if encoded.mode != "RGB":
             self.converted[encoded.mode] += 1
 
@@ -162,11 +170,11 @@ def convert(
                     )
                 report.skipped.append(f"{source.names[i]}: {encoded.problem}")
             else:
-                label, size = (
-                    int(source.labels[i]) if labelled else None,
-                    {"width": encoded.width, "height": encoded.height},
-                )
-                writer.add(encoded.data, **size, label=label, values=values_of(source, i, **size, scale=encoded.scale))
+                mode = MODE_RAW if encoded.raw else MODE_JPEG
+                size = {"width": encoded.width, "height": encoded.height}
+                label = int(source.labels[i]) if labelled else None
+                values = values_of(source, i, **size, scale=encoded.scale)
+                writer.add(encoded.data, **size, label=label, values=values, mode=mode)
                 report.add(encoded, label=label)
             progress(i + 1)
         if not writer.count:
@@ -195,6 +203,7 @@ class _Encoded:
     resized: bool = False
     lossless: bool = False
     problem: str = ""
+    raw: bool = False
     scale: tuple[float, float] = (1.0, 1.0)  # by what its width and height were multiplied
 
 
@@ -203,14 +212,14 @@ class _Encoder:
 
     def __init__(self, source: Source, settings: Settings) -> None:
         self._source, self._settings = source, settings
-        self._background = rgb_of(settings.background)
+        self._background, self._raw = rgb_of(settings.background), RawChoice.parse(settings.raw)
         self.quality = settings.quality or (90 if source.lossy else 100)
         self.subsampling: jpeg.Subsampling = settings.subsampling or ("4:2:0" if source.lossy else "4:4:4")
 
     def __call__(self, i: int) -> _Encoded:
         try:
-            kept = self._keep(i) if self._settings.lossless else None
-            encoded = kept or self._encode(self._source.load(i))
+            kept = self._keep(i) if self._settings.lossless and not self._raw.picks(i) else None
+            encoded = kept or self._encode(self._source.load(i), raw=self._raw.picks(i))
         except (MemoryError, ImportError):  # those concern every image
             raise
         except Exception as error:  # whatever a decoder thinks of: it concerns this image alone
@@ -240,7 +249,7 @@ class _Encoder:
             raise DatasetError(result.stderr.decode(errors="replace").strip().splitlines()[0])
         return _Encoded(jpeg.add_table(result.stdout), frame.width, frame.height, lossless=True)
 
-    def _encode(self, image: Image.Image) -> _Encoded:
+    def _encode(self, image: Image.Image, *, raw: bool) -> _Encoded:
         settings, mode, before = self._settings, image.mode, image.size
         check_pixels(*image.size, most=settings.max_pixels)
         image, transparent = flattened(image, background=self._background)
@@ -253,9 +262,14 @@ class _Encoder:
             image = image.resize((width, height), Image.Resampling.LANCZOS)
         if max(image.size) > _LARGEST_SIDE:
             raise DatasetError(f"a side of {longest:,} pixels is over JPEG's {_LARGEST_SIDE:,}; use --max-side")
-        data = jpeg.encode(image, quality=self.quality, subsampling=self.subsampling, interval=settings.interval)
+        size = 3 * image.width * image.height
+        fits = size <= PAGE_BYTES  # else it is a JPEG all the same
+        if not (raw and fits):
+            data = jpeg.encode(image, quality=self.quality, subsampling=self.subsampling, interval=settings.interval)
+            raw = fits and self._raw.pays(pixel_bytes=size, jpeg_bytes=len(data))
+        stored = image.tobytes() if raw else data
         scale = (image.width / before[0], image.height / before[1])
-        return _Encoded(data, image.width, image.height, mode, transparent, resized, scale=scale)
+        return _Encoded(stored, *image.size, mode, transparent, resized, raw=raw, scale=scale)
 
 
 def _why(error: Exception) -> str:
