@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Rows:
 
     def __init__(self, job: Job, plan: BatchPlan, samples: np.ndarray | None = None) -> None:
         self.ids = plan.samples if samples is None else samples
-        self.dataset, self.image_size = job.dataset, job.output.image_size
+        self.dataset, self.image_size = job.dataset, job.output.size_of(plan)
         self._job, self._plan = job, plan
 
     def __len__(self) -> int:
@@ -66,13 +66,6 @@ class Rows:
                 raise EngineError(f"sample {self.ids[row]} stands in for another, and the plan does not say how")
             windows[row], flips[row] = shown.windows[0], shown.flips[0]
         return windows, flips
-
-
-class Target(Protocol):
-    """One target of a loader: what is asked for by a name, an array or a function, made ready to look up."""
-
-    def __call__(self, rows: Rows) -> Any:
-        """The targets of some rows: numpy or torch arrays [n, …], or lists of n."""
 
 
 class Targets:
