@@ -25,6 +25,7 @@ from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
 from budgetloader.tars import is_ordinary, open_ordinary
+from budgetloader.views import Views
 
 SMALL = 64  # pixels: images of up to this side, all of one size, are shifted by crop="auto", as CIFAR's are
 
@@ -184,6 +185,7 @@ def make_job(
     output: Output,
     *,
     batch_size: int,
+    views: Views,
     workers: int | None,
     prefetch: int,
     on_corrupt: OnCorrupt,
@@ -192,17 +194,18 @@ def make_job(
 
     Args:
         dataset, planner, output: of what, which and how.
-        batch_size: of this rank.
+        batch_size: samples of this rank.
+        views: images of each of them.
         workers, prefetch, on_corrupt: as `BudgetLoader` has them.
     """
     return Job(
         dataset=dataset,
         output=output,
-        batch_size=batch_size,
+        batch_size=batch_size * views.count,
         workers=check_count(cores() if workers is None else workers, what="workers"),
         capacity=check_count(prefetch, what="prefetch"),
         on_corrupt=on_corrupt,
-        replacement=planner.replacement,
+        replacement=views.replacement(planner.replacement),
     )
 
 
@@ -227,7 +230,7 @@ def make_engine(engine: str | Callable[[Job], Engine], job: Job, stage: Stage | 
     return engines.create(name, job), name, reason
 
 
-def make_stage(transform: Any, *, seed: int, targets: Callable[[Batch], Any]) -> Stage | None:
+def make_stage(transform: Any, *, seed: int, targets: Callable[[Batch], Any], views: int) -> Stage | None:
     """What is done to batches between the engine and the trainer, or None.
 
     Raises:
@@ -237,4 +240,4 @@ def make_stage(transform: Any, *, seed: int, targets: Callable[[Batch], Any]) ->
         return None
     from budgetloader.transforms import as_transform
 
-    return Stage(as_transform(transform), seed, targets)
+    return Stage(as_transform(transform), seed, targets, views)

@@ -18,7 +18,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"selections", "transforms"},
     {"dataset", "plans", "sources"},
     {"joined"},
-    {"batch", "where"},
+    {"batch", "views", "where"},
     {"convert", "converted", "engines", "generate", "verify"},
     {"feed", "growing", "options", "targets"},
     {"choosing"},
