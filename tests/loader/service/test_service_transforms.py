@@ -15,12 +15,12 @@ def test_two_trainers_share_images_and_transform_them_each_for_itself(served, da
     schedule = Schedule.of(["0.2", "0.1"])
     options = {"schedule": schedule, "batch_size": 100, "image_size": 32}
     with (
-        connect(served, transform=noise, **options) as ours,
-        connect(served, **options) as plain,
+        connect("shared", transform=noise, **options) as ours,
+        connect("shared", **options) as plain,
         BudgetLoader(data, transform=noise, **options) as file,
     ):
         for _ in range(schedule.epochs):
             for (a, soft), (b, labels), (c, expected) in zip(ours, plain, file, strict=True):
                 assert torch.equal(a, c) and torch.equal(soft, expected)
                 assert soft.argmax(1).tolist() == labels.tolist() and not torch.equal(a, b)
-        assert ours.verdict().transform_share > 0
+        assert ours.stats[0].transform_seconds > 0 == plain.stats[0].transform_seconds
