@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from budgetloader.selections.infobatch import InfoBatch
     from budgetloader.selections.scores import Choice
     from budgetloader.service.client import connect
+    from budgetloader.sizes import SizeSchedule
     from budgetloader.stats import EpochStats, Verdict
 
 __version__ = "0.2.0.dev0"
@@ -77,6 +78,7 @@ _HOMES = {
     "Selection": "selections",
     "ScheduleError": "errors",
     "ServiceGoneError": "errors",
+    "SizeSchedule": "sizes",
     "Verdict": "stats",
     "connect": "service.client",
     "shards": "growing",
@@ -103,6 +105,7 @@ __all__ = [
     "ScoreSelection",
     "Selection",
     "ServiceGoneError",
+    "SizeSchedule",
     "Verdict",
     "connect",
     "shards",

@@ -48,7 +48,7 @@ FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1
 IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 FIELD_TYPES = {**METADATA, TYPE_IMAGE: IMAGE}
-MODE_JPEG = 0
+MODE_JPEG, MODE_RAW = 0, 1
 MAX_FIELDS = 64
 
 _NOTES_MAGIC = b"RRSNOTES"
@@ -124,6 +124,27 @@ def fingerprint(samples: np.ndarray, sizes: np.ndarray) -> str:
     state = hashlib.blake2b(np.ascontiguousarray(samples).view(np.uint8).data, digest_size=8)
     state.update(np.ascontiguousarray(sizes, dtype="<u8").view(np.uint8).data)
     return state.hexdigest()
+
+
+def raw_samples(modes: np.ndarray) -> np.ndarray:
+    """Which samples are pixels: bool [D], or [0] where none is."""
+    raw = np.asarray(modes) == MODE_RAW
+    return raw if raw.any() else np.zeros(0, np.bool_)
+
+
+def check_raw(raw: np.ndarray, heights: np.ndarray, widths: np.ndarray, sizes: np.ndarray) -> None:
+    """Refuse pixels of another number than their image has.
+
+    Raises:
+        DatasetError: names the sample.
+    """
+    wrong = np.flatnonzero(raw & (sizes != 3 * heights * widths)) if len(raw) else raw
+    if len(wrong):
+        sample = int(wrong[0])
+        raise DatasetError(
+            f"sample {sample} has {sizes[sample]:,} bytes of pixels, and {widths[sample]} × {heights[sample]} of three "
+            "colours are another number; convert it again"
+        )
 
 
 class Writer:
@@ -213,6 +234,7 @@ class Writer:
         height: int,
         label: int | None = None,
         values: Mapping[str, Any] | None = None,
+        mode: int = MODE_JPEG,
     ) -> None:
         """Append one sample.
 
@@ -221,6 +243,7 @@ class Writer:
             width, height: its size in pixels.
             label: 0 … 2³¹ − 1; None where the file has no labels.
             values: of the other fields, by name.
+            mode: MODE_RAW where `jpeg` is pixels, uint8 [height, width, 3].
         """
         if self._labelled and (label is None or not 0 <= label <= MAX_LABEL):
             raise DatasetError(f"sample {self.count}: label {label} is outside 0 … {MAX_LABEL:,}")
@@ -228,7 +251,7 @@ class Writer:
         self._fit(jpeg, "its JPEG", "make the image smaller with --max-side")
         with self._clear_errors():
             start = self._append(jpeg)
-            self._samples["f0"][self.count] = (MODE_JPEG, width, height, start)
+            self._samples["f0"][self.count] = (mode, width, height, start)
             if self._labelled:
                 self._samples["f1"][self.count] = label
             for place, (column, value) in enumerate(zip(self._columns, encoded, strict=True), 1 + self._labelled):

@@ -37,6 +37,7 @@ class Dataset:
         heights, widths: int64 [D], pixels.
         labels: int64 [D]; −1 where the file has no integers.
         classes: the classes' names, or () where the file does not know them.
+        raw: bool [D], which samples are stored as pixels, uint8 [height, width, 3], and not as a JPEG; empty: none.
         checksums: uint32 [D], CRC-32 of each sample's bytes, or None where the file has none.
         fields, image_field, label_field: the fields' names, and which of them are the image and the label (None: none
             is). `column` reads any of them.
@@ -45,7 +46,7 @@ class Dataset:
 
     Raises:
         DatasetError: no such file, another format or version, truncated, damaged, no image or several in a sample,
-            several integers of which none is known to be the label, raw pixels, offsets that point outside the file,
+            several integers of which none is known to be the label, offsets that point outside the file,
             sizes above the limits, labels that no class has; with `verify`, no checksums.
     """
 
@@ -196,10 +197,12 @@ class Dataset:
         self.notes = beton.parse_notes(fields[image]["arguments"].tobytes(), self._read)
         self.heights = images["height"].astype(np.int64)
         self.widths = images["width"].astype(np.int64)
+        self.raw = beton.raw_samples(images["mode"])
         without = np.broadcast_to(np.int64(-1), count)
         self.labels = without if label is None else samples[f"f{label}"].astype(np.int64)
         self.starts = images["data_ptr"].astype(np.int64)
         self.sizes = _sizes(self.starts, table, end=table_start, most=max_bytes(self._max_pixels))
+        beton.check_raw(self.raw, self.heights, self.widths, self.sizes)
         self.fingerprint = beton.fingerprint(samples, self.sizes)
         if self.notes.get("fingerprint", self.fingerprint) != self.fingerprint:
             raise DatasetError("its index is damaged: it is not the one that was written; convert it again")
@@ -221,7 +224,7 @@ class Dataset:
             some = images[first : first + _AT_ONCE]
             pixels = some["height"].astype(np.int64) * some["width"].astype(np.int64)
             for wrong, why in (
-                (some["mode"] != beton.MODE_JPEG, "is stored as raw pixels; write the file with write_mode='jpg'"),
+                (some["mode"] > beton.MODE_RAW, "is neither a JPEG nor pixels; convert it again"),
                 (pixels == 0, "is an image of no pixels; convert it again"),
                 (
                     pixels > self._max_pixels,

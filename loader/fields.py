@@ -64,7 +64,7 @@ class Field:
         shape: of an array or a tensor; of a list, that of one entry.
         role: "boxes" (left, top, right, bottom), "points" (x, y, and perhaps whether it is visible), in pixels of the
             stored image, or "mask" (bytes of a PNG of the image's size): they follow the image's crop and flip.
-        notes: what else is known of it, JSON-able: "classes" are names for its numbers, "flip" the places that a
+        notes: what else is known of it, JSON-able: "classes" are names for its numbers, "mirrored" the places that a
             mirrored sample's points take.
 
     Raises:

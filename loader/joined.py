@@ -99,6 +99,7 @@ class JoinedDataset:
         self._firsts = np.cumsum((0, *sizes))
         self.heights = np.concatenate([part.heights for part in parts])
         self.widths = np.concatenate([part.widths for part in parts])
+        self.raw = _raw(parts)
         self.classes, self.labels = _classes(parts)
         self.fingerprint = hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]
 
@@ -152,6 +153,16 @@ class JoinedDataset:
     def _place(self, sample: int) -> tuple[Dataset, int]:
         part = int(np.searchsorted(self._firsts, sample, side="right")) - 1
         return self.parts[part], int(sample) - int(self._firsts[part])
+
+
+def _raw(parts: Sequence[Dataset]) -> np.ndarray:
+    """Which samples are pixels: bool [D], or [0] where none is."""
+    raw = [getattr(part, "raw", ()) for part in parts]
+    if not any(map(len, raw)):
+        return np.zeros(0, np.bool_)
+    return np.concatenate(
+        [of if len(of) else np.zeros(len(part), np.bool_) for of, part in zip(raw, parts, strict=True)]
+    )
 
 
 def _classes(parts: Sequence[Dataset]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from budgetloader import engines
+from budgetloader import engines, options
 from budgetloader.arguments import check_count, check_seed
 from budgetloader.batch import Batch
 from budgetloader.choosing import Choosing
@@ -18,22 +18,13 @@ from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, 
 from budgetloader.errors import EngineError, ScheduleError
 from budgetloader.feed import Closing, Feed
 from budgetloader.joined import Mixture
-from budgetloader.options import (
-    choose_crop,
-    make_cursor,
-    make_engine,
-    make_job,
-    make_planner,
-    make_stage,
-    open_dataset,
-    refuse_unexpected,
-)
 from budgetloader.order import Sampling
 from budgetloader.plans import Index, stream
 from budgetloader.resize import Interpolation
 from budgetloader.schedule import Schedule
 from budgetloader.selections import ScoreSelection, Selection, Wanted
 from budgetloader.shard import local_shard
+from budgetloader.sizes import Sizes, image_sizes
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
 from budgetloader.targets import Targets
 from budgetloader.views import Views
@@ -65,7 +56,8 @@ class BudgetLoader(Choosing, Closing):
             arrays (see `budgetloader.connect`).
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
-        image_size: height and width of the images, pixels.
+        image_size: height and width of the images, pixels; or of each epoch's: a `SizeSchedule`, what it parses (such
+            as "128@30,160@30,192@30"), a sequence, or a function of the epoch.
         engine: "auto" (the fastest that is installed; `engine` and `engine_reason` say which and why), one
             of `budgetloader.engines.NAMES`, or a function that makes an engine of your own out of a
             `budgetloader.engines.Job`.
@@ -82,6 +74,8 @@ class BudgetLoader(Choosing, Closing):
             that are all of one size; "auto": "pad" where all images are n × n with n up to 64, else "resized"
             (`crop` and `crop_reason` say which and why). It does not depend on image_size.
         mean, std: for the normalisation, of red, green and blue, on the scale 0 … 1.
+        decode_scaling, fast_decode: True takes less time and changes pixels a little: windows at least twice as large
+            as their target are decoded at 1/2, 1/4 or 1/8; by the fast inverse DCT, with repeated chroma.
         workers: threads of the engine; default: one per core.
         prefetch: batches under way ahead of the trainer.
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is
@@ -116,15 +110,17 @@ class BudgetLoader(Choosing, Closing):
         schedule, seed: as given.
         engine, engine_reason: which engine it is, and why.
         crop, crop_reason: which crop it is, and why.
+        image_sizes: the size of each epoch's images.
         batch_size: samples of a whole batch of this rank, as torch's DataLoader has it.
         num_workers: threads of the engine.
         drop_last: False: the short last batch of a full epoch is a part of it.
         stats: one `EpochStats` for each iteration.
 
     Yields:
-        images [batch, 3, image_size, image_size] and labels int64 [batch], or the targets that were asked for. They
-        stay valid for as long as they are kept. On a GPU they are ready for work that is queued on the stream that is
-        the current one when they are taken; before another stream uses them, have it wait, and call record_stream.
+        images [batch, 3, image_size, image_size], of the epoch's size, and labels int64 [batch], or the targets that
+        were asked for. They stay valid for as long as they are kept. On a GPU they are ready for work that is queued on
+        the stream that is the current one when they are taken; before another stream uses them, have it wait, and call
+        record_stream.
 
     Raises:
         LoaderError: what cannot be, with what to do about it: `ScheduleError`, `DatasetError`, `EngineError`, or,
@@ -140,7 +136,7 @@ class BudgetLoader(Choosing, Closing):
         path: str | os.PathLike | Sequence[str | os.PathLike] | Mixture | Dataset | Index,
         *,
         batch_size: int,
-        image_size: int,
+        image_size: Sizes,
         schedule: Schedule | None = None,
         engine: str | Callable[[Job], Engine] = "auto",
         device: str | torch.device = "cpu",
@@ -152,6 +148,8 @@ class BudgetLoader(Choosing, Closing):
         crop: str = "auto",
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        decode_scaling: bool = False,
+        fast_decode: bool = False,
         workers: int | None = None,
         prefetch: int = 3,
         rank: int | None = None,
@@ -170,31 +168,31 @@ class BudgetLoader(Choosing, Closing):
         with_ids: bool = False,
         **unexpected: NoReturn,
     ) -> None:
-        refuse_unexpected(unexpected, known=_KEYWORDS)
+        options.refuse_unexpected(unexpected, known=_KEYWORDS)
         batch_size = check_count(batch_size, what="batch_size")
-        image_size = check_count(image_size, what="image_size")
         self.schedule, self.seed, self._train, self._with_ids = schedule, check_seed(seed), train, with_ids
         device, shard = engines.check_device(device), local_shard(rank, world_size)
-        self.dataset: Any = open_dataset(path, verify=verify, label_field=label_field)
-        self.crop, self.crop_reason = choose_crop(crop, self.dataset)
-        drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop}
+        self.dataset: Any = options.open_dataset(path, verify=verify, label_field=label_field)
+        self.crop, self.crop_reason = options.choose_crop(crop, self.dataset)
         wanted = Wanted(sampling, where(self.dataset, samples), weights, selection)
-        self._planner = make_planner(
-            self.dataset, train=train, schedule=schedule, wanted=wanted, shard=shard, on_corrupt=on_corrupt, **drawn
-        )
-        self._cursor = make_cursor(self._planner, self.dataset, train=train, schedule=schedule, wanted=wanted, **drawn)
-        output = Output(image_size, str(dtype), layout, device, interpolation, self.crop, mean, std)
+        drawn: Any = {"train": train, "schedule": schedule, "batch_size": batch_size, "seed": self.seed}
+        drawn |= {"wanted": wanted, "crop": self.crop}
+        self._planner = options.make_planner(self.dataset, shard=shard, on_corrupt=on_corrupt, **drawn)
         self._views = Views(self.dataset, train=train, views=views, crops=crops, crop=self.crop, seed=self.seed)
-        self.batch_size = -(-batch_size // (shard.world_size if train else 1))
-        asked: Any = {"batch_size": self.batch_size, "views": self._views, "on_corrupt": on_corrupt}
-        self._job = make_job(self.dataset, self._planner, output, workers=workers, prefetch=prefetch, **asked)
+        self.image_sizes = sizes = image_sizes(image_size, epochs=len(self._planner.steps))
+        self._cursor = options.make_cursor(self._planner, self.dataset, **drawn)
+        shown = sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std
+        output = Output(*shown, decode_scaling, fast_decode)
+        pace: Any = {"ranks": shard.world_size if train else 1, "workers": workers, "prefetch": prefetch}
+        pace |= {"sizes": sizes, "views": self._views, "on_corrupt": on_corrupt}
+        self._job = options.make_job(self._planner, self.dataset, output, **pace)
         self._targets = Targets(targets, self.dataset, job=self._job)
-        self.num_workers = self._job.workers
+        self.batch_size, self.num_workers = self._job.batch_size // self._views.count, self._job.workers
         self.stats: list[EpochStats] = []
         self._dropped: dict[int, int] = {}
         self._busy = BusySince()
-        stage = make_stage(transform, seed=self.seed, targets=self._targets, views=self._views.count)
-        self._engine, self.engine, self.engine_reason = make_engine(engine, self._job, stage)
+        stage = options.make_stage(transform, seed=self.seed, targets=self._targets, views=self._views.count)
+        self._engine, self.engine, self.engine_reason = options.make_engine(engine, self._job, stage)
         _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)
 
     # Where it stands
@@ -223,7 +221,7 @@ class BudgetLoader(Choosing, Closing):
             place = f"epoch {self.epoch} of 0 … {len(self._planner.steps) - 1}, batch {self.step} of {len(self)}"
         return (
             f"<BudgetLoader of {source}: {place}; schedule {self.schedule}, batch_size {self._planner.batch_size}, "
-            f"image_size {self._job.output.image_size}, crop {self.crop} ({self.crop_reason}), "
+            f"image_size {self.image_sizes}, crop {self.crop} ({self.crop_reason}), "
             f"engine {self.engine} on {self._job.output.device}>"
         )
 
@@ -319,7 +317,12 @@ class BudgetLoader(Choosing, Closing):
         self._iteration = iteration = object()
         cursor, epoch = self._cursor, self._cursor.epoch
         self._begin_choice(epoch)
-        stats = EpochStats(epoch, samples_dropped=self._dropped.pop(epoch, 0))
+        stats = EpochStats(
+            epoch,
+            image_size=self.image_sizes[epoch],
+            samples_dropped=self._dropped.pop(epoch, 0),
+            set_share=self._share(epoch),
+        )
         # What the engine decoded for it when it was iterated over before is in that time's entry.
         self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)
@@ -358,9 +361,9 @@ class BudgetLoader(Choosing, Closing):
             self._feed = None  # and stays so if what follows is interrupted
             engine.abort()
             plans = self._views.plans(stream(self._planner, epoch=here[0], step=here[1]))
-            self._feed = Feed(engine, plans, here)
+            self._feed = Feed(engine, self._targets.ahead(self.image_sizes.sized(plans)), here)
         try:
-            return self._feed.get()
+            return self.image_sizes.checked(self._feed.get())
         except BaseException:
             self._feed = None  # what was under way is aborted before anything else is asked for
             raise
@@ -379,6 +382,10 @@ class BudgetLoader(Choosing, Closing):
     def verdict(self) -> Verdict | None:
         """What limits the training's speed; the first epoch is left out where there are more."""
         return judge(self.stats[1:] or self.stats)
+
+    def close(self) -> None:
+        super().close()
+        self._targets.close()
 
 
 _KEYWORDS = tuple(

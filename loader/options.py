@@ -24,6 +24,7 @@ from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerL
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
+from budgetloader.sizes import SizeSchedule
 from budgetloader.tars import is_ordinary, open_ordinary
 from budgetloader.views import Views
 
@@ -180,32 +181,35 @@ def make_cursor(
 
 
 def make_job(
-    dataset: Any,
     planner: PlannerLike,
+    dataset: Any,
     output: Output,
     *,
-    batch_size: int,
+    sizes: SizeSchedule,
+    ranks: int,
     views: Views,
     workers: int | None,
     prefetch: int,
     on_corrupt: OnCorrupt,
 ) -> Job:
-    """What an engine is asked to make.
+    """What an engine has to do; arguments as `BudgetLoader` has them.
 
     Args:
-        dataset, planner, output: of what, which and how.
-        batch_size: samples of this rank.
-        views: images of each of them.
-        workers, prefetch, on_corrupt: as `BudgetLoader` has them.
+        planner, dataset, output: of which plans and images, and what batches look like.
+        sizes: of the images.
+        views: images of each sample.
+        ranks: among which a batch is shared.
+        workers, prefetch, on_corrupt: see `BudgetLoader`.
     """
     return Job(
         dataset=dataset,
         output=output,
-        batch_size=batch_size * views.count,
+        batch_size=-(-planner.batch_size // ranks) * views.count,
         workers=check_count(cores() if workers is None else workers, what="workers"),
         capacity=check_count(prefetch, what="prefetch"),
         on_corrupt=on_corrupt,
         replacement=views.replacement(planner.replacement),
+        sizes=sizes.distinct,
     )
 
 

@@ -24,6 +24,9 @@ class EpochStats:
         transform_seconds: the part of it that the loader's `transform` took, normalisation behind it included.
         samples_made: samples that it finished in that time.
         seconds: from asking for the first batch to asking for more after the last.
+        set_share: the share of the set's samples that the whole epoch sees, 0 … 1: where it draws with replacement, the
+            expected one; None for a selection of one's own that does not say, and for an evaluation.
+        image_size: height and width of its images, pixels.
     """
 
     epoch: int
@@ -37,7 +40,9 @@ class EpochStats:
     transform_seconds: float = 0.0
     samples_made: int = 0
     seconds: float = 0.0
+    image_size: int = 0
     samples_dropped: int = 0
+    set_share: float | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Job, stand_ins
 from budgetloader.errors import ArgumentError, ArgumentTypeError, DatasetError, EngineError
 from budgetloader.plans import BatchPlan
+from budgetloader.spatial import Spatial, following
 
 if TYPE_CHECKING:
     import torch
@@ -36,13 +38,14 @@ class Rows:
         samples: int64 [n], what is shown instead; None: the plan's.
 
     Attributes:
+        dataset: what they are samples of.
         ids: int64 [n], numbers of samples.
         image_size: height and width of the batch's images, pixels.
     """
 
     def __init__(self, job: Job, plan: BatchPlan, samples: np.ndarray | None = None) -> None:
         self.ids = plan.samples if samples is None else samples
-        self.image_size = job.output.image_size
+        self.dataset, self.image_size = job.dataset, job.output.image_size
         self._job, self._plan = job, plan
 
     def __len__(self) -> int:
@@ -57,7 +60,10 @@ class Rows:
         windows, flips = self._plan.windows.copy(), self._plan.flips.copy()
         for row in replaced.tolist():
             # A sample's window at a position is the same at whichever attempt it was drawn.
-            shown = next(plan for plan in stand_ins(self._job, self._plan, row) if plan.samples[0] == self.ids[row])
+            tried = stand_ins(self._job, self._plan, row)
+            shown = next((plan for plan in tried if plan.samples[0] == self.ids[row]), None)
+            if shown is None:
+                raise EngineError(f"sample {self.ids[row]} stands in for another, and the plan does not say how")
             windows[row], flips[row] = shown.windows[0], shown.flips[0]
         return windows, flips
 
@@ -84,8 +90,10 @@ class Targets:
 
     def __init__(self, asked: Any, dataset: Any, *, job: Job) -> None:
         self._job = job
-        self._labels = asked is None
-        self._make = None if asked is None else _made(asked, _Source(dataset))
+        source = _Source(dataset)
+        self._make = None if asked is None else _made(asked, source)
+        self._pool = ThreadPoolExecutor(job.workers, "targets") if source.slow else None
+        self._begun: dict[tuple[int, int], Future[Any]] = {}
         if asked is None and getattr(dataset, "label_field", "") is None:
             raise ArgumentError(
                 f"{dataset.path} has no integers that could be labels; say what a batch gives, as targets=…, of its "
@@ -98,7 +106,28 @@ class Targets:
             return on_device(batch.handed_out, batch.images.device)
         if self._make is None:
             return batch.labels
-        return on_device(self.of(batch.plan, batch.samples), batch.images.device)
+        begun = self._begun.pop((batch.plan.epoch, batch.plan.step), None)
+        found = self.of(batch.plan, batch.samples) if begun is None or batch.replaced else begun.result()
+        return on_device(found, batch.images.device)
+
+    def ahead(self, plans: Iterator[BatchPlan]) -> Iterator[BatchPlan]:
+        """The same plans. Where targets take long to make, threads begin them as the plans are taken."""
+        if self._pool is None:
+            return plans
+        for begun in self._begun.values():
+            begun.cancel()
+        self._begun = {}
+        return self._begin(plans, self._pool)
+
+    def _begin(self, plans: Iterator[BatchPlan], pool: ThreadPoolExecutor) -> Iterator[BatchPlan]:
+        for plan in plans:
+            self._begun[plan.epoch, plan.step] = pool.submit(self.of, plan)
+            yield plan
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def of(self, plan: BatchPlan, samples: np.ndarray | None = None) -> Any:
         """The same of a plan, as numpy has it and not yet on a device.
@@ -116,6 +145,7 @@ class _Source:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset, self.size = dataset, len(dataset.labels)
+        self.slow = False  # whether something that was asked for is
 
     @functools.cached_property
     def _file(self) -> Any:
@@ -145,18 +175,30 @@ class _Source:
         return self._file.column(name)
 
 
-def _made(asked: Any, source: _Source) -> Callable[[Rows], Any]:
-    """What looks up what was asked for."""
-    if hasattr(asked, "bind"):
-        return asked.bind(source)
+def _made(asked: Any, source: _Source, *, moved: bool = True) -> Callable[[Rows], Any]:
+    """What looks up what was asked for.
+
+    Args:
+        asked: one target, or several.
+        source: its fields.
+        moved: whether fields that are known to be boxes, points or masks follow the crop and the flip.
+    """
+    if isinstance(asked, Spatial):
+        source.slow |= asked.slow
+        parts = {name: _made(part, source, moved=False) for name, part in asked.parts.items()}
+        return lambda rows: asked.move({name: part(rows) for name, part in parts.items()}, rows)
     if isinstance(asked, Mapping):
         parts = {name: _made(part, source) for name, part in asked.items()}
         return lambda rows: {name: part(rows) for name, part in parts.items()}
     if isinstance(asked, str):
-        return _named(asked, source)
+        column = source.column(asked)
+        if column is None:
+            labels = source.dataset.labels
+            return lambda rows: labels[rows.ids]
+        return _of_column(column, source, moved)
     if isinstance(asked, Column):
         _check_length(asked, source)
-        return lambda rows: asked.take(rows.ids)
+        return _of_column(asked, source, moved)
     if callable(asked):
         return functools.partial(_called, asked)
     if isinstance(asked, tuple) or (isinstance(asked, list) and not _numbers(asked)):
@@ -167,12 +209,9 @@ def _made(asked: Any, source: _Source) -> Callable[[Rows], Any]:
     return _array(asked, source)
 
 
-def _named(name: str, source: _Source) -> Callable[[Rows], Any]:
-    column = source.column(name)
-    if column is None:
-        labels = source.dataset.labels
-        return lambda rows: labels[rows.ids]
-    return lambda rows: column.take(rows.ids)
+def _of_column(column: Column, source: _Source, moved: bool) -> Callable[[Rows], Any]:
+    known = following(column) if moved else None
+    return _made(known, source) if known is not None else lambda rows: column.take(rows.ids)
 
 
 def _called(function: Callable[[np.ndarray], Any], rows: Rows) -> Any:
@@ -219,7 +258,7 @@ def _array(asked: Any, source: _Source) -> Callable[[Rows], Any]:
 
 
 def _check_length(array: Any, source: _Source) -> None:
-    length = len(array) if np.ndim(array) or isinstance(array, Column) else 0
+    length = len(array) if isinstance(array, Column) or array.ndim else 0
     if length != source.size:
         raise ArgumentError(
             f"targets: an array of {length:,} entries does not go with the set's {source.size:,} samples"

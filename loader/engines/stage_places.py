@@ -101,7 +101,7 @@ class OnHost:
             return
         if self._shared:
             source.images = source.images.clone(memory_format=torch.preserve_format)
-        buffer = None if self._in_place else self._uploader.take(len(source.images))
+        buffer = None if self._in_place else self._uploader.take(len(source.images), source.plan.image_size)
         keys = keys_of(self._stage, source)
         work = _Work(pending, source, self._stage.targets(source), keys, buffer, self._first)
         self._first = False

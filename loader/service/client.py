@@ -22,6 +22,7 @@ from budgetloader.service.blocks import BLOCK
 from budgetloader.service.connection import Bridge
 from budgetloader.service.maker import BridgeMaker
 from budgetloader.service.protocol import ServiceStatus, StatusRequest
+from budgetloader.sizes import one_size
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +48,8 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
         ("independent",),
         "only sampling='independent' can be shared; the order of the others depends on the schedule",
     ),
+    "decode_scaling": ((False,), "a service decodes images whole, for all of its trainers; leave it out"),
+    "fast_decode": ((False,), "a service decodes exactly, for all of its trainers; leave it out"),
     "label_field": ((None,), "the service opens the file, and takes the field named 'label'; leave it out"),
 }
 # What else does not mean the same over a service as for a BudgetLoader (see `budgetloader.options`).
@@ -116,6 +119,7 @@ def connect(
         EngineError: the service refuses what it is asked for, or its memory is too small for it.
     """
     options = {keyword: value for keyword, value in locals().items() if keyword not in _OWN}
+    options["image_size"] = one_size(image_size, where="a service")
     _refuse(unknown)
     return _loader(_connect(name, label=label, wait_seconds=wait_seconds), options)
 

@@ -10,11 +10,12 @@ import budgetloader
 
 LAYERS = (  # each imports from its own line or those above it
     {"apart", "errors", "limits", "parallel", "paths", "pickles", "pillow", "rng", "runs", "stats"},
-    {"arguments", "colour", "console"},
+    {"arguments", "colour", "console", "idx", "npz", "pixels"},
+    {"arrays", "sizes"},
     {"budget"},
     {"schedule"},
-    {"cursor", "shard", "theory"},
-    {"beton", "columns", "fields", "jpeg", "order", "resize", "windows"},
+    {"cursor", "forecast", "shard", "theory"},
+    {"beton", "columns", "fields", "geometry", "jpeg", "order", "resize", "spatial", "windows"},
     {"selections", "transforms"},
     {"dataset", "plans", "sources"},
     {"joined"},
@@ -42,6 +43,7 @@ INSIDE = {  # the same within a folder: its parts first, and what is made of the
         {"base"},
         {"base_direct", "base_threaded", "buffers", "normalize"},
         {"stage_call", "stage_driver", "upload"},
+        {"rows"},
         {"rendering", "stage_places"},
         {"render_threads", "stage"},
         {"dali", "ffcv", "native", "resident", "synthetic"},
