@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         ResumeError,
         ScheduleError,
         ServiceGoneError,
+        StorageError,
     )
     from budgetloader.given import JpegSource
     from budgetloader.growing import shards
@@ -79,6 +80,7 @@ _HOMES = {
     "ScheduleError": "errors",
     "ServiceGoneError": "errors",
     "SizeSchedule": "sizes",
+    "StorageError": "errors",
     "Verdict": "stats",
     "connect": "service.client",
     "shards": "growing",
@@ -106,6 +108,7 @@ __all__ = [
     "Selection",
     "ServiceGoneError",
     "SizeSchedule",
+    "StorageError",
     "Verdict",
     "connect",
     "shards",

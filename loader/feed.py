@@ -55,8 +55,10 @@ class Feed:
         for (e, _), samples in zip(self._under_way, self._sizes, strict=True):
             if e >= epoch and (self._cut is None or e < self._cut):
                 dropped[e] = dropped.get(e, 0) + samples
-        if dropped:
-            self._cut, self._plans = epoch, iter(())
+        ahead = getattr(self._plans, "cut", None)  # plans that are being fetched, and those under way that it holds
+        planned = ahead(epoch) if ahead is not None else False
+        if dropped or planned:
+            self._cut, self._plans = epoch, iter(()) if ahead is None else self._plans
             self.next_out = self._next()
         return dropped
 
@@ -66,6 +68,8 @@ class Feed:
 
     def _fill(self) -> None:
         while len(self._under_way) < self._engine.capacity:
+            if self._under_way and not getattr(self._plans, "ready", True):
+                return  # its samples are still being fetched: what the trainer wants next is under way already
             plan = next(self._plans, None)
             if plan is None:
                 return

@@ -26,6 +26,7 @@ from budgetloader.selections import ScoreSelection, Selection, Wanted
 from budgetloader.shard import local_shard
 from budgetloader.sizes import Sizes, image_sizes
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
+from budgetloader.storage.ahead import fetched
 from budgetloader.targets import Targets
 from budgetloader.views import Views
 from budgetloader.where import where
@@ -52,8 +53,8 @@ class BudgetLoader(Choosing, Closing):
     where an epoch is left early.
 
     Args:
-        path: a `.beton` file, a list of them (one set), a `Mixture` of them, an open `Dataset`, or what else has its
-            arrays (see `budgetloader.connect`).
+        path: a `.beton` file, the address of one (s3://, gs://, az://, https://), a list of them (one set), a `Mixture`
+            of them, an open `Dataset`, or what else has its arrays (see `budgetloader.connect`).
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
         image_size: height and width of the images, pixels; or of each epoch's: a `SizeSchedule`, what it parses (such
@@ -100,6 +101,9 @@ class BudgetLoader(Choosing, Closing):
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
             sample that differs counts as one that does not decode.
         label_field: the integer field of the file that holds the labels; see `Dataset`.
+        cache: a folder on a local disk that keeps what was fetched of files in object storage, for other epochs, runs
+            and processes; None: nothing is kept but their indices.
+        cache_bytes: the most that samples may take there; None: as much as they need.
         targets: what a batch gives in place of labels: the name of a field of the file, an array [D, …] by sample, a
             function of ids (int64 [batch]), or a tuple or a dict of them; see `budgetloader.targets`.
         with_ids: True yields (images, labels, ids), ids int64 [batch]: the numbers in the file of the samples that
@@ -128,6 +132,7 @@ class BudgetLoader(Choosing, Closing):
     """
 
     drop_last = False
+    stats: list[EpochStats]
     _iteration: object = None
     _counted = 0
 
@@ -164,6 +169,8 @@ class BudgetLoader(Choosing, Closing):
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
+        cache: str | os.PathLike | None = None,
+        cache_bytes: float | None = None,
         targets: Any = None,
         with_ids: bool = False,
         **unexpected: NoReturn,
@@ -172,25 +179,20 @@ class BudgetLoader(Choosing, Closing):
         batch_size = check_count(batch_size, what="batch_size")
         self.schedule, self.seed, self._train, self._with_ids = schedule, check_seed(seed), train, with_ids
         device, shard = engines.check_device(device), local_shard(rank, world_size)
-        self.dataset: Any = options.open_dataset(path, verify=verify, label_field=label_field)
+        self.dataset: Any = options.open_dataset(path, cache, cache_bytes, verify=verify, label_field=label_field)
         self.crop, self.crop_reason = options.choose_crop(crop, self.dataset)
-        wanted = Wanted(sampling, where(self.dataset, samples), weights, selection)
-        drawn: Any = {"train": train, "schedule": schedule, "batch_size": batch_size, "seed": self.seed}
-        drawn |= {"wanted": wanted, "crop": self.crop}
-        self._planner = options.make_planner(self.dataset, shard=shard, on_corrupt=on_corrupt, **drawn)
+        drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop, "on_corrupt": on_corrupt}
+        drawn |= {"wanted": Wanted(sampling, where(self.dataset, samples), weights, selection), "shard": shard}
+        self._planner, self._cursor = options.make_plans(self.dataset, train=train, schedule=schedule, **drawn)
         self._views = Views(self.dataset, train=train, views=views, crops=crops, crop=self.crop, seed=self.seed)
         self.image_sizes = sizes = image_sizes(image_size, epochs=len(self._planner.steps))
-        self._cursor = options.make_cursor(self._planner, self.dataset, **drawn)
         shown = sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std
-        output = Output(*shown, decode_scaling, fast_decode)
         pace: Any = {"ranks": shard.world_size if train else 1, "workers": workers, "prefetch": prefetch}
         pace |= {"sizes": sizes, "views": self._views, "on_corrupt": on_corrupt}
-        self._job = options.make_job(self._planner, self.dataset, output, **pace)
+        self._job = options.make_job(self._planner, self.dataset, Output(*shown, decode_scaling, fast_decode), **pace)
         self._targets = Targets(targets, self.dataset, job=self._job)
         self.batch_size, self.num_workers = self._job.batch_size // self._views.count, self._job.workers
-        self.stats: list[EpochStats] = []
-        self._dropped: dict[int, int] = {}
-        self._busy = BusySince()
+        self.stats, self._dropped, self._busy = [], {}, BusySince(self.dataset)
         stage = options.make_stage(transform, seed=self.seed, targets=self._targets, views=self._views.count)
         self._engine, self.engine, self.engine_reason = options.make_engine(engine, self._job, stage)
         _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)
@@ -361,7 +363,8 @@ class BudgetLoader(Choosing, Closing):
             self._feed = None  # and stays so if what follows is interrupted
             engine.abort()
             plans = self._views.plans(stream(self._planner, epoch=here[0], step=here[1]))
-            self._feed = Feed(engine, self._targets.ahead(self.image_sizes.sized(plans)), here)
+            plans = self._targets.ahead(self.image_sizes.sized(plans))
+            self._feed = Feed(engine, fetched(self.dataset, plans, self._planner, engine), here)
         try:
             return self.image_sizes.checked(self._feed.get())
         except BaseException:

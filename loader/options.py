@@ -13,7 +13,6 @@ from budgetloader import engines
 from budgetloader.arguments import check_choice, check_count
 from budgetloader.batch import Batch
 from budgetloader.cursor import Cursor
-from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Engine, Job, OnCorrupt, Output
 from budgetloader.engines.stage import Stage
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
@@ -25,6 +24,7 @@ from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
 from budgetloader.sizes import SizeSchedule
+from budgetloader.storage import open_file
 from budgetloader.tars import is_ordinary, open_ordinary
 from budgetloader.views import Views
 
@@ -76,7 +76,9 @@ def refuse_unexpected(unexpected: Mapping[str, Any], *, known: Iterable[str]) ->
     raise ArgumentTypeError(f"{name}={str(value)[:60]} is not known here: {advice}")
 
 
-def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
+def open_dataset(
+    path: Any, cache: Any = None, cache_bytes: float | None = None, *, verify: bool, label_field: str | None
+) -> Any:
     """The dataset of a path, or the open dataset that was given instead of one.
 
     Raises:
@@ -84,12 +86,13 @@ def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
         ArgumentTypeError: it is something else, such as a torch Dataset.
         ArgumentError: the dataset is open already, with other options.
     """
+    stored: Any = {"cache": cache, "cache_bytes": cache_bytes}
     if isinstance(path, (str, os.PathLike)):
-        if is_ordinary(path):
+        if is_ordinary(path) and cache is None and cache_bytes is None:
             return open_ordinary(path, verify=verify, label_field=label_field)
-        return Dataset(path, verify=verify, label_field=label_field)
+        return open_file(path, verify=verify, label_field=label_field, **stored)
     if isinstance(path, (list, tuple, Mixture)):
-        return join(path, verify=verify, label_field=label_field)
+        return join(path, verify=verify, label_field=label_field, **stored)
     if not all(hasattr(path, name) for name in ("heights", "widths", "labels", "fingerprint")):
         kind = type(path)
         raise ArgumentTypeError(
@@ -97,6 +100,8 @@ def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
             "file of it (budgetloader convert), or keep it, with "
             "DataLoader(dataset, batch_sampler=budgetloader.BudgetSampler(dataset, schedule=…, batch_size=…))"
         )
+    if cache is not None or cache_bytes is not None:
+        raise ArgumentError(f"cache={cache!r}: the dataset is open already; give its address, and the cache with it")
     if verify and not getattr(path, "verifies", False):
         raise ArgumentError(
             "verify=True: the dataset is open already; give Dataset(path, verify=True), or serve --verify"
@@ -125,7 +130,7 @@ def choose_crop(crop: str, dataset: Index) -> tuple[Crop, str]:
     return cast(Crop, crop), "it was asked for"
 
 
-def make_planner(
+def make_plans(
     dataset: Index,
     *,
     train: bool,
@@ -136,38 +141,23 @@ def make_planner(
     shard: Shard,
     crop: Crop,
     on_corrupt: str,
-) -> PlannerLike:
-    """The planner of training, or of evaluation; arguments as `BudgetLoader` has them.
+) -> tuple[PlannerLike, Cursor]:
+    """The planner of training, or of evaluation, and the cursor of its stream; arguments as `BudgetLoader` has them.
 
     Raises:
         ScheduleError: the schedule is missing, or evaluation was given one.
     """
     check_choice(on_corrupt, ("raise", "replace"), what="on_corrupt")
-    if not train:
+    planner: PlannerLike
+    if train:
+        drawn: Any = {"batch_size": batch_size, "seed": seed, "wanted": wanted, "shard": shard, "crop": crop}
+        planner = Planner(dataset, schedule=_checked(schedule), **drawn)
+    else:
         if schedule is not None or on_corrupt != "raise":
             raise ScheduleError("train=False takes every sample once; leave schedule and on_corrupt out")
         if wanted.weights is not None or wanted.selection is not None:
             raise ScheduleError("train=False takes every sample once; leave weights and selection out")
-        return EvaluationPlanner(dataset, batch_size=batch_size, samples=wanted.samples, shard=shard, crop=crop)
-    if schedule is None:
-        raise ScheduleError("schedule is missing; give one such as Schedule.full(epochs=90)")
-    if not isinstance(schedule, Schedule):
-        raise ScheduleError(f"schedule {schedule!r} is no Schedule; give Schedule.parse(…), or another of them")
-    return Planner(dataset, schedule=schedule, batch_size=batch_size, seed=seed, wanted=wanted, shard=shard, crop=crop)
-
-
-def make_cursor(
-    planner: PlannerLike,
-    dataset: Index,
-    *,
-    train: bool,
-    schedule: Schedule | None,
-    batch_size: int,
-    seed: int,
-    wanted: Wanted,
-    crop: Crop,
-) -> Cursor:
-    """The cursor of a planner's stream, with what a state must agree with; arguments as `make_planner` has them."""
+        planner = EvaluationPlanner(dataset, batch_size=batch_size, samples=wanted.samples, shard=shard, crop=crop)
     identity = {
         "seed": seed,
         "dataset": dataset.fingerprint,
@@ -177,7 +167,15 @@ def make_cursor(
         "crop": crop,
         **planner.identity,
     }
-    return Cursor(planner.steps, identity=identity, schedule=schedule, after_last="end" if train else "again")
+    return planner, Cursor(planner.steps, identity=identity, schedule=schedule, after_last="end" if train else "again")
+
+
+def _checked(schedule: Any) -> Schedule:
+    if schedule is None:
+        raise ScheduleError("schedule is missing; give one such as Schedule.full(epochs=90)")
+    if not isinstance(schedule, Schedule):
+        raise ScheduleError(f"schedule {schedule!r} is no Schedule; give Schedule.parse(…), or another of them")
+    return schedule
 
 
 def make_job(

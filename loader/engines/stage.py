@@ -73,6 +73,8 @@ class StagedEngine(BaseEngine[Staged]):
 
     def __init__(self, engine: Engine, stage: Stage, job: Job, *, on_device: bool) -> None:
         super().__init__(capacity=min(job.capacity, engine.capacity), work=engine.work)
+        self.reads_samples = getattr(engine, "reads_samples", True)
+        self.crops_bytes = getattr(engine, "crops_bytes", False)
         place = OnDevice(job, stage, engine.work) if on_device else OnHost(job, stage, engine)
         self._plans: queue.SimpleQueue[Staged | None] = queue.SimpleQueue()
         # The thread does not know this object, so that it can be freed where it is forgotten.

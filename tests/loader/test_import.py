@@ -18,6 +18,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"beton", "columns", "fields", "geometry", "jpeg", "order", "resize", "spatial", "windows"},
     {"selections", "transforms"},
     {"dataset", "plans", "sources"},
+    {"storage"},
     {"joined"},
     {"batch", "views", "where"},
     {"convert", "converted", "engines", "generate", "verify"},
@@ -31,6 +32,15 @@ LAYERS = (  # each imports from its own line or those above it
     {"__main__"},
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
+    "storage": (
+        {"address", "folder", "mirror", "oracle", "pool", "ranges", "traffic", "windows"},
+        {"client", "ledger"},
+        {"cost", "index", "shared"},
+        {"source"},
+        {"ahead", "runs"},
+        {"dataset"},
+        {"__init__"},
+    ),
     "selections": (
         {"agreement", "filtered", "mixture", "packing", "subset", "weighted"},
         {"picks", "scores"},
@@ -52,7 +62,7 @@ INSIDE = {  # the same within a folder: its parts first, and what is made of the
 }
 ENGINES = {"dali", "ffcv", "native", "resident", "synthetic"}
 TRAINING = ("training.py",)  # what brings the loader and models together
-OWNERS = {"nvidia": "engines/dali.py", "ffcv": "engines/ffcv.py", "ray": "service/"}
+OWNERS = {"obstore": "storage/", "nvidia": "engines/dali.py", "ffcv": "engines/ffcv.py", "ray": "service/"}
 
 
 def imports(source: str) -> set[str]:
