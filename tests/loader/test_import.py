@@ -20,7 +20,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"dataset", "labelling", "plans", "scaled", "sources"},
     {"storage"},
     {"joined"},
-    {"batch", "where"},
+    {"batch", "views", "where"},
     {"convert", "converted", "engines", "generate", "verify"},
     {"feed", "growing", "options", "targets"},
     {"choosing"},
