@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from budgetloader.commands.arguments import Add
-from budgetloader.errors import DatasetError, LoaderError
+from budgetloader.errors import ArgumentError, DatasetError, LoaderError
 from budgetloader.schedule import PAPER_SETTINGS, Schedule
 
 if TYPE_CHECKING:
@@ -25,6 +25,10 @@ def add_arguments(add: Add) -> None:
     add("--batch-size", type=int, default=256)
     add("--weights", choices=("balanced",), help="every class equally often, with replacement (needs --data)")
     add("--only", metavar="CONDITION", help="a subset, such as 'height >= 256 and label in (3, 5)' (needs --data)")
+    add("--image-size", help="of each epoch: a number, '128@30,160@30,192@30', or 'ramp:128-192'; see SizeSchedule")
+    add(
+        "--batch-seconds", metavar="SIZE=SECONDS,…", help="measured times of a batch by image size, as 128=0.11,192=0.2"
+    )
     add("--picture", metavar="PNG", help="draw batches per epoch to this file (needs matplotlib)")
 
 
@@ -45,6 +49,10 @@ def run(options: argparse.Namespace) -> int:
     part = budget.total / (budget.full * schedule.epochs)
     print(f"batches in all: {budget.total:,} of {budget.full * schedule.epochs:,} ({part:.6f})")
     print(f"predicted time, Corollaries 1–2: {theory.corollary(schedule):.6f} of full training's")
+    if options.image_size is not None:
+        _sized(schedule, budget, options)
+    elif options.batch_seconds is not None:
+        raise ArgumentError("--batch-seconds are by image size; give --image-size, too")
     low, high = theory.time_ratio_bounds(schedule, samples=samples, batch_size=options.batch_size)
     print(f"  by eq. (9), with equal batch times: at least {low:.6f}, below {high:.6f}")
     print(f"probability that a sample is never seen, Theorems 1 and 3: {_probability(schedule)}")
@@ -52,6 +60,26 @@ def run(options: argparse.Namespace) -> int:
     if options.picture:
         _picture(schedule, budget, options.picture)
     return 0
+
+
+def _sized(schedule: Schedule, budget: Budget, options: argparse.Namespace) -> None:
+    """Say what each size of images costs, and what all of them do."""
+    from budgetloader.forecast import BatchSeconds, time_share, total_seconds
+    from budgetloader.sizes import image_sizes
+
+    sizes = image_sizes(options.image_size, epochs=schedule.epochs)
+    seconds = BatchSeconds() if options.batch_seconds is None else BatchSeconds.parse(options.batch_seconds)
+    shape: dict[str, Any] = {"samples": budget.samples, "batch_size": budget.batch_size, "batch_seconds": seconds}
+    print(f"image size by epoch: {sizes}")
+    for size in sizes.distinct:
+        batches = sum(count for count, side in zip(budget.batches, sizes, strict=True) if side == size)
+        cost = seconds(size) / seconds(sizes.largest)
+        known = "measured" if size in seconds.measured else "estimated from the pixels"
+        print(f"  {size} pixels: {batches:,} batches, each {cost:.4f} of one of {sizes.largest} pixels ({known})")
+    share = time_share(schedule, sizes, **shape)
+    print(f"predicted time, budget × size: {share:.6f} of full training's at {sizes.largest} pixels")
+    if seconds.measured:
+        print(f"  {total_seconds(schedule, sizes, **shape):,.0f} s in batches")
 
 
 def _drawn(schedule: Schedule, options: argparse.Namespace) -> tuple[Budget, Callable[[int], float | None]]:
