@@ -6,7 +6,7 @@ import argparse
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from budgetloader.commands.arguments import Add
+from budgetloader.commands.arguments import Add, bytes_of
 from budgetloader.errors import DatasetError, LoaderError
 from budgetloader.schedule import PAPER_SETTINGS, Schedule
 
@@ -18,10 +18,14 @@ HELP = "show a schedule's budget: batches per epoch, predicted time, probability
 
 def add_arguments(add: Add) -> None:
     add("schedule", help=f"{', '.join(PAPER_SETTINGS)}, a ratio, or any string that Schedule.parse takes")
+    add("file", nargs="?", help="the same as --data; the two may be given in either order")
     add("--epochs", type=int, help="where the schedule's string has no @EPOCHS")
     add("--samples", type=int, help="of the dataset")
-    add("--data", help="a .beton to take the number of samples from")
+    add("--data", help="a .beton to take the number of samples from; of an address, what it will cost is shown, too")
     add("--batch-size", type=int, default=256)
+    add("--cache-bytes", type=bytes_of, help="of a cache on the local disk, such as 200GB")
+    add("--price-gb", type=float, default=0.0, help="of 10⁹ bytes that leave the store")
+    add("--price-requests", type=float, default=0.0, help="of a million requests")
     add("--picture", metavar="PNG", help="draw batches per epoch to this file (needs matplotlib)")
 
 
@@ -30,14 +34,9 @@ def run(options: argparse.Namespace) -> int:
 
     from budgetloader import theory
 
-    if (options.samples is None) == (options.data is None):
-        raise DatasetError("give one of --samples and --data")
-    samples = options.samples
-    if options.data is not None:
-        from budgetloader.dataset import Dataset
-
-        samples = len(Dataset(options.data))
-    schedule = Schedule.parse(options.schedule, epochs=options.epochs)
+    text, dataset = _schedule_and_data(options)
+    samples = options.samples if dataset is None else len(dataset)
+    schedule = Schedule.parse(text, epochs=options.epochs)
     budget = schedule.budget(samples, batch_size=options.batch_size)
     title = f"{schedule}: {samples:,} samples in batches of {options.batch_size}, M = {budget.full}"
     Console(highlight=False).print(_table(title, schedule, budget))
@@ -48,9 +47,52 @@ def run(options: argparse.Namespace) -> int:
     print(f"  by eq. (9), with equal batch times: at least {low:.6f}, below {high:.6f}")
     print(f"probability that a sample is never seen, Theorems 1 and 3: {_probability(schedule)}")
     print(f"  of what is really drawn, ⌊αM⌋·B of D samples: {_probability(budget)}")
+    if hasattr(dataset, "cost"):
+        _print_costs(dataset, schedule, options)
     if options.picture:
         _picture(schedule, budget, options.picture)
     return 0
+
+
+def _schedule_and_data(options: argparse.Namespace) -> tuple[str, Any]:
+    """The schedule's text, and the open dataset, if one was named."""
+    from budgetloader.storage import is_address, open_file
+
+    text, data = options.schedule, options.data
+    if options.file is not None:
+        if data is not None:
+            raise DatasetError(f"{options.file} and --data {data}: give one of them")
+        text, data = (options.file, text) if is_address(text) or text.endswith(".beton") else (text, options.file)
+    if (options.samples is None) == (data is None):
+        raise DatasetError("give one of --samples and --data")
+    return text, None if data is None else open_file(data)
+
+
+def _print_costs(dataset: Any, schedule: Schedule, options: argparse.Namespace) -> None:
+    """What the training will ask of the store, by the ways to read from it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from budgetloader.storage.costs import Prices, ways
+
+    prices = Prices(options.price_gb, options.price_requests)
+    found = ways(
+        dataset,
+        schedule,
+        batch_size=options.batch_size,
+        cost=dataset.cost,
+        prices=prices,
+        cache_bytes=options.cache_bytes,
+    )
+    view = Table(title=f"from the store, {schedule.epochs} epochs")
+    for name in ("", "GB", "requests", "hours, at least", "price"):
+        view.add_column(name, justify="right" if name else "left")
+    for way in found:
+        asked = f"{way.requests:,.0f}" if way.requests == way.requests else "by shard"
+        shown = f"{way.price:,.2f}" if options.price_gb or options.price_requests else "–"
+        view.add_row(way.name, f"{way.bytes / 1e9:,.3f}", asked, f"{way.seconds / 3600:,.2f}", shown)
+    print(f"the store: {dataset.cost}")
+    Console(highlight=False).print(view)
 
 
 def _table(title: str, schedule: Schedule, budget: Budget) -> Any:
