@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from budgetloader import jpeg
-from budgetloader.beton import PAGE_BYTES, Writer
+from budgetloader.beton import MODE_JPEG, MODE_RAW, PAGE_BYTES, Writer
 from budgetloader.colour import flattened, rgb_of, to_rgb
 from budgetloader.errors import DatasetError
 from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels, check_pixels, check_scans
 from budgetloader.parallel import in_order
 from budgetloader.paths import local
+from budgetloader.pixels import RawChoice
 from budgetloader.sources import Source
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Settings:
         on_bad: what to do with an image that cannot be read: "raise", or "skip" (and report).
         threads: how many convert at a time; None: one per core.
         max_pixels: of an image; larger ones cannot be read, and are not decoded.
+        raw: which images are stored as pixels, see `budgetloader.pixels.RawChoice`: a share from 0 to 1, "smart" or
+            "smart:RATIO".
         background: the colour that shows through where an image is transparent: a name, or #rrggbb.
     """
 
@@ -58,6 +61,7 @@ class Settings:
     threads: int | None = None
     max_pixels: int = MAX_PIXELS
     background: str = "white"
+    raw: float | str = 0
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -71,6 +75,7 @@ class Settings:
                 raise DatasetError(f"{name} {value!r} is outside {least} … {most}")
         check_max_pixels(self.max_pixels)
         rgb_of(self.background)
+        RawChoice.parse(self.raw)
         if self.subsampling not in (None, *jpeg.SUBSAMPLINGS):
             raise DatasetError(f"subsampling {self.subsampling!r} is none of {', '.join(jpeg.SUBSAMPLINGS)}")
         if self.on_bad not in ("raise", "skip"):
@@ -87,6 +92,7 @@ class Report:
         converted: colour mode → images brought to RGB from it.
         transparent: images that were put on the background.
         resized, lossless: images that were made smaller, and that kept their DCT coefficients.
+        raw: images that are stored as pixels.
         skipped: "name: why" of each image that was left out.
     """
 
@@ -97,6 +103,7 @@ class Report:
     transparent: int = 0
     resized: int = 0
     lossless: int = 0
+    raw: int = 0
     skipped: list[str] = field(default_factory=list)
 
     def add(self, encoded: _Encoded, *, label: int) -> None:
@@ -107,6 +114,7 @@ class Report:
         self.transparent += encoded.transparent
         self.resized += encoded.resized
         self.lossless += encoded.lossless
+        self.raw += encoded.raw
         if encoded.mode != "RGB":
             self.converted[encoded.mode] += 1
 
@@ -157,7 +165,9 @@ def convert(
                     )
                 report.skipped.append(f"{source.names[i]}: {encoded.problem}")
             else:
-                writer.add(encoded.data, width=encoded.width, height=encoded.height, label=source.labels[i])
+                mode = MODE_RAW if encoded.raw else MODE_JPEG
+                width, height = encoded.width, encoded.height
+                writer.add(encoded.data, width=width, height=height, label=source.labels[i], mode=mode)
                 report.add(encoded, label=int(source.labels[i]))
             progress(i + 1)
         if not writer.count:
@@ -184,6 +194,7 @@ class _Encoded:
     resized: bool = False
     lossless: bool = False
     problem: str = ""
+    raw: bool = False
 
 
 class _Encoder:
@@ -191,14 +202,14 @@ class _Encoder:
 
     def __init__(self, source: Source, settings: Settings) -> None:
         self._source, self._settings = source, settings
-        self._background = rgb_of(settings.background)
+        self._background, self._raw = rgb_of(settings.background), RawChoice.parse(settings.raw)
         self.quality = settings.quality or (90 if source.lossy else 100)
         self.subsampling: jpeg.Subsampling = settings.subsampling or ("4:2:0" if source.lossy else "4:4:4")
 
     def __call__(self, i: int) -> _Encoded:
         try:
-            kept = self._keep(i) if self._settings.lossless else None
-            encoded = kept or self._encode(self._source.load(i))
+            kept = self._keep(i) if self._settings.lossless and not self._raw.picks(i) else None
+            encoded = kept or self._encode(self._source.load(i), raw=self._raw.picks(i))
         except (MemoryError, ImportError):  # those concern every image
             raise
         except Exception as error:  # whatever a decoder thinks of: it concerns this image alone
@@ -228,7 +239,7 @@ class _Encoder:
             raise DatasetError(result.stderr.decode(errors="replace").strip().splitlines()[0])
         return _Encoded(jpeg.add_table(result.stdout), frame.width, frame.height, lossless=True)
 
-    def _encode(self, image: Image.Image) -> _Encoded:
+    def _encode(self, image: Image.Image, *, raw: bool) -> _Encoded:
         settings, mode = self._settings, image.mode
         check_pixels(*image.size, most=settings.max_pixels)
         image, transparent = flattened(image, background=self._background)
@@ -241,8 +252,14 @@ class _Encoder:
             image = image.resize((width, height), Image.Resampling.LANCZOS)
         if max(image.size) > _LARGEST_SIDE:
             raise DatasetError(f"a side of {longest:,} pixels is over JPEG's {_LARGEST_SIDE:,}; use --max-side")
-        data = jpeg.encode(image, quality=self.quality, subsampling=self.subsampling, interval=settings.interval)
-        return _Encoded(data, image.width, image.height, mode, transparent, resized)
+        size = 3 * image.width * image.height
+        fits = size <= PAGE_BYTES  # else it is a JPEG all the same
+        if not (raw and fits):
+            data = jpeg.encode(image, quality=self.quality, subsampling=self.subsampling, interval=settings.interval)
+            raw = fits and self._raw.pays(pixel_bytes=size, jpeg_bytes=len(data))
+        return _Encoded(
+            image.tobytes() if raw else data, image.width, image.height, mode, transparent, resized, raw=raw
+        )
 
 
 def _why(error: Exception) -> str:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import TracebackType
+from typing import TypeVar
 
 from budgetloader.batch import Batch
 from budgetloader.engines.base import Engine
+from budgetloader.errors import EngineError
 from budgetloader.plans import BatchPlan
+
+_Self = TypeVar("_Self", bound="Closing")
 
 
 class Feed:
@@ -71,3 +76,33 @@ class Feed:
             self._engine.submit(plan)
             self._under_way.append((plan.epoch, plan.step))
             self._sizes.append(len(plan))
+
+
+class Closing:
+    """The part of a loader that has the engine, and closes it."""
+
+    _engine: Engine | None
+    _feed: Feed | None = None
+
+    def close(self) -> None:
+        """Stop the engine and leave no thread behind. May be called twice.
+
+        A thread that a disk, a service or a GPU keeps from ending is waited for 10 seconds; then a warning says where
+        it hangs, and it is left to end by itself.
+        """
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = self._feed = None
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> Engine:
+        if self._engine is None:
+            raise EngineError("the loader is closed; make a new one")
+        return self._engine

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from budgetloader.columns import Column, Joined, Scalars
 from budgetloader.dataset import Dataset
 from budgetloader.errors import ArgumentError, ArgumentTypeError, DatasetError
 from budgetloader.storage import open_files
@@ -106,11 +107,32 @@ class JoinedDataset:
         self._firsts = np.cumsum((0, *sizes))
         self.heights = np.concatenate([part.heights for part in parts])
         self.widths = np.concatenate([part.widths for part in parts])
+        self.raw = _raw(parts)
         self.classes, self.labels = _classes(parts)
         self.fingerprint = hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields that all parts have, in the first one's order."""
+        return tuple(name for name in self.parts[0].fields if all(name in part.fields for part in self.parts))
+
+    @property
+    def label_field(self) -> str | None:
+        """The name of the field that holds the labels, as the first part has it; None if a part has none."""
+        return None if any(part.label_field is None for part in self.parts) else self.parts[0].label_field
+
+    def column(self, name: str) -> Column:
+        """See `Dataset.column`. Labels are numbers in `classes`.
+
+        Raises:
+            DatasetError: a part has no such field, or one of another kind, dtype or shape.
+        """
+        if name == self.label_field:
+            return Scalars(self.parts[0].column(name).field, self.labels)
+        return Joined([part.column(name) for part in self.parts])
 
     @property
     def path(self) -> str:
@@ -144,6 +166,16 @@ class JoinedDataset:
     def _place(self, sample: int) -> tuple[Dataset, int]:
         part = int(np.searchsorted(self._firsts, sample, side="right")) - 1
         return self.parts[part], int(sample) - int(self._firsts[part])
+
+
+def _raw(parts: Sequence[Dataset]) -> np.ndarray:
+    """Which samples are pixels: bool [D], or [0] where none is."""
+    raw = [getattr(part, "raw", ()) for part in parts]
+    if not any(map(len, raw)):
+        return np.zeros(0, np.bool_)
+    return np.concatenate(
+        [of if len(of) else np.zeros(len(part), np.bool_) for of, part in zip(raw, parts, strict=True)]
+    )
 
 
 def _classes(parts: Sequence[Dataset]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -7,28 +7,27 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from budgetloader import engines
+from budgetloader import engines, options
 from budgetloader.arguments import check_count, check_seed
 from budgetloader.batch import Batch
 from budgetloader.choosing import Choosing
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
 from budgetloader.errors import EngineError, ScheduleError
-from budgetloader.feed import Feed
+from budgetloader.feed import Closing, Feed
 from budgetloader.joined import Mixture
-from budgetloader.options import choose_crop, make_cursor, make_engine, make_planner, open_dataset, refuse_unexpected
 from budgetloader.order import Sampling
-from budgetloader.parallel import cores
 from budgetloader.plans import Index, stream
 from budgetloader.resize import Interpolation
 from budgetloader.schedule import Schedule
 from budgetloader.selections import ScoreSelection, Selection, Wanted
 from budgetloader.shard import local_shard
+from budgetloader.sizes import Sizes, image_sizes
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
 from budgetloader.storage.ahead import fetched
+from budgetloader.targets import Targets
 from budgetloader.where import where
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("budgetloader")
 
 
-class BudgetLoader(Choosing):
+class BudgetLoader(Choosing, Closing):
     """Batches of a dataset, exactly ⌊α_e·M⌋ of them in epoch e, prefetched on across epochs.
 
         for epoch in batches.epochs():
@@ -57,7 +56,8 @@ class BudgetLoader(Choosing):
             of them, an open `Dataset`, or what else has its arrays (see `budgetloader.connect`).
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
-        image_size: height and width of the images, pixels.
+        image_size: height and width of the images, pixels; or of each epoch's: a `SizeSchedule`, what it parses (such
+            as "128@30,160@30,192@30"), a sequence, or a function of the epoch.
         engine: "auto" (the fastest that is installed; `engine` and `engine_reason` say which and why), one
             of `budgetloader.engines.NAMES`, or a function that makes an engine of your own out of a
             `budgetloader.engines.Job`.
@@ -74,6 +74,8 @@ class BudgetLoader(Choosing):
             that are all of one size; "auto": "pad" where all images are n × n with n up to 64, else "resized"
             (`crop` and `crop_reason` say which and why). It does not depend on image_size.
         mean, std: for the normalisation, of red, green and blue, on the scale 0 … 1.
+        decode_scaling, fast_decode: True takes less time and changes pixels a little: windows at least twice as large
+            as their target are decoded at 1/2, 1/4 or 1/8; by the fast inverse DCT, with repeated chroma.
         workers: threads of the engine; default: one per core.
         prefetch: batches under way ahead of the trainer.
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is
@@ -86,6 +88,8 @@ class BudgetLoader(Choosing):
             draw in proportion, with replacement. With `samples`, among those.
         selection: a `budgetloader.Selection` of your own, or a `budgetloader.ScoreSelection` that learns, such as
             `budgetloader.InfoBatch`: then batches are (images, labels, ids, weights), see `feedback`.
+        transform: changes uint8 images, and targets, ahead of the trainer: a function of (images, targets, keys), a
+            transform of torchvision or kornia, or a list of these; see `budgetloader.transforms`.
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
@@ -94,6 +98,8 @@ class BudgetLoader(Choosing):
         cache: a folder on a local disk that keeps what was fetched of files in object storage, for other epochs, runs
             and processes; None: nothing is kept but their indices.
         cache_bytes: the most that samples may take there; None: as much as they need.
+        targets: what a batch gives in place of labels: the name of a field of the file, an array [D, …] by sample, a
+            function of ids (int64 [batch]), or a tuple or a dict of them; see `budgetloader.targets`.
         with_ids: True yields (images, labels, ids), ids int64 [batch]: the numbers in the file of the samples that
             are shown (of a replaced sample: that of the one that stands in for it).
 
@@ -102,15 +108,17 @@ class BudgetLoader(Choosing):
         schedule, seed: as given.
         engine, engine_reason: which engine it is, and why.
         crop, crop_reason: which crop it is, and why.
+        image_sizes: the size of each epoch's images.
         batch_size: samples of a whole batch of this rank, as torch's DataLoader has it.
         num_workers: threads of the engine.
         drop_last: False: the short last batch of a full epoch is a part of it.
         stats: one `EpochStats` for each iteration.
 
     Yields:
-        images [batch, 3, image_size, image_size] and labels int64 [batch]. They stay valid for as
-        long as they are kept. On a GPU they are ready for work that is queued on the stream that is the
-        current one when they are taken; before another stream uses them, have it wait, and call record_stream.
+        images [batch, 3, image_size, image_size], of the epoch's size, and labels int64 [batch], or the targets that
+        were asked for. They stay valid for as long as they are kept. On a GPU they are ready for work that is queued on
+        the stream that is the current one when they are taken; before another stream uses them, have it wait, and call
+        record_stream.
 
     Raises:
         LoaderError: what cannot be, with what to do about it: `ScheduleError`, `DatasetError`, `EngineError`, or,
@@ -118,8 +126,6 @@ class BudgetLoader(Choosing):
     """
 
     drop_last = False
-    _engine: Engine | None
-    _feed: Feed | None = None
     _iteration: object = None
     _counted = 0
 
@@ -128,7 +134,7 @@ class BudgetLoader(Choosing):
         path: str | os.PathLike | Sequence[str | os.PathLike] | Mixture | Dataset | Index,
         *,
         batch_size: int,
-        image_size: int,
+        image_size: Sizes,
         schedule: Schedule | None = None,
         engine: str | Callable[[Job], Engine] = "auto",
         device: str | torch.device = "cpu",
@@ -140,6 +146,8 @@ class BudgetLoader(Choosing):
         crop: str = "auto",
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        decode_scaling: bool = False,
+        fast_decode: bool = False,
         workers: int | None = None,
         prefetch: int = 3,
         rank: int | None = None,
@@ -148,40 +156,38 @@ class BudgetLoader(Choosing):
         samples: ArrayLike | str | None = None,
         weights: ArrayLike | str | None = None,
         selection: Selection | ScoreSelection | None = None,
+        transform: Any = None,
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
         cache: str | os.PathLike | None = None,
         cache_bytes: float | None = None,
+        targets: Any = None,
         with_ids: bool = False,
         **unexpected: NoReturn,
     ) -> None:
-        refuse_unexpected(unexpected, known=_KEYWORDS)
+        options.refuse_unexpected(unexpected, known=_KEYWORDS)
         batch_size = check_count(batch_size, what="batch_size")
-        image_size = check_count(image_size, what="image_size")
         self.schedule, self.seed, self._train, self._with_ids = schedule, check_seed(seed), train, with_ids
         device, shard = engines.check_device(device), local_shard(rank, world_size)
-        self.dataset: Any = open_dataset(path, cache, cache_bytes, verify=verify, label_field=label_field)
-        self.crop, self.crop_reason = choose_crop(crop, self.dataset)
-        drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop}
+        self.dataset: Any = options.open_dataset(path, cache, cache_bytes, verify=verify, label_field=label_field)
+        self.crop, self.crop_reason = options.choose_crop(crop, self.dataset)
         wanted = Wanted(sampling, where(self.dataset, samples), weights, selection)
-        self._planner = make_planner(
-            self.dataset, train=train, schedule=schedule, wanted=wanted, shard=shard, on_corrupt=on_corrupt, **drawn
-        )
-        self._cursor = make_cursor(self._planner, self.dataset, train=train, schedule=schedule, wanted=wanted, **drawn)
-        self._job = Job(
-            dataset=self.dataset,
-            output=Output(image_size, str(dtype), layout, device, interpolation, self.crop, mean, std),
-            batch_size=-(-batch_size // (shard.world_size if train else 1)),
-            workers=check_count(cores() if workers is None else workers, what="workers"),
-            capacity=check_count(prefetch, what="prefetch"),
-            on_corrupt=on_corrupt,
-            replacement=self._planner.replacement,
-        )
+        drawn: Any = {"train": train, "schedule": schedule, "wanted": wanted, "crop": self.crop}
+        drawn |= {"batch_size": batch_size, "seed": self.seed}
+        self._planner = options.make_planner(self.dataset, shard=shard, on_corrupt=on_corrupt, **drawn)
+        self.image_sizes = sizes = image_sizes(image_size, epochs=len(self._planner.steps))
+        self._cursor = options.make_cursor(self._planner, self.dataset, **drawn)
+        shown = sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std
+        output = Output(*shown, decode_scaling, fast_decode)
+        pace: Any = {"ranks": shard.world_size if train else 1, "workers": workers, "prefetch": prefetch}
+        self._job = options.make_job(self._planner, self.dataset, output, sizes=sizes, on_corrupt=on_corrupt, **pace)
+        self._targets = Targets(targets, self.dataset, job=self._job)
         self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
         self._dropped, self._busy = {}, BusySince(self.dataset)
-        self._engine, self.engine, self.engine_reason = make_engine(engine, self._job)
+        stage = options.make_stage(transform, seed=self.seed, targets=self._targets)
+        self._engine, self.engine, self.engine_reason = options.make_engine(engine, self._job, stage)
         _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)
 
     # Where it stands
@@ -210,7 +216,7 @@ class BudgetLoader(Choosing):
             place = f"epoch {self.epoch} of 0 … {len(self._planner.steps) - 1}, batch {self.step} of {len(self)}"
         return (
             f"<BudgetLoader of {source}: {place}; schedule {self.schedule}, batch_size {self._planner.batch_size}, "
-            f"image_size {self._job.output.image_size}, crop {self.crop} ({self.crop_reason}), "
+            f"image_size {self.image_sizes}, crop {self.crop} ({self.crop_reason}), "
             f"engine {self.engine} on {self._job.output.device}>"
         )
 
@@ -306,7 +312,12 @@ class BudgetLoader(Choosing):
         self._iteration = iteration = object()
         cursor, epoch = self._cursor, self._cursor.epoch
         self._begin_choice(epoch)
-        stats = EpochStats(epoch, samples_dropped=self._dropped.pop(epoch, 0))
+        stats = EpochStats(
+            epoch,
+            image_size=self.image_sizes[epoch],
+            samples_dropped=self._dropped.pop(epoch, 0),
+            set_share=self._share(epoch),
+        )
         # What the engine decoded for it when it was iterated over before is in that time's entry.
         self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)
@@ -316,7 +327,7 @@ class BudgetLoader(Choosing):
             batch = self._next_batch()
             item = self._item(batch)
             stats.batches += 1
-            stats.samples_emitted += len(batch.labels)
+            stats.samples_emitted += len(batch.plan)
             stats.samples_replaced += batch.replaced
             self._measure(stats, began)
             waited = time.perf_counter() - asked
@@ -344,16 +355,16 @@ class BudgetLoader(Choosing):
         if self._feed is None or self._feed.next_out != here:
             self._feed = None  # and stays so if what follows is interrupted
             engine.abort()
-            plans = stream(self._planner, epoch=here[0], step=here[1])
+            plans = self._targets.ahead(self.image_sizes.sized(stream(self._planner, epoch=here[0], step=here[1])))
             self._feed = Feed(engine, fetched(self.dataset, plans, self._planner, engine), here)
         try:
-            return self._feed.get()
+            return self.image_sizes.checked(self._feed.get())
         except BaseException:
             self._feed = None  # what was under way is aborted before anything else is asked for
             raise
 
     def _item(self, batch: Batch) -> tuple:
-        item: tuple = (batch.images, batch.labels)
+        item: tuple = (batch.images, self._targets(batch))
         if not self._with_ids and not self._learns:
             return item
         import torch
@@ -368,27 +379,8 @@ class BudgetLoader(Choosing):
         return judge(self.stats[1:] or self.stats)
 
     def close(self) -> None:
-        """Stop the engine and leave no thread behind. May be called twice.
-
-        A thread that a disk, a service or a GPU keeps from ending is waited for 10 seconds; then a warning says where
-        it hangs, and it is left to end by itself.
-        """
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = self._feed = None
-
-    def __enter__(self) -> BudgetLoader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _check_open(self) -> Engine:
-        if self._engine is None:
-            raise EngineError("the loader is closed; make a new one")
-        return self._engine
+        super().close()
+        self._targets.close()
 
 
 _KEYWORDS = tuple(

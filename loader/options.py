@@ -10,16 +10,20 @@ from typing import Any, cast
 import numpy as np
 
 from budgetloader import engines
-from budgetloader.arguments import check_choice
+from budgetloader.arguments import check_choice, check_count
+from budgetloader.batch import Batch
 from budgetloader.cursor import Cursor
-from budgetloader.engines.base import Engine, Job
+from budgetloader.engines.base import Engine, Job, OnCorrupt, Output
+from budgetloader.engines.stage import Stage
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
 from budgetloader.given import given
 from budgetloader.joined import Mixture, join
+from budgetloader.parallel import cores
 from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerLike
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
+from budgetloader.sizes import SizeSchedule
 from budgetloader.storage import open_file
 from budgetloader.tars import is_ordinary, open_ordinary
 
@@ -33,8 +37,7 @@ _WHAT_TO_USE = {  # keywords that torch's DataLoader, FFCV's Loader or a dataset
     "batch_sampler": "the schedule says which batches; for a dataset of your own use a DataLoader and BudgetSampler",
     "drop_last": "leave it out: batches are whole, but for the last one of a full epoch, which is a part of it",
     "collate_fn": "leave it out: batches are tensors (images, labels)",
-    "transform": "crop=, interpolation=, mean= and std= are the loader's own; apply other transforms to the batch",
-    "target_transform": "change the labels of the batch that you are given",
+    "target_transform": "give targets=…, a field's name, an array by sample or a function of ids, or transform=…",
     "pin_memory": "leave it out, and give device='cuda': batches are copied there ahead of you",
     "pin_memory_device": "leave it out, and give device='cuda:0': batches are copied there ahead of you",
     "timeout": "leave it out: what cannot be read is an error, and not waited for",
@@ -181,14 +184,66 @@ def make_cursor(
     return Cursor(planner.steps, identity=identity, schedule=schedule, after_last="end" if train else "again")
 
 
-def make_engine(engine: str | Callable[[Job], Engine], job: Job) -> tuple[Engine, str, str]:
+def make_job(
+    planner: PlannerLike,
+    dataset: Any,
+    output: Output,
+    *,
+    sizes: SizeSchedule,
+    ranks: int,
+    workers: int | None,
+    prefetch: int,
+    on_corrupt: OnCorrupt,
+) -> Job:
+    """What an engine has to do; arguments as `BudgetLoader` has them.
+
+    Args:
+        planner, dataset, output: of which plans and images, and what batches look like.
+        sizes: of the images.
+        ranks: among which a batch is shared.
+        workers, prefetch, on_corrupt: see `BudgetLoader`.
+    """
+    return Job(
+        dataset=dataset,
+        output=output,
+        batch_size=-(-planner.batch_size // ranks),
+        workers=check_count(cores() if workers is None else workers, what="workers"),
+        capacity=check_count(prefetch, what="prefetch"),
+        on_corrupt=on_corrupt,
+        replacement=planner.replacement,
+        sizes=sizes.distinct,
+    )
+
+
+def make_engine(engine: str | Callable[[Job], Engine], job: Job, stage: Stage | None = None) -> tuple[Engine, str, str]:
     """The engine, its name, and why it is this one.
+
+    Args:
+        engine: its name, or a function that makes it.
+        job: what is handed out.
+        stage: what is done to its batches before that.
 
     Raises:
         EngineError: it is not known, not installed, or cannot make such batches.
     """
+    if stage is not None:
+        made, name, reason = make_engine(engine, stage.asked(job))
+        return stage.behind(made, job), name, reason
     if callable(engine):
         name = str(getattr(engine, "engine_name", getattr(engine, "__name__", "custom")))
         return engine(job), name, "it was given"
     name, reason = engines.resolve(str(engine), output=job.output, dataset=job.dataset)
     return engines.create(name, job), name, reason
+
+
+def make_stage(transform: Any, *, seed: int, targets: Callable[[Batch], Any]) -> Stage | None:
+    """What is done to batches between the engine and the trainer, or None.
+
+    Raises:
+        ArgumentError: the transform cannot be used.
+    """
+    if transform is None:
+        return None
+    from budgetloader.transforms import as_transform
+
+    return Stage(as_transform(transform), seed, targets)

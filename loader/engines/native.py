@@ -11,6 +11,7 @@ from budgetloader.batch import Batch
 from budgetloader.engines.base import BaseEngine, Job, crops_bytes
 from budgetloader.engines.render_threads import Rendered, RenderThreads
 from budgetloader.engines.rendering import compile_kernels
+from budgetloader.engines.rows import RowRenderer
 from budgetloader.engines.upload import uploader
 from budgetloader.plans import BatchPlan
 
@@ -23,11 +24,12 @@ class NativeEngine(BaseEngine[Rendered]):
         self.crops_bytes = crops_bytes(job)
         self._uploader = uploader(job)
         compile_kernels(self._uploader.host)
+        RowRenderer(job, self._uploader.host).compile(self._uploader.host)
         self._pool = RenderThreads(job, self._uploader, self.work)
         self._threads = self._pool.threads
 
     def _prepare(self, plan: BatchPlan) -> Rendered:
-        return Rendered(plan, self._uploader.take(len(plan)), plan.samples.copy())
+        return Rendered(plan, self._uploader.take(len(plan), plan.image_size), plan.samples.copy())
 
     def _start(self, pending: Rendered) -> None:
         self._pool.start(pending)

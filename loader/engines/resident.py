@@ -27,16 +27,23 @@ from budgetloader.windows import PAD
 MOST_BYTES = 8 << 30
 
 
+Decoded = tuple[np.ndarray, frozenset[int]]
+
+
 class ResidentEngine(DirectEngine):
-    """See `budgetloader.engines.base.Engine`."""
+    """See `budgetloader.engines.base.Engine`.
+
+    Args:
+        decoded: what `decode` gives for a job of the same dataset and crop, for programs that make many loaders.
+    """
 
     reads_samples = False  # they are in memory from the start
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, decoded: Decoded | None = None) -> None:
         super().__init__(capacity=job.capacity)
         self._job = job
         self._uploader = uploader(job)
-        images, self._damaged = _load(job)
+        images, self._damaged = decoded or decode(job)
         # Up to gigabytes, and once: not by way of pinned memory.
         self._images = self._uploader.run(lambda put: torch.from_numpy(images).to(job.output.device))
         self._normalize = self._uploader.run(lambda put: Normalize(job.output))
@@ -45,8 +52,9 @@ class ResidentEngine(DirectEngine):
         shown = self._mended(plan)
 
         def images(put: Put) -> torch.Tensor:
-            shift = self._job.output.crop == "pad" and self._job.output.image_size == self._images.shape[1] - 2 * PAD
-            window = self._shifted(shown, put) if shift else self._resized(shown, put)
+            size = self._job.output.size_of(plan)
+            shift = self._job.output.crop == "pad" and size == self._images.shape[1] - 2 * PAD
+            window = self._shifted(shown, size, put) if shift else self._resized(shown, size, put)
             return self._normalize(window.permute(0, 3, 1, 2))
 
         sent = self._uploader.make(images, self._job.dataset.labels[shown.samples])
@@ -71,9 +79,8 @@ class ResidentEngine(DirectEngine):
                 raise corrupt(self._job.dataset, int(plan.samples[row]), "nor do those that stand in for it")
         return replace(plan, samples=samples, windows=windows, flips=flips)
 
-    def _shifted(self, plan: BatchPlan, put: Put) -> torch.Tensor:
+    def _shifted(self, plan: BatchPlan, size: int, put: Put) -> torch.Tensor:
         """Windows of the images' size in the padded images: uint8 [n, h, w, 3]."""
-        size = self._job.output.image_size
         top, left = plan.windows[:, 0, None], plan.windows[:, 1, None]
         across = np.where(plan.flips[:, None], np.arange(size)[::-1], np.arange(size))
         y = put(top + PAD + np.arange(size))
@@ -81,9 +88,9 @@ class ResidentEngine(DirectEngine):
         samples = put(plan.samples)
         return self._images[samples[:, None, None], y[:, :, None], x[:, None, :]]
 
-    def _resized(self, plan: BatchPlan, put: Put) -> torch.Tensor:
+    def _resized(self, plan: BatchPlan, size: int, put: Put) -> torch.Tensor:
         """Windows, resized by one matrix for the rows and one for the columns: uint8 [n, h, w, 3]."""
-        size, antialias = self._job.output.image_size, self._job.output.interpolation == "antialias"
+        antialias = self._job.output.interpolation == "antialias"
         border = PAD if self._job.output.crop == "pad" else 0
         down = np.zeros((len(plan), size, self._images.shape[1]), np.float32)
         across = np.zeros((len(plan), size, self._images.shape[2]), np.float32)
@@ -105,7 +112,7 @@ def bytes_of(dataset: Any, *, crop: Crop) -> int:
     return len(dataset) * (int(dataset.heights[0]) + border) * (int(dataset.widths[0]) + border) * 3
 
 
-def _load(job: Job) -> tuple[np.ndarray, frozenset[int]]:
+def decode(job: Job) -> Decoded:
     """Every image, padded where windows reach outside: uint8 [samples, h, w, 3]; and which do not decode."""
     dataset, border = job.dataset, 2 * PAD if job.output.crop == "pad" else 0
     height, width = int(dataset.heights[0]), int(dataset.widths[0])
@@ -117,15 +124,15 @@ def _load(job: Job) -> tuple[np.ndarray, frozenset[int]]:
     images = np.zeros((len(dataset), height + border, width + border, 3), np.uint8)
     damaged = []
 
-    def decode(sample: int) -> CorruptSampleError | None:
+    def decode_one(sample: int) -> CorruptSampleError | None:
         try:
-            pixels = Decoder(dataset).decode_whole(sample)
+            pixels = Decoder(dataset, fast=job.output.fast_decode).decode_whole(sample)
         except CorruptSampleError as error:
             return error
         images[sample] = pad(pixels) if border else pixels
         return None
 
-    for sample, error in enumerate(in_order(decode, len(dataset), threads=job.workers)):
+    for sample, error in enumerate(in_order(decode_one, len(dataset), threads=job.workers)):
         if error is not None:
             if job.on_corrupt == "raise":
                 raise error
