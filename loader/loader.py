@@ -172,12 +172,10 @@ class BudgetLoader(Choosing, Closing):
         device, shard = engines.check_device(device), local_shard(rank, world_size)
         self.dataset: Any = options.open_dataset(path, cache, cache_bytes, verify=verify, label_field=label_field)
         self.crop, self.crop_reason = options.choose_crop(crop, self.dataset)
-        wanted = Wanted(sampling, where(self.dataset, samples), weights, selection)
-        drawn: Any = {"train": train, "schedule": schedule, "wanted": wanted, "crop": self.crop}
-        drawn |= {"batch_size": batch_size, "seed": self.seed}
-        self._planner = options.make_planner(self.dataset, shard=shard, on_corrupt=on_corrupt, **drawn)
+        drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop, "on_corrupt": on_corrupt}
+        drawn |= {"wanted": Wanted(sampling, where(self.dataset, samples), weights, selection), "shard": shard}
+        self._planner, self._cursor = options.make_plans(self.dataset, train=train, schedule=schedule, **drawn)
         self.image_sizes = sizes = image_sizes(image_size, epochs=len(self._planner.steps))
-        self._cursor = options.make_cursor(self._planner, self.dataset, **drawn)
         shown = sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std
         output = Output(*shown, decode_scaling, fast_decode)
         pace: Any = {"ranks": shard.world_size if train else 1, "workers": workers, "prefetch": prefetch}
@@ -185,7 +183,8 @@ class BudgetLoader(Choosing, Closing):
         self._targets = Targets(targets, self.dataset, job=self._job)
         self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
-        self._dropped, self._busy = {}, BusySince(self.dataset)
+        self._dropped: dict[int, int] = {}
+        self._busy = BusySince(self.dataset)
         stage = options.make_stage(transform, seed=self.seed, targets=self._targets)
         self._engine, self.engine, self.engine_reason = options.make_engine(engine, self._job, stage)
         _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)

@@ -129,7 +129,7 @@ def choose_crop(crop: str, dataset: Index) -> tuple[Crop, str]:
     return cast(Crop, crop), "it was asked for"
 
 
-def make_planner(
+def make_plans(
     dataset: Index,
     *,
     train: bool,
@@ -140,38 +140,23 @@ def make_planner(
     shard: Shard,
     crop: Crop,
     on_corrupt: str,
-) -> PlannerLike:
-    """The planner of training, or of evaluation; arguments as `BudgetLoader` has them.
+) -> tuple[PlannerLike, Cursor]:
+    """The planner of training, or of evaluation, and the cursor of its stream; arguments as `BudgetLoader` has them.
 
     Raises:
         ScheduleError: the schedule is missing, or evaluation was given one.
     """
     check_choice(on_corrupt, ("raise", "replace"), what="on_corrupt")
-    if not train:
+    planner: PlannerLike
+    if train:
+        drawn: Any = {"batch_size": batch_size, "seed": seed, "wanted": wanted, "shard": shard, "crop": crop}
+        planner = Planner(dataset, schedule=_checked(schedule), **drawn)
+    else:
         if schedule is not None or on_corrupt != "raise":
             raise ScheduleError("train=False takes every sample once; leave schedule and on_corrupt out")
         if wanted.weights is not None or wanted.selection is not None:
             raise ScheduleError("train=False takes every sample once; leave weights and selection out")
-        return EvaluationPlanner(dataset, batch_size=batch_size, samples=wanted.samples, shard=shard, crop=crop)
-    if schedule is None:
-        raise ScheduleError("schedule is missing; give one such as Schedule.full(epochs=90)")
-    if not isinstance(schedule, Schedule):
-        raise ScheduleError(f"schedule {schedule!r} is no Schedule; give Schedule.parse(…), or another of them")
-    return Planner(dataset, schedule=schedule, batch_size=batch_size, seed=seed, wanted=wanted, shard=shard, crop=crop)
-
-
-def make_cursor(
-    planner: PlannerLike,
-    dataset: Index,
-    *,
-    train: bool,
-    schedule: Schedule | None,
-    batch_size: int,
-    seed: int,
-    wanted: Wanted,
-    crop: Crop,
-) -> Cursor:
-    """The cursor of a planner's stream, with what a state must agree with; arguments as `make_planner` has them."""
+        planner = EvaluationPlanner(dataset, batch_size=batch_size, samples=wanted.samples, shard=shard, crop=crop)
     identity = {
         "seed": seed,
         "dataset": dataset.fingerprint,
@@ -181,7 +166,15 @@ def make_cursor(
         "crop": crop,
         **planner.identity,
     }
-    return Cursor(planner.steps, identity=identity, schedule=schedule, after_last="end" if train else "again")
+    return planner, Cursor(planner.steps, identity=identity, schedule=schedule, after_last="end" if train else "again")
+
+
+def _checked(schedule: Any) -> Schedule:
+    if schedule is None:
+        raise ScheduleError("schedule is missing; give one such as Schedule.full(epochs=90)")
+    if not isinstance(schedule, Schedule):
+        raise ScheduleError(f"schedule {schedule!r} is no Schedule; give Schedule.parse(…), or another of them")
+    return schedule
 
 
 def make_job(

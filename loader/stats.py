@@ -76,12 +76,12 @@ class Verdict:
     def __str__(self) -> str:
         most = _SHOWN_HEADROOM
         shown = f"more than {most} times" if self.headroom > most else f"{self.headroom:.2f} times"
-        text = f"the engine can deliver {shown} what the trainer takes"
+        engine = f"the engine can deliver {shown} what the trainer takes"
         if self.transform_share:
-            text += f"; transform takes {self.transform_share:.0%} of its time"
+            engine += f"; transform takes {self.transform_share:.0%} of its time"
         if self.store > _WAIT_SHARE:
-            text += f"; for {self.store:.0%} of its time the trainer waits for object storage"
-        return f"{self.bound} ({text})"
+            engine += f", and for {self.store:.0%} of its time the trainer waits for object storage"
+        return f"{self.bound} ({engine})"
 
 
 TRANSFORM_STAGE = "transform"  # of an engine's work
@@ -120,10 +120,8 @@ class BusySince:
         self._then, self._traffic_then = self._now, self._traffic
 
     def measure(self, stats: EpochStats, work: _Busy) -> None:
-        """Set an epoch's `engine_busy_seconds`, of the busiest stage and the transform, and `samples_made`."""
-        """Set an epoch's `engine_busy_seconds`, of the busiest stage, `samples_made`, and what a store did for it.
-
-        See `budgetloader.engines.base.Work.busy`.
+        """Set an epoch's `engine_busy_seconds`, of the busiest stage and the transform, `samples_made`, and what a
+        store did for it; see `budgetloader.engines.base.Work.busy`.
         """
         self._now = work.busy()
         (stages, made), (stages_then, made_then) = self._now, self._then
@@ -156,7 +154,7 @@ def judge(epochs: list[EpochStats]) -> Verdict | None:
     share = sum(e.transform_seconds for e in epochs) / (each * made)
     waited = min(waiting / seconds, 1.0)
     if waited > _WAIT_SHARE:
-        # Decoding that takes turns with a transform is counted by the clock, and so the transform twice.
         store = min(sum(e.store_wait_seconds for e in epochs) / seconds, waited)
+        # Decoding that takes turns with a transform is counted by the clock, and so the transform twice.
         return Verdict("loader-bound", 1.0 - waited if share else min(headroom, 1.0 - waited), share, store)
     return Verdict("trainer-bound" if headroom >= _SPARE else "balanced", headroom, share)

@@ -94,10 +94,11 @@ class Targets:
         self._make = None if asked is None else _made(asked, source)
         self._pool = ThreadPoolExecutor(job.workers, "targets") if source.slow else None
         self._begun: dict[tuple[int, int], Future[Any]] = {}
-        if asked is None and getattr(dataset, "label_field", "") is None:
+        fields = getattr(dataset, "fields", ())  # a folder of images has none, and labels all the same
+        if asked is None and fields and dataset.label_field is None:
             raise ArgumentError(
                 f"{dataset.path} has no integers that could be labels; say what a batch gives, as targets=…, of its "
-                f"fields {_listed(dataset.fields)}"
+                f"fields {_listed(getattr(dataset, 'fields', ()))}"
             )
 
     def __call__(self, batch: Batch) -> Any:

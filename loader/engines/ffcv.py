@@ -285,9 +285,9 @@ class FFCVEngine(ThreadedEngine):
             raise EngineError("engine 'ffcv' does not pad; use engine='resident' or 'native', or crop='resized'")
         if not getattr(job.dataset, "plans_mapped", job.dataset.mapped):
             raise EngineError("engine 'ffcv' reads the file's map; use engine='native', or a Dataset with mapped=True")
-        self.crops_bytes = crops_bytes(job)
         if job.output.decode_scaling:
             raise EngineError("engine 'ffcv' decodes no image smaller; use engine='native', or decode_scaling=False")
+        self.crops_bytes = crops_bytes(job)
         work = Work()
         up = uploader(job)
         # FFCV makes things, which are not used here, on whichever GPU is the current one.
