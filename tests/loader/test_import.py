@@ -37,7 +37,7 @@ INSIDE = {  # the same within a folder: its parts first, and what is made of the
         {"client", "ledger"},
         {"cost", "index", "shared"},
         {"source"},
-        {"ahead", "runs"},
+        {"ahead", "costs", "runs"},
         {"dataset"},
         {"__init__"},
     ),
