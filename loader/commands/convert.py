@@ -41,6 +41,7 @@ def add_arguments(add: Add) -> None:
     add("--max-pixels", type=int, default=MAX_PIXELS, help="of an image; larger ones cannot be read")
     add("--background", default="white", help="what transparent images are put on: a colour's name, or #rrggbb")
     add("--on-bad", choices=("raise", "skip"), default="raise", help="what to do with an image that cannot be stored")
+    add("--standard-tables", action="store_true", help="no Huffman tables for each image: faster, 3 %% more bytes")
     add(
         "--raw",
         default="0",
@@ -92,6 +93,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         threads=options.threads,
         max_pixels=options.max_pixels,
         background=options.background,
+        optimize=not options.standard_tables,
         raw=options.raw,
     )
 
