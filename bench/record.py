@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "gpu": gpu,
         "platform": f"{platform.system()} {platform.machine()}",
@@ -57,7 +57,8 @@ def revision() -> str | None:
         return None
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """The processor as the system calls it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -138,7 +138,7 @@ def ordinary(options: argparse.Namespace, out: Path, console: Console) -> list[d
 
     with bars(console) as progress:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
-    folder = next(path for path in (out / "data").iterdir() if path.is_dir() and path.name.startswith("train"))
+    folder = out / "data" / "jpegs" / "train"
     with tarfile.open(out / "data" / "train.tar", "w") as tar:
         tar.add(folder, "train")
     sources = {"folder": folder, "tar": out / "data" / "train.tar", "beton": out / "data" / "train.beton"}

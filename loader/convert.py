@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -164,7 +164,7 @@ def convert(
                     )
                 report.skipped.append(f"{source.names[i]}: {encoded.problem}")
             else:
-                shape = {"width": encoded.width, "height": encoded.height, "mode": int(encoded.raw)}
+                shape: Any = {"width": encoded.width, "height": encoded.height, "mode": int(encoded.raw)}
                 writer.add(encoded.data, label=source.labels[i], **shape)
                 report.add(encoded, label=int(source.labels[i]))
             progress(i + 1)

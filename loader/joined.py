@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from budgetloader.columns import Column, Joined, Scalars
 from budgetloader.dataset import Dataset
 from budgetloader.errors import ArgumentError, ArgumentTypeError, DatasetError
 
@@ -104,6 +105,26 @@ class JoinedDataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields that all parts have, in the first one's order."""
+        return tuple(name for name in self.parts[0].fields if all(name in part.fields for part in self.parts))
+
+    @property
+    def label_field(self) -> str | None:
+        """The name of the field that holds the labels, as the first part has it; None if a part has none."""
+        return None if any(part.label_field is None for part in self.parts) else self.parts[0].label_field
+
+    def column(self, name: str) -> Column:
+        """See `Dataset.column`. Labels are numbers in `classes`.
+
+        Raises:
+            DatasetError: a part has no such field, or one of another kind, dtype or shape.
+        """
+        if name == self.label_field:
+            return Scalars(self.parts[0].column(name).field, self.labels)
+        return Joined([part.column(name) for part in self.parts])
 
     @property
     def path(self) -> str:

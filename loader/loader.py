@@ -27,6 +27,7 @@ from budgetloader.selections import ScoreSelection, Selection, Wanted
 from budgetloader.shard import local_shard
 from budgetloader.sizes import Sizes, image_sizes
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
+from budgetloader.targets import Targets
 from budgetloader.where import where
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ class BudgetLoader(Choosing):
             arrays (see `budgetloader.connect`).
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
-        image_size: height and width of the images, pixels; or of each epoch's: a `SizeSchedule`, what it parses (such
-            as "128@30,160@30,192@30"), a sequence, or a function of the epoch.
+        image_size: height and width of the images, pixels; or of each epoch's, as "128@30,160@30": see `SizeSchedule`.
         engine: "auto" (the fastest that is installed; `engine` and `engine_reason` say which and why), one
             of `budgetloader.engines.NAMES`, or a function that makes an engine of your own out of a
             `budgetloader.engines.Job`.
@@ -73,8 +73,7 @@ class BudgetLoader(Choosing):
             that are all of one size; "auto": "pad" where all images are n × n with n up to 64, else "resized"
             (`crop` and `crop_reason` say which and why). It does not depend on image_size.
         mean, std: for the normalisation, of red, green and blue, on the scale 0 … 1.
-        decode_scaling, fast_decode: True takes less time and changes pixels a little: windows at least twice as large
-            as their target are decoded at 1/2, 1/4 or 1/8; by the fast inverse DCT, with repeated chroma.
+        decode_scaling, fast_decode: decode windows at 1/2 … 1/8 where that is enough, and less exactly: docs/speed.md.
         workers: threads of the engine; default: one per core.
         prefetch: batches under way ahead of the trainer.
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is
@@ -92,6 +91,8 @@ class BudgetLoader(Choosing):
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
             sample that differs counts as one that does not decode.
         label_field: the integer field of the file that holds the labels; see `Dataset`.
+        targets: what a batch gives in place of labels: the name of a field of the file, an array [D, …] by sample, a
+            function of ids (int64 [batch]), or a tuple or a dict of them; see `budgetloader.targets`.
         with_ids: True yields (images, labels, ids), ids int64 [batch]: the numbers in the file of the samples that
             are shown (of a replaced sample: that of the one that stands in for it).
 
@@ -107,9 +108,9 @@ class BudgetLoader(Choosing):
         stats: one `EpochStats` for each iteration.
 
     Yields:
-        images [batch, 3, image_size, image_size], of the epoch's size, and labels int64 [batch]. They stay valid for as
-        long as they are kept. On a GPU they are ready for work that is queued on the stream that is the
-        current one when they are taken; before another stream uses them, have it wait, and call record_stream.
+        images [batch, 3, image_size, image_size] and labels int64 [batch], or the targets that were asked for. They
+        stay valid for as long as they are kept. On a GPU they are ready for work that is queued on the stream that is
+        the current one when they are taken; before another stream uses them, have it wait, and call record_stream.
 
     Raises:
         LoaderError: what cannot be, with what to do about it: `ScheduleError`, `DatasetError`, `EngineError`, or,
@@ -152,6 +153,7 @@ class BudgetLoader(Choosing):
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
+        targets: Any = None,
         with_ids: bool = False,
         **unexpected: NoReturn,
     ) -> None:
@@ -174,6 +176,7 @@ class BudgetLoader(Choosing):
         output = Output(*shown, decode_scaling, fast_decode)
         pace: Any = {"ranks": shard.world_size if train else 1, "workers": workers, "prefetch": prefetch}
         self._job = options.make_job(self._planner, self.dataset, output, sizes=sizes, on_corrupt=on_corrupt, **pace)
+        self._targets = Targets(targets, self.dataset, job=self._job)
         self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
         self._dropped: dict[int, int] = {}
@@ -303,7 +306,8 @@ class BudgetLoader(Choosing):
         self._iteration = iteration = object()
         cursor, epoch = self._cursor, self._cursor.epoch
         self._begin_choice(epoch)
-        stats = EpochStats(epoch, image_size=self.image_sizes[epoch], samples_dropped=self._dropped.pop(epoch, 0))
+        stats = EpochStats(epoch, image_size=self.image_sizes[epoch], set_share=self._share(epoch))
+        stats.samples_dropped = self._dropped.pop(epoch, 0)
         # What the engine decoded for it when it was iterated over before is in that time's entry.
         self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)
@@ -341,7 +345,8 @@ class BudgetLoader(Choosing):
         if self._feed is None or self._feed.next_out != here:
             self._feed = None  # and stays so if what follows is interrupted
             engine.abort()
-            self._feed = Feed(engine, self.image_sizes.sized(stream(self._planner, epoch=here[0], step=here[1])), here)
+            plans = self.image_sizes.sized(stream(self._planner, epoch=here[0], step=here[1]))
+            self._feed = Feed(engine, self._targets.ahead(plans), here)
         try:
             return self.image_sizes.checked(self._feed.get())
         except BaseException:
@@ -349,7 +354,7 @@ class BudgetLoader(Choosing):
             raise
 
     def _item(self, batch: Batch) -> tuple:
-        item: tuple = (batch.images, batch.labels)
+        item: tuple = (batch.images, self._targets(batch))
         if not self._with_ids and not self._learns:
             return item
         import torch
@@ -371,6 +376,7 @@ class BudgetLoader(Choosing):
         """
         if self._engine is not None:
             self._engine.close()
+            self._targets.close()
             self._engine = self._feed = None
 
     def __enter__(self) -> BudgetLoader:

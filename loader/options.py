@@ -36,7 +36,7 @@ _WHAT_TO_USE = {  # keywords that torch's DataLoader, FFCV's Loader or a dataset
     "drop_last": "leave it out: batches are whole, but for the last one of a full epoch, which is a part of it",
     "collate_fn": "leave it out: batches are tensors (images, labels)",
     "transform": "crop=, interpolation=, mean= and std= are the loader's own; apply other transforms to the batch",
-    "target_transform": "change the labels of the batch that you are given",
+    "target_transform": "give targets=…, a field's name, an array by sample or a function of ids",
     "pin_memory": "leave it out, and give device='cuda': batches are copied there ahead of you",
     "pin_memory_device": "leave it out, and give device='cuda:0': batches are copied there ahead of you",
     "timeout": "leave it out: what cannot be read is an error, and not waited for",

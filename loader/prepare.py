@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
+from budgetloader import arrays
 from budgetloader.convert import convert
 from budgetloader.dataset import Dataset
 from budgetloader.errors import DatasetError
@@ -54,8 +55,8 @@ def prepare(
 
     Args:
         data: a `.beton`; an ImageFolder with train and val (or test) in it; one with the classes
-            right in it, of which every eighth image is held out; a folder of CIFAR's pickles; or
-            None for `builtin`.
+            right in it, of which every eighth image is held out; a folder of CIFAR's pickles or of IDX
+            files, or an .npz; or None for `builtin`.
         evaluation: a `.beton` or ImageFolder to evaluate on; default: see above, and for a `.beton`
             the val.beton beside it, if there is one.
         folder: where to put what is made.
@@ -70,7 +71,7 @@ def prepare(
         return _generated(folder, images=images, seed=seed, progress=progress)
     if not data.exists():
         raise DatasetError(f"{data} does not exist; give --data a .beton file or a folder of images")
-    if data.is_file():
+    if data.is_file() and not arrays.is_arrays(data):
         beside = data.with_name("val.beton")
         if evaluation is None and beside.is_file() and beside != data:
             evaluation = beside
@@ -83,7 +84,7 @@ def prepare(
         held_out = _as_dataset(evaluation, folder / "val.beton", progress) if evaluation else None
         return _checked(Data(data.name, train, held_out))
     source = open_source(data)
-    if cifar_folder(data) is not None:
+    if evaluation is None and (cifar_folder(data) is not None or arrays.has_split(data, "test")):
         test = open_source(data, split="test")
         train = _converted(source, folder / "train.beton", progress)
         return _checked(Data(data.name, train, _converted(test, folder / "val.beton", progress)))

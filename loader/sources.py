@@ -1,4 +1,4 @@
-"""Sources of images to convert: folders, CIFAR's pickles, torchvision datasets on disk."""
+"""Sources of images to convert: folders, CIFAR's pickles, IDX files, .npz, torchvision datasets on disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from budgetloader import pickles
+from budgetloader import arrays, pickles
 from budgetloader.errors import DatasetError
 from budgetloader.limits import MAX_PIXELS, check_max_pixels, check_pixels, check_scans, max_bytes
 from budgetloader.paths import local
@@ -34,9 +34,10 @@ _FOREIGN = {
         "is a table of columns; write its images to CLASS/NAME.jpg, and give that folder",
     ),
     **dict.fromkeys(
-        (".tfrecord", ".rec", ".mdb", ".h5", ".hdf5", ".npz", ".npy", ".mat", ".pkl", ".pickle"),
+        (".tfrecord", ".rec", ".mdb", ".h5", ".hdf5", ".npy", ".mat", ".pkl", ".pickle"),
         "is another program's container; write its images to CLASS/NAME.jpg, and give that folder",
     ),
+    ".npz": "has no arrays that are known as images and labels; name them train_images, train_labels (and test_…)",
     **dict.fromkeys(
         (".csv", ".json", ".jsonl", ".txt"),
         "is a list, and labels come from folders; sort the images into CLASS/NAME.jpg",
@@ -73,17 +74,19 @@ class Source:
 
 
 def open_source(path: str | Path, *, split: str = "train", max_pixels: int = MAX_PIXELS) -> Source:
-    """The source that `path` is: a folder of class folders, or one with CIFAR's pickles.
+    """The source that `path` is: a folder of class folders, one with CIFAR's pickles or IDX files, or an .npz.
 
     Args:
-        path: the folder.
-        split: "train" or "test", for CIFAR.
+        path: the folder, or the .npz.
+        split: "train" or "test", for CIFAR, IDX files and an .npz.
         max_pixels: of an image; larger ones cannot be read.
 
     Raises:
-        DatasetError: it is neither; the message says what to do with a file of that kind.
+        DatasetError: it is none of them; the message says what to do with a file of that kind.
     """
     root = local(path)
+    if arrays.is_arrays(root):
+        return of_arrays(arrays.load(root, split=split, max_pixels=max_pixels))
     if not root.is_dir():
         raise DatasetError(f"{root} {_instead(root)}")
     found = cifar_folder(root)
@@ -219,6 +222,14 @@ def cifar(root: str | Path, *, split: str = "train") -> Source:
         raise DatasetError(f"{root} does not hold CIFAR's pickles as they are distributed ({error})") from None
     names = [f"{split} image {i}" for i in range(len(labels))]
     return Source(names, labels, classes, lambda i: Image.fromarray(np.ascontiguousarray(pixels[i])), lossy=False)
+
+
+def of_arrays(found: arrays.Arrays) -> Source:
+    """Images and labels that are in memory; the classes have no names."""
+    from PIL import Image
+
+    names = [f"{found.name} {i}" for i in range(len(found.labels))]
+    return Source(names, found.labels.tolist(), (), lambda i: Image.fromarray(found.images[i]), lossy=False)
 
 
 def torchvision_dataset(name: str, root: str | Path, *, split: str | None = None) -> Source:

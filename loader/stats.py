@@ -24,6 +24,8 @@ class EpochStats:
         samples_made: samples that it finished in that time.
         seconds: from asking for the first batch to asking for more after the last.
         image_size: height and width of its images, pixels.
+        set_share: the share of the set's samples that the whole epoch sees, 0 … 1: where it draws with replacement, the
+            expected one; None for a selection of one's own that does not say, and for an evaluation.
     """
 
     epoch: int
@@ -38,6 +40,7 @@ class EpochStats:
     seconds: float = 0.0
     image_size: int = 0
     samples_dropped: int = 0
+    set_share: float | None = None
 
 
 @dataclass(frozen=True)

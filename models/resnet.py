@@ -29,11 +29,12 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """See `resnet56`. Images [n, 3, h, w] in (32×32 in the paper), scores [n, classes] out."""
+    """See `resnet`. Images [n, 3, h, w] in (32×32 in the paper), scores [n, classes] out."""
 
-    def __init__(self, *, blocks: int, classes: int) -> None:
+    def __init__(self, *, blocks: int, classes: int, stem_stride: int = 1) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+        stem = nn.Conv2d(3, 16, 3, stem_stride, 1, bias=False)
+        self.stem = nn.Sequential(stem, nn.BatchNorm2d(16), nn.ReLU(inplace=True))
         layers, inputs = [], 16
         for outputs in (16, 32, 64):
             for block in range(blocks):
@@ -50,12 +51,18 @@ class ResNet(nn.Module):
         return self.classifier(self.blocks(self.stem(images)).mean((2, 3)))
 
 
-def resnet(depth: int, *, classes: int = 10) -> ResNet:
-    """The ResNet of `depth` = 6n + 2 layers, n blocks in each of three stages of 16, 32 and 64 channels."""
+def resnet(depth: int, *, classes: int = 10, stem_stride: int = 1) -> ResNet:
+    """The ResNet of `depth` = 6n + 2 layers, n blocks in each of three stages of 16, 32 and 64 channels.
+
+    Args:
+        depth: 8, 14, 20, …
+        classes: scores per image.
+        stem_stride: of the first convolution; 2 quarters the work of everything behind it.
+    """
     blocks, rest = divmod(depth - 2, 6)
     if rest or blocks < 1 or classes < 1:
         raise ValueError(f"depth {depth} and classes {classes}: the depth is 6n + 2 (20, 32, 44, 56, …), classes ≥ 1")
-    return ResNet(blocks=blocks, classes=classes)
+    return ResNet(blocks=blocks, classes=classes, stem_stride=stem_stride)
 
 
 def resnet20(*, classes: int = 10) -> ResNet:

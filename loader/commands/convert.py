@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from budgetloader.convert import Report, Settings
     from budgetloader.sources import Source
 
-HELP = "convert a folder or tar of images, CIFAR's pickles, a .beton or a dataset of your own to a .beton file"
+HELP = "convert images (a folder, a tar, CIFAR's pickles, IDX files, an .npz, a dataset of your own) to a .beton file"
 _MOST_LISTED = 20  # classes; of more, the smallest and the largest are named
 
 
@@ -24,7 +24,7 @@ def add_arguments(add: Add) -> None:
     add(
         "source",
         nargs="?",
-        help="folder of CLASS/IMAGE, or of CIFAR's pickles; a .tar; a .beton; with "
+        help="folder of CLASS/IMAGE, of CIFAR's pickles or of IDX files; a .tar; an .npz; a .beton; with "
         "--torchvision the dataset's root; with --dataset what the function is called with, or left out",
     )
     add("file", help="the .beton to make")
@@ -49,7 +49,7 @@ def add_arguments(add: Add) -> None:
         help="store images as pixels: fast to read, several times the bytes",
     )
     add("--threads", type=int, help="none: one per core")
-    add("--split", help="train or test (CIFAR), or as the torchvision dataset calls it; none: its default")
+    add("--split", help="train or test (CIFAR, IDX, .npz), or as the torchvision dataset calls it; none: its default")
     add("--torchvision", metavar="NAME", help="the source is torchvision.datasets.NAME, on disk already")
     add("--dataset", metavar="MODULE:FUNCTION", help="the source is what a function of yours gives")
     add("--append", action="store_true", help="put the images in a file behind FILE's set (see budgetloader.shards)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from budgetloader.commands.arguments import Add
@@ -26,6 +27,8 @@ def add_arguments(add: Add) -> None:
     add(
         "--batch-seconds", metavar="SIZE=SECONDS,…", help="measured times of a batch by image size, as 128=0.11,192=0.2"
     )
+    add("--weights", choices=("balanced",), help="every class equally often, with replacement (needs --data)")
+    add("--only", metavar="CONDITION", help="a subset, such as 'height >= 256 and label in (3, 5)' (needs --data)")
     add("--picture", metavar="PNG", help="draw batches per epoch to this file (needs matplotlib)")
 
 
@@ -36,17 +39,15 @@ def run(options: argparse.Namespace) -> int:
 
     if (options.samples is None) == (options.data is None):
         raise DatasetError("give one of --samples and --data")
-    samples = options.samples
-    if options.data is not None:
-        from budgetloader.dataset import Dataset
-
-        samples = len(Dataset(options.data))
+    if options.data is None and (options.weights or options.only):
+        raise DatasetError("--weights and --only are of a file's samples; give --data")
     schedule = Schedule.parse(options.schedule, epochs=options.epochs)
-    budget = schedule.budget(samples, batch_size=options.batch_size)
+    budget, share = _drawn(schedule, options)
+    samples = budget.samples
     title = f"{schedule}: {samples:,} samples in batches of {options.batch_size}, M = {budget.full}"
-    Console(highlight=False).print(_table(title, schedule, budget))
-    share = budget.total / (budget.full * schedule.epochs)
-    print(f"batches in all: {budget.total:,} of {budget.full * schedule.epochs:,} ({share:.6f})")
+    Console(highlight=False).print(_table(title, schedule, budget, share))
+    part = budget.total / (budget.full * schedule.epochs)
+    print(f"batches in all: {budget.total:,} of {budget.full * schedule.epochs:,} ({part:.6f})")
     print(f"predicted time, Corollaries 1–2: {theory.corollary(schedule):.6f} of full training's")
     if options.image_size is not None:
         _sized(schedule, budget, options)
@@ -81,19 +82,35 @@ def _sized(schedule: Schedule, budget: Budget, options: argparse.Namespace) -> N
         print(f"  {total_seconds(schedule, sizes, **shape):,.0f} s in batches")
 
 
-def _table(title: str, schedule: Schedule, budget: Budget) -> Any:
+def _drawn(schedule: Schedule, options: argparse.Namespace) -> tuple[Budget, Callable[[int], float | None]]:
+    """The budget, and for each epoch the share of the set that it sees."""
+    if options.data is None:
+        budget = schedule.budget(options.samples, batch_size=options.batch_size)
+        return budget, lambda epoch: budget.epoch_samples(epoch) / budget.samples
+    from budgetloader.options import open_dataset
+    from budgetloader.selections import Wanted, choose
+    from budgetloader.where import where
+
+    dataset = open_dataset(options.data, verify=False, label_field=None)
+    wanted = Wanted(samples=where(dataset, options.only), weights=options.weights)
+    chosen = choose(dataset.labels, wanted, schedule=schedule, batch_size=options.batch_size, seed=0)
+    return chosen.budget, chosen.share
+
+
+def _table(title: str, schedule: Schedule, budget: Budget, share: Callable[[int], float | None]) -> Any:
     """A row for each run of epochs that have the same ratio."""
     from rich.table import Table
 
     view = Table(title=title)
-    for name in ("epochs", "ratio", "batches", "samples", ""):
+    for name in ("epochs", "ratio", "batches", "samples", "of the set", ""):
         view.add_column(name, justify="left" if not name else "right")
     epoch = 0
     for (ratio, batches), group in itertools.groupby(zip(schedule.ratios, budget.batches, strict=True)):
         last = epoch + len(list(group)) - 1
         bar = "█" * max(1, round(24 * batches / budget.full))
         numbers = f"{epoch}–{last}" if last > epoch else str(epoch)
-        view.add_row(numbers, f"{float(ratio):.4g}", str(batches), f"{budget.epoch_samples(epoch):,}", bar)
+        seen = f"{share(epoch) or 0.0:.1%}"
+        view.add_row(numbers, f"{float(ratio):.4g}", str(batches), f"{budget.epoch_samples(epoch):,}", seen, bar)
         epoch = last + 1
     return view
 

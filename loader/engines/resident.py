@@ -27,14 +27,21 @@ from budgetloader.windows import PAD
 MOST_BYTES = 8 << 30
 
 
-class ResidentEngine(DirectEngine):
-    """See `budgetloader.engines.base.Engine`."""
+Decoded = tuple[np.ndarray, frozenset[int]]
 
-    def __init__(self, job: Job) -> None:
+
+class ResidentEngine(DirectEngine):
+    """See `budgetloader.engines.base.Engine`.
+
+    Args:
+        decoded: what `decode` gives for a job of the same dataset and crop, for programs that make many loaders.
+    """
+
+    def __init__(self, job: Job, *, decoded: Decoded | None = None) -> None:
         super().__init__(capacity=job.capacity)
         self._job = job
         self._uploader = uploader(job)
-        images, self._damaged = _load(job)
+        images, self._damaged = decoded or decode(job)
         # Up to gigabytes, and once: not by way of pinned memory.
         self._images = self._uploader.run(lambda put: torch.from_numpy(images).to(job.output.device))
         self._normalize = self._uploader.run(lambda put: Normalize(job.output))
@@ -103,7 +110,7 @@ def bytes_of(dataset: Any, *, crop: Crop) -> int:
     return len(dataset) * (int(dataset.heights[0]) + border) * (int(dataset.widths[0]) + border) * 3
 
 
-def _load(job: Job) -> tuple[np.ndarray, frozenset[int]]:
+def decode(job: Job) -> Decoded:
     """Every image, padded where windows reach outside: uint8 [samples, h, w, 3]; and which do not decode."""
     dataset, border = job.dataset, 2 * PAD if job.output.crop == "pad" else 0
     height, width = int(dataset.heights[0]), int(dataset.widths[0])
@@ -115,7 +122,7 @@ def _load(job: Job) -> tuple[np.ndarray, frozenset[int]]:
     images = np.zeros((len(dataset), height + border, width + border, 3), np.uint8)
     damaged = []
 
-    def decode(sample: int) -> CorruptSampleError | None:
+    def decode_one(sample: int) -> CorruptSampleError | None:
         try:
             pixels = Decoder(dataset, fast=job.output.fast_decode).decode_whole(sample)
         except CorruptSampleError as error:
@@ -123,7 +130,7 @@ def _load(job: Job) -> tuple[np.ndarray, frozenset[int]]:
         images[sample] = pad(pixels) if border else pixels
         return None
 
-    for sample, error in enumerate(in_order(decode, len(dataset), threads=job.workers)):
+    for sample, error in enumerate(in_order(decode_one, len(dataset), threads=job.workers)):
         if error is not None:
             if job.on_corrupt == "raise":
                 raise error

@@ -81,6 +81,7 @@ def connect(
     selection: Selection | ScoreSelection | None = None,
     on_corrupt: OnCorrupt = "raise",
     verify: bool = False,
+    targets: Any = None,
     with_ids: bool = False,
     label: str | None = None,
     wait_seconds: float = 0.0,
@@ -99,6 +100,8 @@ def connect(
         name: the service's, as `budgetloader serve --name` was given it.
         schedule, batch_size, image_size, device, seed, dtype, layout, interpolation, crop, mean, std, prefetch, rank,
             world_size, samples, weights, selection, on_corrupt, with_ids: as for `BudgetLoader`.
+        targets: as for `BudgetLoader`. Fields are read from the file, which must be on this machine, too, at the
+            service's path.
         verify: require that the service compares checksums (`budgetloader serve --verify`).
         label: what `budgetloader top` calls this trainer, at most 200 letters; default: host and process.
         wait_seconds: how long to wait for a service that is not running (yet, or again).

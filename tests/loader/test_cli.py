@@ -173,6 +173,16 @@ def test_throughput_measures_engines_in_processes_of_their_own(beton, capfd):
     assert main(["doctor", str(beton), "--trainer-rate", "0"]) == 1
 
 
+def test_plan_says_which_share_of_the_set_an_epoch_sees(beton, capsys):
+    assert main(["plan", "0.5@2", "--data", str(beton), "--batch-size", "10"]) == 0
+    assert "42.9%" in capsys.readouterr().out  # 30 of 70 samples
+    assert main(["plan", "1@2", "--data", str(beton), "--batch-size", "10", "--only", "sample < 20"]) == 0
+    assert "28.6%" in capsys.readouterr().out
+    assert main(["plan", "1@2", "--data", str(beton), "--batch-size", "10", "--weights", "balanced"]) == 0
+    assert "63.5%" in capsys.readouterr().out  # 1 − (1 − 1/70)^70: the classes are equally large
+    assert main(["plan", "1@2", "--samples", "9", "--batch-size", "3", "--weights", "balanced"]) == 1
+
+
 def test_plan_takes_the_samples_of_a_file(beton, capsys):
     assert main(["plan", "0.5@2", "--data", str(beton), "--batch-size", "10"]) == 0
     assert "M = 7" in capsys.readouterr().out

@@ -46,7 +46,7 @@ def test_an_empty_and_a_missing_folder_are_said(tmp_path):
         ("X.ZIP", "is an archive; unpack it"),
         ("x.parquet", "is a table of columns; write its images to CLASS/NAME.jpg"),
         ("x.tfrecord", "is another program's container"),
-        ("x.npz", "is another program's container"),
+        ("x.npy", "is another program's container"),
         ("labels.csv", "is a list, and labels come from folders"),
         ("x.jpg", "is one image; give a folder"),
         ("x", "is no folder"),

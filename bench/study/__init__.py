@@ -1,0 +1,1 @@
+"""The parts of `budgetloader.bench.evidence`: recipes as data, arms, runs, the record, statistics, pages."""
