@@ -21,6 +21,7 @@ from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels
 from budgetloader.parallel import in_order
 from budgetloader.paths import local
 from budgetloader.pixels import RawChoice
+from budgetloader.resuming import resumable
 from budgetloader.sources import Source
 
 __all__ = ["Report", "Settings", "convert", "to_rgb"]
@@ -89,6 +90,7 @@ class Report:
         transparent: images that were put on the background.
         resized, lossless: images that were made smaller, and that kept their DCT coefficients.
         raw: images that are stored as pixels.
+        copied: images that an earlier, interrupted conversion had encoded.
         skipped: "name: why" of each image that was left out.
     """
 
@@ -100,6 +102,7 @@ class Report:
     resized: int = 0
     lossless: int = 0
     raw: int = 0
+    copied: int = 0
     skipped: list[str] = field(default_factory=list)
 
     def add(self, encoded: Encoded, *, label: int) -> None:
@@ -121,6 +124,7 @@ def convert(
     *,
     settings: Settings | None = None,
     exists: Literal["raise", "replace"] = "raise",
+    resume: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
     """Write `source` to a `.beton` file, atomically: it appears when it is whole, or not at all.
@@ -132,6 +136,8 @@ def convert(
         path: the file to make.
         settings: how; default: `Settings()`.
         exists: what to do where `path` exists: "raise" or "replace".
+        resume: keep what is done where this is interrupted, and go on from what an earlier call kept that had the same
+            names of images and settings; see `budgetloader.resuming`.
         progress: called with the number of images done.
 
     Raises:
@@ -152,9 +158,12 @@ def convert(
     }
     report = Report()
     with (
-        Writer(local(path), capacity=len(source), notes=notes, exists=exists) as writer,
+        resumable(local(path), source, settings, resume=resume) as journal,
+        Writer(local(path), capacity=len(source), notes=notes, exists=exists, keep=resume) as writer,
         encoders(encode, source, settings) as work,
     ):
+        if journal is not None:
+            work = journal.encoder(work, len(source))
         for i, encoded in enumerate(in_order(work, len(source), threads=settings.threads)):
             if encoded.problem:
                 if settings.on_bad == "raise":
@@ -167,7 +176,10 @@ def convert(
                 shape: Any = {"width": encoded.width, "height": encoded.height, "mode": int(encoded.raw)}
                 writer.add(encoded.data, label=source.labels[i], **shape)
                 report.add(encoded, label=int(source.labels[i]))
+                if journal is not None:
+                    journal.note(i, encoded, start=writer.last_start)
             progress(i + 1)
+        report.copied = journal.copied if journal is not None else 0
         if not writer.count:
             raise DatasetError(f"none of the {len(source)} images can be read; the first: {report.skipped[0]}")
     return report

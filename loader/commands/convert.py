@@ -53,6 +53,11 @@ def add_arguments(add: Add) -> None:
     add("--torchvision", metavar="NAME", help="the source is torchvision.datasets.NAME, on disk already")
     add("--dataset", metavar="MODULE:FUNCTION", help="the source is what a function of yours gives")
     add("--append", action="store_true", help="put the images in a file behind FILE's set (see budgetloader.shards)")
+    add(
+        "--resume",
+        action="store_true",
+        help="keep what is done where this is interrupted, and go on from what was kept",
+    )
     add("--overwrite", action="store_true", help="replace the file if it exists")
 
 
@@ -65,6 +70,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.append and options.overwrite:
         raise DatasetError("--append adds a file, and --overwrite replaces one; give one of them")
+    if options.append and options.resume:
+        raise DatasetError("--append adds a file of a new name, which --resume does not know; give one of them")
     settings, source = _settings(options), _source(options)
     for line in source.warnings:
         print(f"warning: {line}", file=sys.stderr)
@@ -75,7 +82,8 @@ def run(options: argparse.Namespace) -> int:
             made, report = append(source, options.file, **how)
             options.file = str(made)
         else:
-            report = convert(source, options.file, exists="replace" if options.overwrite else "raise", **how)
+            exists: Any = "replace" if options.overwrite else "raise"
+            report = convert(source, options.file, exists=exists, resume=options.resume, **how)
     _say(report, source, options)
     return 0
 
@@ -117,6 +125,8 @@ def _say(report: Report, source: Source, options: argparse.Namespace) -> None:
         print(f"  {count:,} brought to RGB from {mode}")
     if report.transparent:
         print(f"  {report.transparent:,} transparent, put on {options.background}")
+    if report.copied:
+        print(f"  {report.copied:,} taken over from the conversion that was interrupted")
     if report.raw:
         print(f"  {report.raw:,} stored as pixels")
     if options.lossless:

@@ -20,7 +20,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"dataset", "plans", "sources"},
     {"joined"},
     {"batch", "where", "encoding"},
-    {"encoding_apart"},
+    {"encoding_apart", "resuming"},
     {"convert", "converted", "engines", "generate", "verify"},
     {"feed", "growing", "options", "targets"},
     {"choosing"},
