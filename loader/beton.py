@@ -248,6 +248,7 @@ class Writer:
             width, height: its size in pixels.
             label: 0 … 2³¹ − 1; None where the file has no labels.
             values: of the other fields, by name.
+            mode: MODE_RAW where `jpeg` is pixels, uint8 [height, width, 3].
         """
         if self._labelled and (label is None or not 0 <= label <= MAX_LABEL):
             raise DatasetError(f"sample {self.count}: label {label} is outside 0 … {MAX_LABEL:,}")

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from budgetloader import jpeg
-from budgetloader.beton import Writer
+from budgetloader.beton import MODE_JPEG, MODE_RAW, Writer
 from budgetloader.colour import rgb_of, to_rgb
 from budgetloader.encoding import JPEGTRAN, LARGEST_SIDE, Encoded, Encoder
 from budgetloader.encoding_apart import encoders
@@ -173,8 +173,9 @@ def convert(
                     )
                 report.skipped.append(f"{source.names[i]}: {encoded.problem}")
             else:
-                shape: Any = {"width": encoded.width, "height": encoded.height, "mode": int(encoded.raw)}
-                writer.add(encoded.data, label=source.labels[i], **shape)
+                mode = MODE_RAW if encoded.raw else MODE_JPEG
+                width, height = encoded.width, encoded.height
+                writer.add(encoded.data, width=width, height=height, label=source.labels[i], mode=mode)
                 report.add(encoded, label=int(source.labels[i]))
                 if journal is not None:
                     journal.note(i, encoded, start=writer.last_start)

@@ -176,7 +176,7 @@ class Dataset:
             raise DatasetError(f"is truncated or damaged: it ends before byte {stop:,}; convert it again")
         return self._bytes[start:stop]
 
-    def _read_index(self, label_field: str | None, image_field: str | None) -> None:
+    def _read_index(self, label_field: str | None, image_field: str | None = None) -> None:
         if len(self._bytes) < beton.HEADER.itemsize:
             raise DatasetError("is no .beton file (too short); make one with: budgetloader convert")
         header = np.frombuffer(self._read(0, beton.HEADER.itemsize), beton.HEADER)[0]

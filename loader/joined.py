@@ -13,6 +13,8 @@ import numpy as np
 from budgetloader.columns import Column, Joined, Scalars
 from budgetloader.dataset import Dataset
 from budgetloader.errors import ArgumentError, ArgumentTypeError, DatasetError
+from budgetloader.storage import open_files
+from budgetloader.storage.traffic import Traffic, together
 
 
 class Mixture:
@@ -35,13 +37,19 @@ class Mixture:
 
 
 def join(
-    paths: Sequence[str | os.PathLike] | Mixture, *, verify: bool = False, label_field: str | None = None
+    paths: Sequence[str | os.PathLike] | Mixture,
+    *,
+    verify: bool = False,
+    label_field: str | None = None,
+    cache: str | os.PathLike | None = None,
+    cache_bytes: float | None = None,
 ) -> JoinedDataset:
     """Open several files as one set.
 
     Args:
         paths: the files, in the order of their samples' numbers, or a mixture of them.
         verify, label_field: as in `Dataset`.
+        cache, cache_bytes: as in `BudgetLoader`; each file in object storage gets an equal part of the bytes.
 
     Raises:
         DatasetError: one cannot be opened, or they do not go together.
@@ -56,7 +64,7 @@ def join(
                 f"path holds {file!r}, and not .beton files; make one (budgetloader convert), or keep it, with "
                 "DataLoader(dataset, batch_sampler=budgetloader.BudgetSampler(dataset, schedule=…, batch_size=…))"
             )
-    parts = [Dataset(file, verify=verify, label_field=label_field) for file in files]
+    parts = open_files(files, cache=cache, cache_bytes=cache_bytes, verify=verify, label_field=label_field)
     return JoinedDataset(parts, shares=list(paths.shares.values()) if isinstance(paths, Mixture) else None)
 
 
@@ -134,6 +142,11 @@ class JoinedDataset:
     @property
     def verifies(self) -> bool:
         return all(part.verifies for part in self.parts)
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What the files in object storage have cost together; None where all are on this machine."""
+        return together([part.traffic for part in self.parts if hasattr(part, "traffic")])
 
     def jpeg(self, sample: int) -> np.ndarray:
         """The bytes of one sample: uint8 [size]. See `Dataset.jpeg`."""

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from budgetloader import engines, options
@@ -17,7 +16,7 @@ from budgetloader.choosing import Choosing
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
 from budgetloader.errors import EngineError, ScheduleError
-from budgetloader.feed import Feed
+from budgetloader.feed import Closing, Feed
 from budgetloader.joined import Mixture
 from budgetloader.order import Sampling
 from budgetloader.plans import Index, stream
@@ -27,6 +26,7 @@ from budgetloader.selections import ScoreSelection, Selection, Wanted
 from budgetloader.shard import local_shard
 from budgetloader.sizes import Sizes, image_sizes
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
+from budgetloader.storage.ahead import fetched
 from budgetloader.targets import Targets
 from budgetloader.where import where
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("budgetloader")
 
 
-class BudgetLoader(Choosing):
+class BudgetLoader(Choosing, Closing):
     """Batches of a dataset, exactly ⌊α_e·M⌋ of them in epoch e, prefetched on across epochs.
 
         for epoch in batches.epochs():
@@ -52,8 +52,8 @@ class BudgetLoader(Choosing):
     where an epoch is left early.
 
     Args:
-        path: a `.beton` file, a list of them (one set), a `Mixture` of them, an open `Dataset`, or what else has its
-            arrays (see `budgetloader.connect`).
+        path: a `.beton` file, the address of one (s3://, gs://, az://, https://), a list of them (one set), a `Mixture`
+            of them, an open `Dataset`, or what else has its arrays (see `budgetloader.connect`).
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
         image_size: height and width of the images, pixels; or of each epoch's, as "128@30,160@30": see `SizeSchedule`.
@@ -86,11 +86,16 @@ class BudgetLoader(Choosing):
             draw in proportion, with replacement. With `samples`, among those.
         selection: a `budgetloader.Selection` of your own, or a `budgetloader.ScoreSelection` that learns, such as
             `budgetloader.InfoBatch`: then batches are (images, labels, ids, weights), see `feedback`.
+        transform: changes uint8 images, and targets, ahead of the trainer: a function of (images, targets, keys), a
+            transform of torchvision or kornia, or a list of these; see `budgetloader.transforms`.
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
             sample that differs counts as one that does not decode.
         label_field: the integer field of the file that holds the labels; see `Dataset`.
+        cache: a folder on a local disk that keeps what was fetched of files in object storage, for other epochs, runs
+            and processes; None: nothing is kept but their indices.
+        cache_bytes: the most that samples may take there; None: as much as they need.
         targets: what a batch gives in place of labels: the name of a field of the file, an array [D, …] by sample, a
             function of ids (int64 [batch]), or a tuple or a dict of them; see `budgetloader.targets`.
         with_ids: True yields (images, labels, ids), ids int64 [batch]: the numbers in the file of the samples that
@@ -108,9 +113,10 @@ class BudgetLoader(Choosing):
         stats: one `EpochStats` for each iteration.
 
     Yields:
-        images [batch, 3, image_size, image_size] and labels int64 [batch], or the targets that were asked for. They
-        stay valid for as long as they are kept. On a GPU they are ready for work that is queued on the stream that is
-        the current one when they are taken; before another stream uses them, have it wait, and call record_stream.
+        images [batch, 3, image_size, image_size], of the epoch's size, and labels int64 [batch], or the targets that
+        were asked for. They stay valid for as long as they are kept. On a GPU they are ready for work that is queued on
+        the stream that is the current one when they are taken; before another stream uses them, have it wait, and call
+        record_stream.
 
     Raises:
         LoaderError: what cannot be, with what to do about it: `ScheduleError`, `DatasetError`, `EngineError`, or,
@@ -118,8 +124,6 @@ class BudgetLoader(Choosing):
     """
 
     drop_last = False
-    _engine: Engine | None
-    _feed: Feed | None = None
     _iteration: object = None
     _counted = 0
 
@@ -150,9 +154,12 @@ class BudgetLoader(Choosing):
         samples: ArrayLike | str | None = None,
         weights: ArrayLike | str | None = None,
         selection: Selection | ScoreSelection | None = None,
+        transform: Any = None,
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
+        cache: str | os.PathLike | None = None,
+        cache_bytes: float | None = None,
         targets: Any = None,
         with_ids: bool = False,
         **unexpected: NoReturn,
@@ -161,17 +168,12 @@ class BudgetLoader(Choosing):
         batch_size = check_count(batch_size, what="batch_size")
         self.schedule, self.seed, self._train, self._with_ids = schedule, check_seed(seed), train, with_ids
         device, shard = engines.check_device(device), local_shard(rank, world_size)
-        self.dataset: Any = options.open_dataset(path, verify=verify, label_field=label_field)
+        self.dataset: Any = options.open_dataset(path, cache, cache_bytes, verify=verify, label_field=label_field)
         self.crop, self.crop_reason = options.choose_crop(crop, self.dataset)
-        drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop}
-        wanted = Wanted(sampling, where(self.dataset, samples), weights, selection)
-        self._planner = options.make_planner(
-            self.dataset, train=train, schedule=schedule, wanted=wanted, shard=shard, on_corrupt=on_corrupt, **drawn
-        )
+        drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop, "on_corrupt": on_corrupt}
+        drawn |= {"wanted": Wanted(sampling, where(self.dataset, samples), weights, selection), "shard": shard}
+        self._planner, self._cursor = options.make_plans(self.dataset, train=train, schedule=schedule, **drawn)
         self.image_sizes = sizes = image_sizes(image_size, epochs=len(self._planner.steps))
-        self._cursor = options.make_cursor(
-            self._planner, self.dataset, train=train, schedule=schedule, wanted=wanted, **drawn
-        )
         shown = sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std
         output = Output(*shown, decode_scaling, fast_decode)
         pace: Any = {"ranks": shard.world_size if train else 1, "workers": workers, "prefetch": prefetch}
@@ -180,8 +182,9 @@ class BudgetLoader(Choosing):
         self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
         self.stats: list[EpochStats] = []
         self._dropped: dict[int, int] = {}
-        self._busy = BusySince()
-        self._engine, self.engine, self.engine_reason = options.make_engine(engine, self._job)
+        self._busy = BusySince(self.dataset)
+        stage = options.make_stage(transform, seed=self.seed, targets=self._targets)
+        self._engine, self.engine, self.engine_reason = options.make_engine(engine, self._job, stage)
         _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)
 
     # Where it stands
@@ -306,8 +309,12 @@ class BudgetLoader(Choosing):
         self._iteration = iteration = object()
         cursor, epoch = self._cursor, self._cursor.epoch
         self._begin_choice(epoch)
-        stats = EpochStats(epoch, image_size=self.image_sizes[epoch], set_share=self._share(epoch))
-        stats.samples_dropped = self._dropped.pop(epoch, 0)
+        stats = EpochStats(
+            epoch,
+            image_size=self.image_sizes[epoch],
+            samples_dropped=self._dropped.pop(epoch, 0),
+            set_share=self._share(epoch),
+        )
         # What the engine decoded for it when it was iterated over before is in that time's entry.
         self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)
@@ -317,7 +324,7 @@ class BudgetLoader(Choosing):
             batch = self._next_batch()
             item = self._item(batch)
             stats.batches += 1
-            stats.samples_emitted += len(batch.labels)
+            stats.samples_emitted += len(batch.plan)
             stats.samples_replaced += batch.replaced
             self._measure(stats, began)
             waited = time.perf_counter() - asked
@@ -345,8 +352,8 @@ class BudgetLoader(Choosing):
         if self._feed is None or self._feed.next_out != here:
             self._feed = None  # and stays so if what follows is interrupted
             engine.abort()
-            plans = self.image_sizes.sized(stream(self._planner, epoch=here[0], step=here[1]))
-            self._feed = Feed(engine, self._targets.ahead(plans), here)
+            plans = self._targets.ahead(self.image_sizes.sized(stream(self._planner, epoch=here[0], step=here[1])))
+            self._feed = Feed(engine, fetched(self.dataset, plans, self._planner, engine), here)
         try:
             return self.image_sizes.checked(self._feed.get())
         except BaseException:
@@ -369,28 +376,8 @@ class BudgetLoader(Choosing):
         return judge(self.stats[1:] or self.stats)
 
     def close(self) -> None:
-        """Stop the engine and leave no thread behind. May be called twice.
-
-        A thread that a disk, a service or a GPU keeps from ending is waited for 10 seconds; then a warning says where
-        it hangs, and it is left to end by itself.
-        """
-        if self._engine is not None:
-            self._engine.close()
-            self._targets.close()
-            self._engine = self._feed = None
-
-    def __enter__(self) -> BudgetLoader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _check_open(self) -> Engine:
-        if self._engine is None:
-            raise EngineError("the loader is closed; make a new one")
-        return self._engine
+        super().close()
+        self._targets.close()
 
 
 _KEYWORDS = tuple(

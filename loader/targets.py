@@ -94,14 +94,17 @@ class Targets:
         self._make = None if asked is None else _made(asked, source)
         self._pool = ThreadPoolExecutor(job.workers, "targets") if source.slow else None
         self._begun: dict[tuple[int, int], Future[Any]] = {}
-        if asked is None and getattr(dataset, "label_field", "") is None:
+        fields = getattr(dataset, "fields", ())  # a folder of images has none, and labels all the same
+        if asked is None and fields and dataset.label_field is None:
             raise ArgumentError(
                 f"{dataset.path} has no integers that could be labels; say what a batch gives, as targets=…, of its "
-                f"fields {_listed(dataset.fields)}"
+                f"fields {_listed(getattr(dataset, 'fields', ()))}"
             )
 
     def __call__(self, batch: Batch) -> Any:
         """A batch's targets: torch tensors on its images' device, or lists of what is no number."""
+        if batch.transformed:  # it was given what is looked up here
+            return on_device(batch.handed_out, batch.images.device)
         if self._make is None:
             return batch.labels
         begun = self._begun.pop((batch.plan.epoch, batch.plan.step), None)

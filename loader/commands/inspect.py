@@ -19,15 +19,15 @@ _EXAMINED = 256  # images whose headers are read
 
 
 def add_arguments(add: Add) -> None:
-    add("file")
+    add("file", help="a .beton, or its address: s3://bucket/train.beton")
 
 
 def run(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from budgetloader.dataset import Dataset
+    from budgetloader.storage import open_file
 
-    dataset = Dataset(options.file)
+    dataset = open_file(options.file)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, _EXAMINED).astype(int))
     labels = np.unique(dataset.labels)
     lines = {

@@ -23,12 +23,12 @@ def add_arguments(add: Add) -> None:
     add("--samples", type=int, help="of the dataset")
     add("--data", help="a .beton to take the number of samples from")
     add("--batch-size", type=int, default=256)
+    add("--weights", choices=("balanced",), help="every class equally often, with replacement (needs --data)")
+    add("--only", metavar="CONDITION", help="a subset, such as 'height >= 256 and label in (3, 5)' (needs --data)")
     add("--image-size", help="of each epoch: a number, '128@30,160@30,192@30', or 'ramp:128-192'; see SizeSchedule")
     add(
         "--batch-seconds", metavar="SIZE=SECONDS,…", help="measured times of a batch by image size, as 128=0.11,192=0.2"
     )
-    add("--weights", choices=("balanced",), help="every class equally often, with replacement (needs --data)")
-    add("--only", metavar="CONDITION", help="a subset, such as 'height >= 256 and label in (3, 5)' (needs --data)")
     add("--picture", metavar="PNG", help="draw batches per epoch to this file (needs matplotlib)")
 
 

@@ -171,6 +171,14 @@ def refuse_pixels(dataset: Any, *, engine: str) -> None:
         )
 
 
+def crops_bytes(job: Job) -> bool:
+    """Whether an engine that crops compressed bytes reads nothing of a sample but what its plan's windows need.
+
+    A stand-in's window is in no plan, and with crop="pad" the whole image is decoded.
+    """
+    return job.on_corrupt == "raise" and job.output.crop == "resized"
+
+
 class Engine(Protocol):
     """The interface of an engine. All methods are called from one thread.
 

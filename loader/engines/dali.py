@@ -26,7 +26,7 @@ import nvidia.dali.types
 import torch
 
 from budgetloader.batch import Batch
-from budgetloader.engines.base import Job, Work, refuse_pixels
+from budgetloader.engines.base import Job, Work, crops_bytes, refuse_pixels
 from budgetloader.engines.base_threaded import ThreadedEngine
 from budgetloader.engines.rendering import Renderer
 from budgetloader.engines.upload import Put, uploader
@@ -71,6 +71,7 @@ class DALIEngine(ThreadedEngine):
         refuse_pixels(job.dataset, engine="dali")
         work = Work()
         cropped = job.output.device != "cpu" if cropped is None else cropped
+        self.crops_bytes = cropped and crops_bytes(job)
         maker = _Maker(job, work, tuning=tuning or Tuning(), cropped=cropped)
         super().__init__(maker, capacity=job.capacity, work=work, name="dali")
 

@@ -28,7 +28,7 @@ from numba import types
 from budgetloader import jpeg, resize
 from budgetloader.batch import Batch
 from budgetloader.dataset import Dataset
-from budgetloader.engines.base import Job, Output, Work
+from budgetloader.engines.base import Job, Output, Work, crops_bytes
 from budgetloader.engines.base_threaded import ThreadedEngine
 from budgetloader.engines.buffers import buffer_dtype, tone
 from budgetloader.engines.rendering import Renderer
@@ -215,7 +215,7 @@ def _make_loader(job: Job, output: Output) -> Any:
         try:
             ffcv_loader.OSCacheManager = lambda reader: _Mapped(job.dataset)
             return Loader(
-                str(job.dataset.path),
+                getattr(job.dataset, "map_path", str(job.dataset.path)),
                 batch_size=job.batch_size,
                 num_workers=min(job.workers, _MOST_THREADS),
                 os_cache=True,
@@ -287,6 +287,7 @@ class FFCVEngine(ThreadedEngine):
             raise EngineError("engine 'ffcv' reads the file's map; use engine='native', or a Dataset with mapped=True")
         if job.output.decode_scaling:
             raise EngineError("engine 'ffcv' decodes no image smaller; use engine='native', or decode_scaling=False")
+        self.crops_bytes = crops_bytes(job)
         work = Work()
         up = uploader(job)
         # FFCV makes things, which are not used here, on whichever GPU is the current one.

@@ -8,7 +8,7 @@ stays valid for as long as it is kept. For a GPU they hold bytes, and are taken 
 from __future__ import annotations
 
 from budgetloader.batch import Batch
-from budgetloader.engines.base import BaseEngine, Job
+from budgetloader.engines.base import BaseEngine, Job, crops_bytes
 from budgetloader.engines.render_threads import Rendered, RenderThreads
 from budgetloader.engines.rendering import compile_kernels
 from budgetloader.engines.rows import RowRenderer
@@ -21,6 +21,7 @@ class NativeEngine(BaseEngine[Rendered]):
 
     def __init__(self, job: Job) -> None:
         super().__init__(capacity=job.capacity)
+        self.crops_bytes = crops_bytes(job)
         self._uploader = uploader(job)
         compile_kernels(self._uploader.host)
         RowRenderer(job, self._uploader.host).compile(self._uploader.host)

@@ -37,6 +37,8 @@ class ResidentEngine(DirectEngine):
         decoded: what `decode` gives for a job of the same dataset and crop, for programs that make many loaders.
     """
 
+    reads_samples = False  # they are in memory from the start
+
     def __init__(self, job: Job, *, decoded: Decoded | None = None) -> None:
         super().__init__(capacity=job.capacity)
         self._job = job

@@ -17,6 +17,9 @@ from budgetloader.plans import BatchPlan
 class SyntheticEngine(DirectEngine):
     """See `budgetloader.engines.base.Engine`. Every batch shows the same noise; do not write to it."""
 
+    shares_images = True
+    reads_samples = False
+
     def __init__(self, job: Job) -> None:
         super().__init__(capacity=job.capacity)
         self._job, self._uploader = job, uploader(job)

@@ -59,6 +59,9 @@ _ADVICE = {
 }
 
 
+_OWN = ("name", "label", "wait_seconds", "unknown")  # what `connect` has and `BudgetLoader` does not
+
+
 def connect(
     name: str,
     *,
@@ -76,6 +79,7 @@ def connect(
     prefetch: int = 3,
     rank: int | None = None,
     world_size: int | None = None,
+    transform: Any = None,
     samples: ArrayLike | str | None = None,
     weights: ArrayLike | str | None = None,
     selection: Selection | ScoreSelection | None = None,
@@ -93,15 +97,14 @@ def connect(
     they agree in seed, image_size, interpolation, crop and on_corrupt, and draw the same samples: those with the same
     `samples` and `weights`, or with a `selection` that draws alike. With `BudgetLoader.select`, or a selection that
     learns, an epoch is the whole set's with samples left out: its blocks are shared with trainers that leave nothing
-    out, and are decoded whole. The service decodes a few blocks of 256 images
-    ahead of the foremost trainer, also of the next epoch.
+    out, and are decoded whole. The service decodes a few blocks of 256 images ahead of the foremost trainer.
 
     Args:
         name: the service's, as `budgetloader serve --name` was given it.
         schedule, batch_size, image_size, device, seed, dtype, layout, interpolation, crop, mean, std, prefetch, rank,
-            world_size, samples, weights, selection, on_corrupt, with_ids: as for `BudgetLoader`.
-        targets: as for `BudgetLoader`. Fields are read from the file, which must be on this machine, too, at the
-            service's path.
+            world_size, samples, weights, selection, transform (which runs in this process), on_corrupt, with_ids: as
+            for `BudgetLoader`.
+        targets: as for `BudgetLoader`; fields are read from a copy of the file on this machine, at the service's path.
         verify: require that the service compares checksums (`budgetloader serve --verify`).
         label: what `budgetloader top` calls this trainer, at most 200 letters; default: host and process.
         wait_seconds: how long to wait for a service that is not running (yet, or again).
@@ -113,9 +116,8 @@ def connect(
         ArgumentError: an argument that a service does not have, or that cannot be used.
         EngineError: the service refuses what it is asked for, or its memory is too small for it.
     """
-    options = {**locals(), "image_size": one_size(image_size, where="a service")}
-    for own in ("name", "label", "wait_seconds", "unknown"):
-        del options[own]
+    options = {keyword: value for keyword, value in locals().items() if keyword not in _OWN}
+    options["image_size"] = one_size(image_size, where="a service")
     _refuse(unknown)
     return _loader(_connect(name, label=label, wait_seconds=wait_seconds), options)
 

@@ -16,8 +16,9 @@ LAYERS = (  # each imports from its own line or those above it
     {"schedule"},
     {"cursor", "forecast", "shard", "theory"},
     {"beton", "columns", "fields", "geometry", "jpeg", "order", "resize", "spatial", "windows"},
-    {"selections"},
+    {"selections", "transforms"},
     {"dataset", "plans", "sources"},
+    {"storage"},
     {"joined"},
     {"batch", "where", "encoding"},
     {"encoding_apart", "resuming"},
@@ -32,27 +33,37 @@ LAYERS = (  # each imports from its own line or those above it
     {"__main__"},
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
+    "storage": (
+        {"address", "folder", "mirror", "oracle", "pool", "ranges", "traffic", "windows"},
+        {"client", "ledger"},
+        {"cost", "index", "shared"},
+        {"source"},
+        {"ahead", "runs"},
+        {"dataset"},
+        {"__init__"},
+    ),
     "selections": (
         {"agreement", "filtered", "mixture", "packing", "subset", "weighted"},
         {"picks", "scores"},
         {"infobatch"},
         {"__init__"},
     ),
+    "transforms": ({"draws", "keys", "rows"}, {"adapters"}, {"chain"}, {"__init__"}),
     "engines": (
         {"laps", "threads"},
         {"base"},
         {"base_direct", "base_threaded", "buffers", "normalize"},
-        {"upload"},
+        {"stage_call", "stage_driver", "upload"},
         {"rows"},
-        {"rendering"},
-        {"render_threads"},
+        {"rendering", "stage_places"},
+        {"render_threads", "stage"},
         {"dali", "ffcv", "native", "resident", "synthetic"},
         {"__init__"},
     ),
 }
 ENGINES = {"dali", "ffcv", "native", "resident", "synthetic"}
 TRAINING = ("training.py",)  # what brings the loader and models together
-OWNERS = {"nvidia": "engines/dali.py", "ffcv": "engines/ffcv.py", "ray": "service/"}
+OWNERS = {"obstore": "storage/", "nvidia": "engines/dali.py", "ffcv": "engines/ffcv.py", "ray": "service/"}
 
 
 def imports(source: str) -> set[str]:
