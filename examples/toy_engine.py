@@ -20,7 +20,8 @@ class ToyEngine(DirectEngine):
 
     def make(self, plan: BatchPlan) -> Batch:
         output, labels, shown = self._job.output, plan.labels.copy(), plan.samples.copy()
-        pixels = torch.empty((len(plan), output.image_size, output.image_size, 3), dtype=torch.uint8)
+        size = output.size_of(plan)
+        pixels = torch.empty((len(plan), size, size, 3), dtype=torch.uint8)
         for row in range(len(plan)):
             image, labels[row], shown[row] = self._row(plan, row)
             pixels[row] = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(pixels.shape[1:])
@@ -52,7 +53,7 @@ class ToyEngine(DirectEngine):
                 image = opened.convert("RGB").crop((left, top, left + width, top + height))
         except Exception as error:  # whatever a decoder thinks of damaged bytes
             raise CorruptSampleError(f"sample {sample} does not decode ({error})", sample=sample) from None
-        size = (output.image_size, output.image_size)
+        size = (output.size_of(plan),) * 2
         if output.interpolation == "antialias":
             image = image.resize(size, Image.Resampling.BILINEAR)
         else:  # the two nearest pixels

@@ -27,7 +27,7 @@ import importlib  # noqa: E402
 from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
-    from budgetloader import theory
+    from budgetloader import theory, transforms
     from budgetloader.budget import Budget
     from budgetloader.dataset import Dataset
     from budgetloader.errors import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         ResumeError,
         ScheduleError,
         ServiceGoneError,
+        StorageError,
     )
     from budgetloader.given import JpegSource
     from budgetloader.growing import shards
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from budgetloader.selections.infobatch import InfoBatch
     from budgetloader.selections.scores import Choice
     from budgetloader.service.client import connect
+    from budgetloader.sizes import SizeSchedule
     from budgetloader.stats import EpochStats, Verdict
 
 __version__ = "0.2.0.dev0"
@@ -77,6 +79,8 @@ _HOMES = {
     "Selection": "selections",
     "ScheduleError": "errors",
     "ServiceGoneError": "errors",
+    "SizeSchedule": "sizes",
+    "StorageError": "errors",
     "Verdict": "stats",
     "connect": "service.client",
     "shards": "growing",
@@ -103,16 +107,19 @@ __all__ = [
     "ScoreSelection",
     "Selection",
     "ServiceGoneError",
+    "SizeSchedule",
+    "StorageError",
     "Verdict",
     "connect",
     "shards",
     "theory",
+    "transforms",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "theory":
-        return importlib.import_module("budgetloader.theory")
+    if name in ("theory", "transforms"):
+        return importlib.import_module(f"budgetloader.{name}")
     if name in _HOMES:
         return getattr(importlib.import_module(f"budgetloader.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'budgetloader' has no attribute {name!r}")

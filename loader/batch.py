@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Batch:
         samples: int64 [n], the samples that are shown, where some did not decode and others stand in for them;
             None: the plan's.
         arrival: what is left to do on the trainer's thread before the batch is used, or None; see `arrived`.
+        transformed: whether a transform has seen it: what it made of the targets is handed out.
+        targets: that, where it is no tensor in place of the labels; None: the labels.
     """
 
     images: torch.Tensor
@@ -32,6 +34,8 @@ class Batch:
     plan: BatchPlan
     samples: np.ndarray | None = None
     arrival: Arrival | None = None
+    transformed: bool = False
+    targets: Any = None
 
     @property
     def shown(self) -> np.ndarray:
@@ -42,6 +46,11 @@ class Batch:
     def replaced(self) -> int:
         """How many samples stand in for others."""
         return 0 if self.samples is None else int((self.samples != self.plan.samples).sum())
+
+    @property
+    def handed_out(self) -> Any:
+        """The targets of a batch that was transformed."""
+        return self.labels if self.targets is None else self.targets
 
     def arrived(self) -> Batch:
         """Itself, ready to be used by the thread that calls this: the last thing that an engine's `get` does."""

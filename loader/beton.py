@@ -5,6 +5,7 @@ samples' metadata, then from a multiple of the page size on the images' bytes, n
 page's border, and at the end the allocation table. FFCV ignores a descriptor's `arguments` for
 images and integers; we note there where our own JSON notes (class names and the like) stand, in the
 gap before the first page. Behind the notes there is a checksum of each sample's bytes (CRC-32, u32).
+What a sample has of other fields (see `budgetloader.fields`) stands behind its image.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal
@@ -25,6 +27,9 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from budgetloader.errors import DatasetError
+from budgetloader.fields import METADATA, TYPE_IMAGE, Field
+from budgetloader.fields import TYPE_FLOAT as TYPE_FLOAT
+from budgetloader.fields import TYPE_INT as TYPE_INT
 from budgetloader.limits import MAX_LABEL
 
 VERSION = 2
@@ -42,9 +47,9 @@ HEADER = np.dtype(
 FIELD = np.dtype([("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True)
 IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
-TYPE_FLOAT, TYPE_INT, TYPE_IMAGE = 0, 1, 2
-FIELD_TYPES = {TYPE_FLOAT: np.dtype("<f8"), TYPE_INT: np.dtype("<i8"), TYPE_IMAGE: IMAGE}
-MODE_JPEG = 0
+FIELD_TYPES = {**METADATA, TYPE_IMAGE: IMAGE}
+MODE_JPEG, MODE_RAW = 0, 1
+MAX_FIELDS = 64
 
 _NOTES_MAGIC = b"RRSNOTES"
 _NOTES = struct.Struct("<8sQQ")  # magic, where the notes start, their bytes
@@ -98,11 +103,48 @@ def parse_checksums(notes: dict, count: int, read: Callable[[int, int], bytes]) 
     return np.frombuffer(sums, "<u4")
 
 
+def checked(fields: Sequence[Field]) -> tuple[Field, ...]:
+    """Fields that one file can hold.
+
+    Raises:
+        DatasetError: too many, a name twice, or one that FFCV's descriptor does not hold.
+    """
+    names = [one.name for one in fields]
+    for one in fields:
+        one.check_name()
+        if names.count(one.name) > 1:
+            raise DatasetError(f"two fields are named {one.name!r}; rename one")
+    if len(fields) > MAX_FIELDS:
+        raise DatasetError(f"{len(fields)} fields are more than the {MAX_FIELDS} of a file; leave some out")
+    return tuple(fields)
+
+
 def fingerprint(samples: np.ndarray, sizes: np.ndarray) -> str:
     """16 hex digits that tell datasets apart: a hash of metadata and sizes, not of pixels."""
     state = hashlib.blake2b(np.ascontiguousarray(samples).view(np.uint8).data, digest_size=8)
     state.update(np.ascontiguousarray(sizes, dtype="<u8").view(np.uint8).data)
     return state.hexdigest()
+
+
+def raw_samples(modes: np.ndarray) -> np.ndarray:
+    """Which samples are pixels: bool [D], or [0] where none is."""
+    raw = np.asarray(modes) == MODE_RAW
+    return raw if raw.any() else np.zeros(0, np.bool_)
+
+
+def check_raw(raw: np.ndarray, heights: np.ndarray, widths: np.ndarray, sizes: np.ndarray) -> None:
+    """Refuse pixels of another number than their image has.
+
+    Raises:
+        DatasetError: names the sample.
+    """
+    wrong = np.flatnonzero(raw & (sizes != 3 * heights * widths)) if len(raw) else raw
+    if len(wrong):
+        sample = int(wrong[0])
+        raise DatasetError(
+            f"sample {sample} has {sizes[sample]:,} bytes of pixels, and {widths[sample]} × {heights[sample]} of three "
+            "colours are another number; convert it again"
+        )
 
 
 class Writer:
@@ -115,7 +157,13 @@ class Writer:
         path: the file to make.
         capacity: the most samples that will be added.
         notes: JSON-able facts to keep with the file; more can be added until the block ends.
+        fields: what samples have besides image and label.
+        labelled: False: they have no label.
         exists: what to do where `path` exists: "raise" or "replace".
+        keep: leave `<path>.partial` where the block ends early.
+
+    Attributes:
+        last_start: where the bytes of the last sample begin.
 
     Raises:
         DatasetError: `path` exists, its folder does not, another process writes it, or the disk is
@@ -125,16 +173,28 @@ class Writer:
     _NOTES_SPARE_BYTES = 4096  # for what is added to the notes later
 
     def __init__(
-        self, path: str | Path, *, capacity: int, notes: dict, exists: Literal["raise", "replace"] = "raise"
+        self,
+        path: str | Path,
+        *,
+        capacity: int,
+        notes: dict,
+        fields: Sequence[Field] = (),
+        labelled: bool = True,
+        exists: Literal["raise", "replace"] = "raise",
+        keep: bool = False,
     ) -> None:
-        self.path = Path(path)
-        self.notes = dict(notes)
+        self.path, self._keep, self.last_start = Path(path), keep, 0
+        label = (Field("label", "int"),) if labelled else ()
+        self._fields = checked((Field("image", "image"), *label, *fields))
+        self._columns, self._labelled = tuple(fields), labelled
+        self.notes = {**notes, "fields": {f.name: f.note() for f in fields}} if fields else dict(notes)
         self.count = 0
         self._partial = self.path.with_name(self.path.name + ".partial")
         self._exists = exists
-        self._samples = np.zeros(capacity, metadata_type((TYPE_IMAGE, TYPE_INT)))
+        self._samples = np.zeros(capacity, metadata_type([f.type_id for f in self._fields]))
         self._sizes = np.zeros(capacity, "<u8")
-        self._metadata_start = HEADER.itemsize + 2 * FIELD.itemsize
+        self._others = array("Q")  # sample, start and size of each value that is no image
+        self._metadata_start = HEADER.itemsize + len(self._fields) * FIELD.itemsize
         self._notes_start = self._metadata_start + self._samples.nbytes
         self._notes_room = len(json.dumps(self.notes)) + self._NOTES_SPARE_BYTES
         self._sums = np.zeros(capacity, "<u4")
@@ -171,27 +231,79 @@ class Writer:
             # Another process finished between the two: this is its file, whole and renamed.
             file.close()
 
-    def add(self, jpeg: bytes, *, width: int, height: int, label: int) -> None:
-        """Append one sample: a whole JPEG, its size in pixels and its label, 0 … 2³¹ − 1."""
-        if not 0 <= label <= MAX_LABEL:
+    def add(
+        self,
+        jpeg: bytes,
+        *,
+        width: int,
+        height: int,
+        label: int | None = None,
+        values: Mapping[str, Any] | None = None,
+        mode: int = MODE_JPEG,
+    ) -> None:
+        """Append one sample.
+
+        Args:
+            jpeg: a whole JPEG, or with MODE_RAW pixels: uint8 [height, width, 3].
+            width, height: its size in pixels.
+            label: 0 … 2³¹ − 1; None where the file has no labels.
+            values: of the other fields, by name.
+            mode: MODE_RAW where `jpeg` is pixels, uint8 [height, width, 3].
+        """
+        if self._labelled and (label is None or not 0 <= label <= MAX_LABEL):
             raise DatasetError(f"sample {self.count}: label {label} is outside 0 … {MAX_LABEL:,}")
-        if len(jpeg) > PAGE_BYTES:
-            raise DatasetError(
-                f"sample {self.count}: its JPEG of {len(jpeg):,} bytes is over a page of {PAGE_BYTES:,}; "
-                "make the image smaller with --max-side"
-            )
-        start = self._end
-        if start % PAGE_BYTES + len(jpeg) > PAGE_BYTES:
-            start = _next_page(start)
+        encoded = self._encoded(values or {})  # before anything is written
+        self._fit(jpeg, "its JPEG", "make the image smaller with --max-side")
         with self._clear_errors():
-            if start != self._end:
-                self._file.seek(start)
-            self._file.write(jpeg)
-        self._samples[self.count] = ((MODE_JPEG, width, height, start), label)
+            start = self._append(jpeg)
+            self._samples["f0"][self.count], self.last_start = (mode, width, height, start), start
+            if self._labelled:
+                self._samples["f1"][self.count] = label
+            for place, (column, value) in enumerate(zip(self._columns, encoded, strict=True), 1 + self._labelled):
+                self._samples[f"f{place}"][self.count] = value if column.scalar else self._put(column, value)
         self._sizes[self.count] = len(jpeg)
         self._sums[self.count] = zlib.crc32(jpeg)
-        self._end = start + len(jpeg)
         self.count += 1
+
+    def _encoded(self, values: Mapping[str, Any]) -> list[Any]:
+        """The values of the other fields, as they are stored."""
+        names = [column.name for column in self._columns]
+        if set(names) != set(values):
+            raise DatasetError(
+                f"sample {self.count} has values of {sorted(values)}, and the fields are {sorted(names)}"
+            )
+        encoded = []
+        for column in self._columns:
+            try:
+                encoded.append(column.encode(values[column.name]))
+            except DatasetError as error:
+                raise DatasetError(f"sample {self.count}: {error}") from None
+            if not column.scalar:
+                self._fit(encoded[-1], f"its field {column.name!r}", "keep such values in a file of their own")
+        return encoded
+
+    def _fit(self, data: bytes, what: str, advice: str) -> None:
+        if len(data) > PAGE_BYTES:
+            raise DatasetError(
+                f"sample {self.count}: {what} of {len(data):,} bytes is over a page of {PAGE_BYTES:,}; {advice}"
+            )
+
+    def _append(self, data: bytes) -> int:
+        """Write bytes behind what there is, on one page; where they start."""
+        start = self._end
+        if start % PAGE_BYTES + len(data) > PAGE_BYTES:
+            start = _next_page(start)
+        if start != self._end:
+            self._file.seek(start)
+        self._file.write(data)
+        self._end = start + len(data)
+        return start
+
+    def _put(self, column: Field, data: bytes) -> Any:
+        """Write a value of another field; what stands for it in the index."""
+        start = self._append(data or b"\0")  # FFCV finds a value by where it starts, which is its alone
+        self._others.extend((self.count, start, len(data)))
+        return start if FIELD_TYPES[column.type_id].names is None else (start, len(data))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -204,7 +316,7 @@ class Writer:
             kind = DatasetError
             raise
         finally:
-            if kind is not None:
+            if kind is not None and not self._keep:
                 self._partial.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # a full disk was reported already
                 self._file.close()
@@ -219,15 +331,11 @@ class Writer:
         notes = json.dumps(self.notes).encode()
         if len(notes) > self._notes_room:
             raise DatasetError(f"notes of {len(notes):,} bytes do not fit into {self._notes_room:,}")
-        table = np.zeros(self.count, ALLOCATION)
-        table["sample_id"] = np.arange(self.count)
-        table["ptr"], table["size"] = samples["f0"]["data_ptr"], sizes
-        fields = np.zeros(2, FIELD)
-        fields["type_id"] = TYPE_IMAGE, TYPE_INT
-        for row, name in zip(fields["name"], (b"image", b"label"), strict=True):
-            row[: len(name)] = np.frombuffer(name, np.uint8)
-        marker = _NOTES.pack(_NOTES_MAGIC, self._notes_start, len(notes))
-        fields["arguments"][0, : len(marker)] = np.frombuffer(marker, np.uint8)
+        images = np.zeros(self.count, ALLOCATION)
+        images["sample_id"] = np.arange(self.count)
+        images["ptr"], images["size"] = samples["f0"]["data_ptr"], sizes
+        table = np.concatenate([images, np.array(self._others, np.uint64).view(ALLOCATION)])
+        fields = self._descriptors(_NOTES.pack(_NOTES_MAGIC, self._notes_start, len(notes)))
         header = np.zeros(1, HEADER)
         header[0] = (VERSION, len(fields), PAGE_BYTES, self.count, self._end)
 
@@ -245,6 +353,16 @@ class Writer:
         self._sync()
         os.replace(self._partial, self.path)
 
+    def _descriptors(self, marker: bytes) -> np.ndarray:
+        """Of all fields; the image's arguments are where our notes are."""
+        rows = np.zeros(len(self._fields), FIELD)
+        for row, one in zip(rows, self._fields, strict=True):
+            row["type_id"] = one.type_id
+            arguments = marker if one.type_id == TYPE_IMAGE else one.descriptor()
+            for part, data in (("name", one.name.encode()), ("arguments", arguments)):
+                row[part][: len(data)] = np.frombuffer(data, np.uint8)
+        return rows
+
     def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -255,7 +373,9 @@ class Writer:
             yield
         except OSError as error:
             why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
-            raise DatasetError(f"cannot write {self._partial}: {why}; nothing was kept of it") from None
+            raise DatasetError(
+                f"cannot write {self._partial}: {why}; {'what is done' if self._keep else 'nothing'} was kept of it"
+            ) from None
 
 
 def _next_page(offset: int) -> int:

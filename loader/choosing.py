@@ -137,6 +137,10 @@ class Choosing:
             chosen = self._changing.begin(epoch)
             self._drop_from(min(chosen, default=epoch), changed=chosen)
 
+    def _share(self, epoch: int) -> float | None:
+        """The share of the set that an epoch sees."""
+        return self._planner.selection.share(epoch) if isinstance(self._planner, Planner) else None
+
     def _drop_from(self, epoch: int, *, changed: list[int]) -> None:
         """Drop what is prefetched for an epoch and those behind it, when the trainer gets there."""
         if self._feed is not None and changed:

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from budgetloader import jpeg
-from budgetloader.beton import PAGE_BYTES, Writer
-from budgetloader.colour import flattened, rgb_of, to_rgb
+from budgetloader.beton import MODE_JPEG, MODE_RAW, Writer
+from budgetloader.colour import rgb_of, to_rgb
+from budgetloader.encoding import JPEGTRAN, LARGEST_SIDE, Encoded, Encoder
+from budgetloader.encoding_apart import encoders
 from budgetloader.errors import DatasetError
-from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels, check_pixels, check_scans
+from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels
 from budgetloader.parallel import in_order
 from budgetloader.paths import local
+from budgetloader.pixels import RawChoice
+from budgetloader.resuming import resumable
+from budgetloader.scaled import values_of
 from budgetloader.sources import Source
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 __all__ = ["Report", "Settings", "convert", "to_rgb"]
-
-_JPEGTRAN = "jpegtran"
-_JPEGTRAN_SECONDS = 120.0
-_LARGEST_SIDE = 65_500  # libjpeg's limit; the file format's is 65,535
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,11 @@ class Settings:
             jpegtran); other images are encoded. Quality and subsampling are then those of each JPEG.
         max_side: images with a longer side are made smaller to have it; None: never.
         on_bad: what to do with an image that cannot be read: "raise", or "skip" (and report).
-        threads: how many convert at a time; None: one per core.
+        optimize: make Huffman tables for each image; False: the standard ones, which take less time and 3 % more bytes.
+        threads: how many convert at a time; None: one per core. Of many images, each in a process of its own.
         max_pixels: of an image; larger ones cannot be read, and are not decoded.
+        raw: which images are stored as pixels, see `budgetloader.pixels.RawChoice`: a share from 0 to 1, "smart" or
+            "smart:RATIO".
         background: the colour that shows through where an image is transparent: a name, or #rrggbb.
     """
 
@@ -58,12 +58,14 @@ class Settings:
     threads: int | None = None
     max_pixels: int = MAX_PIXELS
     background: str = "white"
+    optimize: bool = True
+    raw: float | str = 0
 
     def __post_init__(self) -> None:
         for name, least, most in (
             ("quality", 1, 100),
             ("interval", 1, 64),
-            ("max_side", 1, _LARGEST_SIDE),
+            ("max_side", 1, LARGEST_SIDE),
             ("threads", 1, 1024),
         ):
             value = getattr(self, name)
@@ -71,6 +73,7 @@ class Settings:
                 raise DatasetError(f"{name} {value!r} is outside {least} … {most}")
         check_max_pixels(self.max_pixels)
         rgb_of(self.background)
+        RawChoice.parse(self.raw)
         if self.subsampling not in (None, *jpeg.SUBSAMPLINGS):
             raise DatasetError(f"subsampling {self.subsampling!r} is none of {', '.join(jpeg.SUBSAMPLINGS)}")
         if self.on_bad not in ("raise", "skip"):
@@ -87,6 +90,8 @@ class Report:
         converted: colour mode → images brought to RGB from it.
         transparent: images that were put on the background.
         resized, lossless: images that were made smaller, and that kept their DCT coefficients.
+        raw: images that are stored as pixels.
+        copied: images that an earlier, interrupted conversion had encoded.
         skipped: "name: why" of each image that was left out.
     """
 
@@ -97,16 +102,20 @@ class Report:
     transparent: int = 0
     resized: int = 0
     lossless: int = 0
+    raw: int = 0
+    copied: int = 0
     skipped: list[str] = field(default_factory=list)
 
-    def add(self, encoded: _Encoded, *, label: int) -> None:
+    def add(self, encoded: Encoded, *, label: int | None) -> None:
         """Count an image that was written."""
         self.samples += 1
         self.jpeg_bytes += len(encoded.data)
-        self.labels[label] += 1
+        if label is not None:
+            self.labels[label] += 1
         self.transparent += encoded.transparent
         self.resized += encoded.resized
         self.lossless += encoded.lossless
+        self.raw += encoded.raw
         if encoded.mode != "RGB":
             self.converted[encoded.mode] += 1
 
@@ -117,6 +126,7 @@ def convert(
     *,
     settings: Settings | None = None,
     exists: Literal["raise", "replace"] = "raise",
+    resume: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
     """Write `source` to a `.beton` file, atomically: it appears when it is whole, or not at all.
@@ -128,6 +138,8 @@ def convert(
         path: the file to make.
         settings: how; default: `Settings()`.
         exists: what to do where `path` exists: "raise" or "replace".
+        resume: keep what is done where this is interrupted, and go on from what an earlier call kept that had the same
+            names of images and settings; see `budgetloader.resuming`.
         progress: called with the number of images done.
 
     Raises:
@@ -136,9 +148,9 @@ def convert(
     """
     settings = settings or Settings()
     _check_labels(source)
-    if settings.lossless and not shutil.which(_JPEGTRAN):
-        raise DatasetError(f"lossless conversion needs {_JPEGTRAN}; install libjpeg-turbo-progs")
-    encode = _Encoder(source, settings)
+    if settings.lossless and not shutil.which(JPEGTRAN):
+        raise DatasetError(f"lossless conversion needs {JPEGTRAN}; install libjpeg-turbo-progs")
+    encode = Encoder(source, settings)
     notes = {
         "writer": "budgetloader",
         "classes": source.classes,
@@ -147,8 +159,16 @@ def convert(
         "interval": settings.interval,
     }
     report = Report()
-    with Writer(local(path), capacity=len(source), notes=notes, exists=exists) as writer:
-        for i, encoded in enumerate(in_order(encode, len(source), threads=settings.threads)):
+    fields, labelled = [one.field for one in source.columns], bool(len(source.labels))
+    what: Any = {"capacity": len(source), "notes": notes, "fields": fields, "labelled": labelled}
+    with (
+        resumable(local(path), source, settings, resume=resume) as journal,
+        Writer(local(path), exists=exists, keep=resume, **what) as writer,
+        encoders(encode, source, settings) as work,
+    ):
+        if journal is not None:
+            work = journal.encoder(work, len(source))
+        for i, encoded in enumerate(in_order(work, len(source), threads=settings.threads)):
             if encoded.problem:
                 if settings.on_bad == "raise":
                     raise DatasetError(
@@ -157,9 +177,16 @@ def convert(
                     )
                 report.skipped.append(f"{source.names[i]}: {encoded.problem}")
             else:
-                writer.add(encoded.data, width=encoded.width, height=encoded.height, label=source.labels[i])
-                report.add(encoded, label=int(source.labels[i]))
+                mode = MODE_RAW if encoded.raw else MODE_JPEG
+                size = {"width": encoded.width, "height": encoded.height}
+                label = int(source.labels[i]) if labelled else None
+                values = values_of(source, i, **size, scale=encoded.scale)
+                writer.add(encoded.data, **size, label=label, values=values, mode=mode)
+                report.add(encoded, label=label)
+                if journal is not None:
+                    journal.note(i, encoded, start=writer.last_start)
             progress(i + 1)
+        report.copied = journal.copied if journal is not None else 0
         if not writer.count:
             raise DatasetError(f"none of the {len(source)} images can be read; the first: {report.skipped[0]}")
     return report
@@ -167,87 +194,10 @@ def convert(
 
 def _check_labels(source: Source) -> None:
     """Refuse labels that no class has."""
+    if source.columns and not len(source.labels):
+        return
     most = len(source.classes) - 1 if source.classes else MAX_LABEL
     for name, label in zip(source.names, source.labels, strict=True):
         if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label <= most:
             known = f"there are classes 0 … {most:,}" if source.classes else f"give 0 … {most:,}"
             raise DatasetError(f"{name} has label {label!r}, and {known}; mend the labels")
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    data: bytes = b""
-    width: int = 0
-    height: int = 0
-    mode: str = "RGB"
-    transparent: bool = False
-    resized: bool = False
-    lossless: bool = False
-    problem: str = ""
-
-
-class _Encoder:
-    """Encodes image i of a source, or says why it cannot. Called from several threads."""
-
-    def __init__(self, source: Source, settings: Settings) -> None:
-        self._source, self._settings = source, settings
-        self._background = rgb_of(settings.background)
-        self.quality = settings.quality or (90 if source.lossy else 100)
-        self.subsampling: jpeg.Subsampling = settings.subsampling or ("4:2:0" if source.lossy else "4:4:4")
-
-    def __call__(self, i: int) -> _Encoded:
-        try:
-            kept = self._keep(i) if self._settings.lossless else None
-            encoded = kept or self._encode(self._source.load(i))
-        except (MemoryError, ImportError):  # those concern every image
-            raise
-        except Exception as error:  # whatever a decoder thinks of: it concerns this image alone
-            return _Encoded(problem=_why(error))
-        if len(encoded.data) > PAGE_BYTES:
-            size = f"{len(encoded.data):,} bytes are over the {PAGE_BYTES:,} that a sample may have"
-            return _Encoded(problem=f"as a JPEG, its {size}; make such images smaller with --max-side")
-        return encoded
-
-    def _keep(self, i: int) -> _Encoded | None:
-        """Image i's own JPEG with restart markers and the table; None if it is none that we can keep."""
-        settings = self._settings
-        data = self._source.read(i) if self._source.read is not None else b""
-        try:
-            frame = jpeg.read_frame(data)
-        except jpeg.JpegError:
-            return None
-        too_long = settings.max_side is not None and max(frame.width, frame.height) > settings.max_side
-        if frame.components != 3 or too_long:
-            return None
-        check_pixels(frame.width, frame.height, most=settings.max_pixels)
-        check_scans(data)
-        blocks = jpeg.interval_for(-(-frame.width // frame.mcu_width), most=settings.interval)
-        command = [_JPEGTRAN, "-copy", "none", "-optimize", "-restart", f"{blocks}B"]
-        result = subprocess.run(command, input=data, capture_output=True, timeout=_JPEGTRAN_SECONDS)
-        if result.returncode or result.stderr:  # it warns, and goes on, where data are missing
-            raise DatasetError(result.stderr.decode(errors="replace").strip().splitlines()[0])
-        return _Encoded(jpeg.add_table(result.stdout), frame.width, frame.height, lossless=True)
-
-    def _encode(self, image: Image.Image) -> _Encoded:
-        settings, mode = self._settings, image.mode
-        check_pixels(*image.size, most=settings.max_pixels)
-        image, transparent = flattened(image, background=self._background)
-        longest = max(image.size)
-        resized = settings.max_side is not None and longest > settings.max_side
-        if settings.max_side is not None and resized:
-            from PIL import Image
-
-            width, height = (max(1, round(side * settings.max_side / longest)) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.LANCZOS)
-        if max(image.size) > _LARGEST_SIDE:
-            raise DatasetError(f"a side of {longest:,} pixels is over JPEG's {_LARGEST_SIDE:,}; use --max-side")
-        data = jpeg.encode(image, quality=self.quality, subsampling=self.subsampling, interval=settings.interval)
-        return _Encoded(data, image.width, image.height, mode, transparent, resized)
-
-
-def _why(error: Exception) -> str:
-    from PIL import UnidentifiedImageError
-
-    if isinstance(error, UnidentifiedImageError):
-        return "it is no image that PIL knows"
-    return (str(error) or type(error).__name__).splitlines()[0]

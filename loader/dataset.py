@@ -13,6 +13,7 @@ import zlib
 import numpy as np
 
 from budgetloader import beton
+from budgetloader.columns import Column, Columns
 from budgetloader.errors import CorruptSampleError, DatasetError
 from budgetloader.limits import MAX_PIXELS, check_max_pixels, max_bytes
 from budgetloader.paths import local
@@ -26,6 +27,7 @@ class Dataset:
     Args:
         path: the file.
         label_field: the integer field that holds the labels; default: the only one, or the one named "label".
+        image_field: the field that holds the images; default: the only one, or the one named "image".
         verify: compare each sample's bytes with the checksum that the file has of them, when they are read.
         max_pixels: of an image; a file that has larger ones is refused.
         mapped: False: samples are read, not memory-mapped, which costs a copy: a file that is cut short, or a disk
@@ -33,17 +35,19 @@ class Dataset:
 
     Attributes:
         heights, widths: int64 [D], pixels.
-        labels: int64 [D].
+        labels: int64 [D]; −1 where the file has no integers.
         classes: the classes' names, or () where the file does not know them.
+        raw: bool [D], which samples are stored as pixels, uint8 [height, width, 3], and not as a JPEG; empty: none.
         checksums: uint32 [D], CRC-32 of each sample's bytes, or None where the file has none.
-        fields, image_field, label_field: the fields' names, and which of them are the image and the label.
+        fields, image_field, label_field: the fields' names, and which of them are the image and the label (None: none
+            is). `column` reads any of them.
         notes: what the writer noted ({} for a file of FFCV's own).
         fingerprint: 16 hex digits that tell datasets apart.
 
     Raises:
         DatasetError: no such file, another format or version, truncated, damaged, no image or several in a sample,
-            no integer that is known to be the label, raw pixels, offsets that point outside the file, sizes above the
-            limits, labels that no class has; with `verify`, no checksums.
+            several integers of which none is known to be the label, offsets that point outside the file,
+            sizes above the limits, labels that no class has; with `verify`, no checksums.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class Dataset:
         path: str | os.PathLike,
         *,
         label_field: str | None = None,
+        image_field: str | None = None,
         verify: bool = False,
         max_pixels: int = MAX_PIXELS,
         mapped: bool = True,
@@ -60,7 +65,7 @@ class Dataset:
         self._verify, self.mapped = verify, mapped
         self._open_file()
         try:
-            self._read_index(label_field)
+            self._read_index(label_field, image_field)
             if verify and self.checksums is None:
                 raise DatasetError("has no checksums to verify (FFCV wrote it, or version 0.1); convert it again")
         except DatasetError as error:
@@ -98,10 +103,18 @@ class Dataset:
         """
         self.check_unchanged()
         start, size = self.starts[sample], self.sizes[sample]
-        data = self._bytes[start : start + size] if self.mapped else self._pread(int(start), int(size))
+        data = self._bytes[start : start + size] if self.mapped else self.read_at(int(start), int(size))
         if self._verify:
             self._check_sum(sample, data)
         return data
+
+    def column(self, name: str) -> Column:
+        """A field's values: `column(name)[3]`, `[[5, 1]]` or `[:]`. See `budgetloader.columns.Column`.
+
+        Raises:
+            DatasetError: there is no such field, it is an image, or its entries in the index are damaged.
+        """
+        return self._columns.get(name)
 
     def check_unchanged(self) -> None:
         """Refuse a file that somebody has cut short or written to: its samples are not those of the index.
@@ -127,6 +140,11 @@ class Dataset:
         return True
 
     @property
+    def plans_mapped(self) -> bool:
+        """Whether the samples of the plans that an engine was given can be read from `file_bytes`."""
+        return self.mapped
+
+    @property
     def verifies(self) -> bool:
         """Whether samples are compared with their checksums."""
         return self._verify
@@ -140,7 +158,8 @@ class Dataset:
         """The whole file: uint8, read-only, memory-mapped."""
         return self._bytes
 
-    def _pread(self, start: int, size: int) -> np.ndarray:
+    def read_at(self, start: int, size: int) -> np.ndarray:
+        """Some bytes of the file, read and not mapped: uint8 [size]."""
         try:
             data = os.pread(self._file.fileno(), size, start)
         except OSError as error:
@@ -162,7 +181,7 @@ class Dataset:
             raise DatasetError(f"is truncated or damaged: it ends before byte {stop:,}; convert it again")
         return self._bytes[start:stop]
 
-    def _read_index(self, label_field: str | None) -> None:
+    def _read_index(self, label_field: str | None, image_field: str | None = None) -> None:
         if len(self._bytes) < beton.HEADER.itemsize:
             raise DatasetError("is no .beton file (too short); make one with: budgetloader convert")
         header = np.frombuffer(self._read(0, beton.HEADER.itemsize), beton.HEADER)[0]
@@ -172,8 +191,10 @@ class Dataset:
         end = beton.HEADER.itemsize + int(header["num_fields"]) * beton.FIELD.itemsize
         fields = np.frombuffer(self._read(beton.HEADER.itemsize, end), beton.FIELD)
         self.fields = tuple(row["name"].tobytes().split(b"\0")[0].decode("ascii", "replace") for row in fields)
-        image, label = _columns([int(kind) for kind in fields["type_id"]], self.fields, label_field)
-        self.image_field, self.label_field = self.fields[image], self.fields[label]
+        image, label = _image_and_label(
+            [int(kind) for kind in fields["type_id"]], self.fields, label_field, image_field
+        )
+        self.image_field, self.label_field = self.fields[image], None if label is None else self.fields[label]
         samples = self._metadata(fields, count, start=end)
         images = samples[f"f{image}"]
         self._check_images(images)
@@ -181,12 +202,18 @@ class Dataset:
         self.notes = beton.parse_notes(fields[image]["arguments"].tobytes(), self._read)
         self.heights = images["height"].astype(np.int64)
         self.widths = images["width"].astype(np.int64)
-        self.labels = samples[f"f{label}"].astype(np.int64)
+        self.raw = beton.raw_samples(images["mode"])
+        without = np.broadcast_to(np.int64(-1), count)
+        self.labels = without if label is None else samples[f"f{label}"].astype(np.int64)
         self.starts = images["data_ptr"].astype(np.int64)
         self.sizes = _sizes(self.starts, table, end=table_start, most=max_bytes(self._max_pixels))
+        beton.check_raw(self.raw, self.heights, self.widths, self.sizes)
         self.fingerprint = beton.fingerprint(samples, self.sizes)
         if self.notes.get("fingerprint", self.fingerprint) != self.fingerprint:
             raise DatasetError("its index is damaged: it is not the one that was written; convert it again")
+        self._columns = Columns(
+            self, fields, samples, notes=self.notes.get("fields"), end=table_start, most=int(header["page_size"])
+        )
         self.checksums = beton.parse_checksums(self.notes, count, self._read)
         self._check_labels()
 
@@ -202,7 +229,7 @@ class Dataset:
             some = images[first : first + _AT_ONCE]
             pixels = some["height"].astype(np.int64) * some["width"].astype(np.int64)
             for wrong, why in (
-                (some["mode"] != beton.MODE_JPEG, "is stored as raw pixels; write the file with write_mode='jpg'"),
+                (some["mode"] > beton.MODE_RAW, "is neither a JPEG nor pixels; convert it again"),
                 (pixels == 0, "is an image of no pixels; convert it again"),
                 (
                     pixels > self._max_pixels,
@@ -230,27 +257,40 @@ class Dataset:
         return np.frombuffer(self._read(start, len(self._bytes)), beton.ALLOCATION)
 
 
-def _columns(types: list[int], names: tuple[str, ...], label: str | None) -> tuple[int, int]:
-    """The numbers of the fields that are the image and the label."""
-    if set(types) - set(beton.FIELD_TYPES) or types.count(beton.TYPE_IMAGE) != 1 or beton.TYPE_INT not in types:
-        raise DatasetError(f"has fields of types {types}; one image (2) and an integer (1) are needed")
-    numbers = [number for number, kind in enumerate(types) if kind == beton.TYPE_INT]
-    integers = {names[number]: number for number in reversed(numbers)}  # of two with one name, the first
-    shown = ", ".join(repr(names[number]) for number in numbers)
-    if label is not None and label not in integers:
-        raise DatasetError(f"has no integer field {label!r} for label_field; it has {shown}")
-    if label is None and len(numbers) > 1 and "label" not in integers:
+def _image_and_label(
+    types: list[int], names: tuple[str, ...], label: str | None, image: str | None
+) -> tuple[int, int | None]:
+    """The numbers of the fields that are the image and the label (None: no field is an integer)."""
+    if set(types) - set(beton.FIELD_TYPES) or beton.TYPE_IMAGE not in types:
+        raise DatasetError(f"has fields of types {types}; an image (2) is needed, and types above 6 are not known")
+    integers = _places(types, names, beton.TYPE_INT, "integer", "label", label)
+    chosen = _places(types, names, beton.TYPE_IMAGE, "image", "image", image)
+    assert chosen is not None
+    return chosen, integers
+
+
+def _places(
+    types: list[int], names: tuple[str, ...], kind: int, what: str, usual: str, asked: str | None
+) -> int | None:
+    """The number of the one field of a type that is meant; None if there is none of that type."""
+    numbers = [number for number, found in enumerate(types) if found == kind]
+    places = {names[number]: number for number in reversed(numbers)}  # of two with one name, the first
+    shown = ", ".join(repr(names[number]) for number in numbers) or "none"
+    if asked is not None and asked not in places:
+        raise DatasetError(f"has no {what} field {asked!r} for {usual}_field; it has {shown}")
+    if asked is None and len(numbers) > 1 and usual not in places:
         raise DatasetError(
-            f"has several integer fields ({shown}) and none named 'label'; say which one holds the labels, as "
-            f"label_field={names[numbers[0]]!r}"
+            f"has several {what} fields ({shown}) and none named {usual!r}; say which one holds the {usual}s, as "
+            f"{usual}_field={names[numbers[0]]!r}"
         )
-    if label is None:
-        label = "label" if "label" in integers else names[numbers[0]]
-    return types.index(beton.TYPE_IMAGE), integers[label]
+    if not numbers:
+        return None
+    return places[asked or (usual if usual in places else names[numbers[0]])]
 
 
 def _sizes(starts: np.ndarray, table: np.ndarray, *, end: int, most: int) -> np.ndarray:
     """Each image's bytes, looked up in the allocation table by where it starts: int64 [D]."""
+    table = table[table["size"] > 0]  # FFCV gives a value of no bytes the next one's place
     pointers, sizes = table["ptr"].astype(np.int64), table["size"].astype(np.int64)
     order = np.argsort(pointers, kind="stable")
     pointers, sizes = pointers[order], sizes[order]

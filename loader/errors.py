@@ -21,6 +21,10 @@ class CorruptSampleError(DatasetError):
         self.sample, self.why = sample, why or message
 
 
+class StorageError(DatasetError):
+    """Object storage, or the cache of it, that cannot be read or written; it says which sample, and why."""
+
+
 class ResumeError(LoaderError):
     """A `state_dict` that was taken from another stream than the one it is loaded into."""
 

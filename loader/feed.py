@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import TracebackType
+from typing import TypeVar
 
 from budgetloader.batch import Batch
 from budgetloader.engines.base import Engine
+from budgetloader.errors import EngineError
 from budgetloader.plans import BatchPlan
+
+_Self = TypeVar("_Self", bound="Closing")
 
 
 class Feed:
@@ -50,8 +55,10 @@ class Feed:
         for (e, _), samples in zip(self._under_way, self._sizes, strict=True):
             if e >= epoch and (self._cut is None or e < self._cut):
                 dropped[e] = dropped.get(e, 0) + samples
-        if dropped:
-            self._cut, self._plans = epoch, iter(())
+        ahead = getattr(self._plans, "cut", None)  # plans that are being fetched, and those under way that it holds
+        planned = ahead(epoch) if ahead is not None else False
+        if dropped or planned:
+            self._cut, self._plans = epoch, iter(()) if ahead is None else self._plans
             self.next_out = self._next()
         return dropped
 
@@ -61,9 +68,41 @@ class Feed:
 
     def _fill(self) -> None:
         while len(self._under_way) < self._engine.capacity:
+            if self._under_way and not getattr(self._plans, "ready", True):
+                return  # its samples are still being fetched: what the trainer wants next is under way already
             plan = next(self._plans, None)
             if plan is None:
                 return
             self._engine.submit(plan)
             self._under_way.append((plan.epoch, plan.step))
             self._sizes.append(len(plan))
+
+
+class Closing:
+    """The part of a loader that has the engine, and closes it."""
+
+    _engine: Engine | None
+    _feed: Feed | None = None
+
+    def close(self) -> None:
+        """Stop the engine and leave no thread behind. May be called twice.
+
+        A thread that a disk, a service or a GPU keeps from ending is waited for 10 seconds; then a warning says where
+        it hangs, and it is left to end by itself.
+        """
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = self._feed = None
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> Engine:
+        if self._engine is None:
+            raise EngineError("the loader is closed; make a new one")
+        return self._engine

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from budgetloader.columns import Column, Joined, Scalars
 from budgetloader.dataset import Dataset
 from budgetloader.errors import ArgumentError, ArgumentTypeError, DatasetError
+from budgetloader.storage import open_files
+from budgetloader.storage.traffic import Traffic, together
 
 
 class Mixture:
@@ -34,13 +37,19 @@ class Mixture:
 
 
 def join(
-    paths: Sequence[str | os.PathLike] | Mixture, *, verify: bool = False, label_field: str | None = None
+    paths: Sequence[str | os.PathLike] | Mixture,
+    *,
+    verify: bool = False,
+    label_field: str | None = None,
+    cache: str | os.PathLike | None = None,
+    cache_bytes: float | None = None,
 ) -> JoinedDataset:
     """Open several files as one set.
 
     Args:
         paths: the files, in the order of their samples' numbers, or a mixture of them.
         verify, label_field: as in `Dataset`.
+        cache, cache_bytes: as in `BudgetLoader`; each file in object storage gets an equal part of the bytes.
 
     Raises:
         DatasetError: one cannot be opened, or they do not go together.
@@ -55,7 +64,7 @@ def join(
                 f"path holds {file!r}, and not .beton files; make one (budgetloader convert), or keep it, with "
                 "DataLoader(dataset, batch_sampler=budgetloader.BudgetSampler(dataset, schedule=…, batch_size=…))"
             )
-    parts = [Dataset(file, verify=verify, label_field=label_field) for file in files]
+    parts = open_files(files, cache=cache, cache_bytes=cache_bytes, verify=verify, label_field=label_field)
     return JoinedDataset(parts, shares=list(paths.shares.values()) if isinstance(paths, Mixture) else None)
 
 
@@ -98,11 +107,32 @@ class JoinedDataset:
         self._firsts = np.cumsum((0, *sizes))
         self.heights = np.concatenate([part.heights for part in parts])
         self.widths = np.concatenate([part.widths for part in parts])
+        self.raw = _raw(parts)
         self.classes, self.labels = _classes(parts)
         self.fingerprint = hashlib.sha256(" ".join(prints).encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields that all parts have, in the first one's order."""
+        return tuple(name for name in self.parts[0].fields if all(name in part.fields for part in self.parts))
+
+    @property
+    def label_field(self) -> str | None:
+        """The name of the field that holds the labels, as the first part has it; None if a part has none."""
+        return None if any(part.label_field is None for part in self.parts) else self.parts[0].label_field
+
+    def column(self, name: str) -> Column:
+        """See `Dataset.column`. Labels are numbers in `classes`.
+
+        Raises:
+            DatasetError: a part has no such field, or one of another kind, dtype or shape.
+        """
+        if name == self.label_field:
+            return Scalars(self.parts[0].column(name).field, self.labels)
+        return Joined([part.column(name) for part in self.parts])
 
     @property
     def path(self) -> str:
@@ -112,6 +142,11 @@ class JoinedDataset:
     @property
     def verifies(self) -> bool:
         return all(part.verifies for part in self.parts)
+
+    @property
+    def traffic(self) -> Traffic | None:
+        """What the files in object storage have cost together; None where all are on this machine."""
+        return together([part.traffic for part in self.parts if hasattr(part, "traffic")])
 
     def jpeg(self, sample: int) -> np.ndarray:
         """The bytes of one sample: uint8 [size]. See `Dataset.jpeg`."""
@@ -131,6 +166,16 @@ class JoinedDataset:
     def _place(self, sample: int) -> tuple[Dataset, int]:
         part = int(np.searchsorted(self._firsts, sample, side="right")) - 1
         return self.parts[part], int(sample) - int(self._firsts[part])
+
+
+def _raw(parts: Sequence[Dataset]) -> np.ndarray:
+    """Which samples are pixels: bool [D], or [0] where none is."""
+    raw = [getattr(part, "raw", ()) for part in parts]
+    if not any(map(len, raw)):
+        return np.zeros(0, np.bool_)
+    return np.concatenate(
+        [of if len(of) else np.zeros(len(part), np.bool_) for of, part in zip(raw, parts, strict=True)]
+    )
 
 
 def _classes(parts: Sequence[Dataset]) -> tuple[tuple[str, ...], np.ndarray]:

@@ -74,19 +74,19 @@ def interval_for(width_mcus: int, *, most: int) -> int:
     return max(i for i in range(1, most + 1) if width_mcus % i == 0)
 
 
-def encode(image: Image.Image, *, quality: int, subsampling: Subsampling, interval: int = 2) -> bytes:
-    """An RGB image as an indexed baseline JPEG (Huffman tables optimised: they pay for the markers).
+def encode(
+    image: Image.Image, *, quality: int, subsampling: Subsampling, interval: int = 2, optimize: bool = True
+) -> bytes:
+    """An RGB image as an indexed baseline JPEG.
 
     Args:
-        image: mode RGB.
-        quality: 1 … 100, libjpeg's scale.
-        subsampling: of the chroma.
+        image, quality, subsampling: mode RGB; 1 … 100, libjpeg's scale; of the chroma.
         interval: the most MCUs per segment (see `interval_for`).
+        optimize: Huffman tables of its own: they pay for the markers' bytes.
     """
-    mcu_width = SUBSAMPLINGS[subsampling][0]
-    blocks = interval_for(-(-image.width // mcu_width), most=interval)
-    options = {"quality": quality, "subsampling": subsampling, "restart_marker_blocks": blocks}
-    return add_table(jpeg_bytes(image, optimize=True, **options))
+    blocks = interval_for(-(-image.width // SUBSAMPLINGS[subsampling][0]), most=interval)
+    how = {"quality": quality, "subsampling": subsampling, "restart_marker_blocks": blocks, "optimize": optimize}
+    return add_table(jpeg_bytes(image, **how))
 
 
 def add_table(data: bytes) -> bytes:
@@ -151,7 +151,7 @@ _PROBLEMS = {
     _OUTSIDE: "is smaller than the window",
 }
 FIELDS = 10
-WIDTH_OF, HEIGHT_OF, _COMPONENTS, _MCU_WIDTH, _MCU_HEIGHT, _BASELINE, _INTERVAL, _START, _SOF, SEGMENTS = range(FIELDS)
+WIDTH_OF, HEIGHT_OF, _COMPONENTS, _MCU_WIDTH, _MCU_HEIGHT, BASELINE, _INTERVAL, START, SOF, SEGMENTS = range(FIELDS)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -192,8 +192,8 @@ def parse_into(data, head, lengths):
             if head[WIDTH_OF] == 0 or head[HEIGHT_OF] == 0:
                 return _DAMAGED
             head[_COMPONENTS], head[_MCU_WIDTH], head[_MCU_HEIGHT] = count, 8 * across, 8 * down
-            head[_BASELINE] = code <= _SOF1 and data[body] == 8
-            head[_SOF] = at
+            head[BASELINE] = code <= _SOF1 and data[body] == 8
+            head[SOF] = at
         elif code == _DRI and length == 4:
             head[_INTERVAL] = (np.int64(data[body]) << 8) | data[body + 1]
         elif code == _APP11 and end - body >= 14 and _is_table(data, body):
@@ -206,8 +206,8 @@ def parse_into(data, head, lengths):
         elif code == _SOS:
             if head[WIDTH_OF] == 0 or end == body:
                 return _DAMAGED
-            head[_BASELINE] = head[_BASELINE] and data[body] == head[_COMPONENTS]
-            head[_START] = end
+            head[BASELINE] = head[BASELINE] and data[body] == head[_COMPONENTS]
+            head[START] = end
             head[SEGMENTS] = total if listed == total else 0
             return _OK
         at = end
@@ -255,7 +255,7 @@ def crop_into(data, top, left, height, width, out, head, lengths, place):
         return _OUTSIDE
     columns = -(-head[WIDTH_OF] // mcu_width)
     rows = -(-head[HEIGHT_OF] // mcu_height)
-    if total == 0 or head[_BASELINE] == 0 or interval == 0 or columns % interval != 0:
+    if total == 0 or head[BASELINE] == 0 or interval == 0 or columns % interval != 0:
         return NO_TABLE
     across = columns // interval
     if total != across * rows:
@@ -270,11 +270,11 @@ def crop_into(data, top, left, height, width, out, head, lengths, place):
     to = _copy_headers(data, head, out)
     new_height = min(last_row * mcu_height, head[HEIGHT_OF]) - first_row * mcu_height
     new_width = min(last * step, head[WIDTH_OF]) - first * step
-    sof = head[_SOF]  # where the copy has it now
+    sof = head[SOF]  # where the copy has it now
     out[sof + 5], out[sof + 6] = new_height >> 8, new_height & 0xFF
     out[sof + 7], out[sof + 8] = new_width >> 8, new_width & 0xFF
 
-    at, number = head[_START], 0
+    at, number = head[START], 0
     for segment in range(last_row * across):
         row, column = segment // across, segment % across
         length = lengths[segment]
@@ -302,19 +302,19 @@ def crop_into(data, top, left, height, width, out, head, lengths, place):
 @numba.njit(nogil=True, cache=True)
 def _copy_headers(data, head, out):
     """Copy the headers a decoder needs (no APPn but JFIF's and Adobe's, which say what the colours
-    are, and no comment); `head[_SOF]` becomes the frame header's place in `out`. The bytes written.
+    are, and no comment); `head[SOF]` becomes the frame header's place in `out`. The bytes written.
     """
     out[0], out[1] = 0xFF, 0xD8
     at, to = 2, 2
-    while at < head[_START]:  # `parse_into` has been through these and found them whole
+    while at < head[START]:  # `parse_into` has been through these and found them whole
         code = data[at + 1]
         if code == 0xFF:
             at += 1
             continue
         length = 2 + ((np.int64(data[at + 2]) << 8) | data[at + 3])
         if code != 0xFE and (code < 0xE0 or code > 0xEF or code == 0xE0 or code == 0xEE):
-            if at == head[_SOF]:
-                head[_SOF] = to
+            if at == head[SOF]:
+                head[SOF] = to
             out[to : to + length] = data[at : at + length]
             to += length
         at += length
@@ -349,7 +349,7 @@ class SizeCheck:
             raise JpegError(_PROBLEMS[status])
         if self._head[HEIGHT_OF] != height or self._head[WIDTH_OF] != width:
             raise JpegError("its size is not the one in the index")
-        if not self._head[_BASELINE] and count_scans(data, self._head[_START]) >= MAX_SCANS:
+        if not self._head[BASELINE] and count_scans(data, self._head[START]) >= MAX_SCANS:
             raise JpegError(f"has more than {MAX_SCANS} scans")
 
 

@@ -7,27 +7,28 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from budgetloader import engines
+from budgetloader import engines, options
 from budgetloader.arguments import check_count, check_seed
 from budgetloader.batch import Batch
 from budgetloader.choosing import Choosing
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
 from budgetloader.errors import EngineError, ScheduleError
-from budgetloader.feed import Feed
+from budgetloader.feed import Closing, Feed
 from budgetloader.joined import Mixture
-from budgetloader.options import choose_crop, make_cursor, make_engine, make_planner, open_dataset, refuse_unexpected
 from budgetloader.order import Sampling
-from budgetloader.parallel import cores
 from budgetloader.plans import Index, stream
 from budgetloader.resize import Interpolation
 from budgetloader.schedule import Schedule
 from budgetloader.selections import ScoreSelection, Selection, Wanted
 from budgetloader.shard import local_shard
+from budgetloader.sizes import Sizes, image_sizes
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
+from budgetloader.storage.ahead import fetched
+from budgetloader.targets import Targets
+from budgetloader.views import Views
 from budgetloader.where import where
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("budgetloader")
 
 
-class BudgetLoader(Choosing):
+class BudgetLoader(Choosing, Closing):
     """Batches of a dataset, exactly ⌊α_e·M⌋ of them in epoch e, prefetched on across epochs.
 
         for epoch in batches.epochs():
@@ -52,11 +53,11 @@ class BudgetLoader(Choosing):
     where an epoch is left early.
 
     Args:
-        path: a `.beton` file, a list of them (one set), a `Mixture` of them, an open `Dataset`, or what else has its
-            arrays (see `budgetloader.connect`).
+        path: a `.beton` file, the address of one (s3://, gs://, az://, https://), a list of them (one set), a `Mixture`
+            of them, an open `Dataset`, or what else has its arrays (see `budgetloader.connect`).
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
-        image_size: height and width of the images, pixels.
+        image_size: height and width of the images, pixels; or of each epoch's, as "128@30,160@30": see `SizeSchedule`.
         engine: "auto" (the fastest that is installed; `engine` and `engine_reason` say which and why), one
             of `budgetloader.engines.NAMES`, or a function that makes an engine of your own out of a
             `budgetloader.engines.Job`.
@@ -73,6 +74,7 @@ class BudgetLoader(Choosing):
             that are all of one size; "auto": "pad" where all images are n × n with n up to 64, else "resized"
             (`crop` and `crop_reason` say which and why). It does not depend on image_size.
         mean, std: for the normalisation, of red, green and blue, on the scale 0 … 1.
+        decode_scaling, fast_decode: decode windows at 1/2 … 1/8 where that is enough, and less exactly: docs/speed.md.
         workers: threads of the engine; default: one per core.
         prefetch: batches under way ahead of the trainer.
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is
@@ -85,11 +87,23 @@ class BudgetLoader(Choosing):
             draw in proportion, with replacement. With `samples`, among those.
         selection: a `budgetloader.Selection` of your own, or a `budgetloader.ScoreSelection` that learns, such as
             `budgetloader.InfoBatch`: then batches are (images, labels, ids, weights), see `feedback`.
+        transform: changes uint8 images, and targets, ahead of the trainer: a function of (images, targets, keys), a
+            transform of torchvision or kornia, or a list of these; see `budgetloader.transforms`.
+        views: random crops of each sample, each with a flip of its own: images are [views, batch, 3, …] with more than
+            one. The first is what there is without others.
+        crops: of an evaluation: "five" (the corners and the centre), "ten" (these and their mirror images), or a share
+            of the shorter side, such as 0.95, for a centred square in place of 0.875; of several, images are
+            [crops, batch, 3, …].
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
             sample that differs counts as one that does not decode.
         label_field: the integer field of the file that holds the labels; see `Dataset`.
+        cache: a folder on a local disk that keeps what was fetched of files in object storage, for other epochs, runs
+            and processes; None: nothing is kept but their indices.
+        cache_bytes: the most that samples may take there; None: as much as they need.
+        targets: what a batch gives in place of labels: the name of a field of the file, an array [D, …] by sample, a
+            function of ids (int64 [batch]), or a tuple or a dict of them; see `budgetloader.targets`.
         with_ids: True yields (images, labels, ids), ids int64 [batch]: the numbers in the file of the samples that
             are shown (of a replaced sample: that of the one that stands in for it).
 
@@ -98,15 +112,17 @@ class BudgetLoader(Choosing):
         schedule, seed: as given.
         engine, engine_reason: which engine it is, and why.
         crop, crop_reason: which crop it is, and why.
+        image_sizes: the size of each epoch's images.
         batch_size: samples of a whole batch of this rank, as torch's DataLoader has it.
         num_workers: threads of the engine.
         drop_last: False: the short last batch of a full epoch is a part of it.
         stats: one `EpochStats` for each iteration.
 
     Yields:
-        images [batch, 3, image_size, image_size] and labels int64 [batch]. They stay valid for as
-        long as they are kept. On a GPU they are ready for work that is queued on the stream that is the
-        current one when they are taken; before another stream uses them, have it wait, and call record_stream.
+        images [batch, 3, image_size, image_size], of the epoch's size, and labels int64 [batch], or the targets that
+        were asked for. They stay valid for as long as they are kept. On a GPU they are ready for work that is queued on
+        the stream that is the current one when they are taken; before another stream uses them, have it wait, and call
+        record_stream.
 
     Raises:
         LoaderError: what cannot be, with what to do about it: `ScheduleError`, `DatasetError`, `EngineError`, or,
@@ -114,8 +130,7 @@ class BudgetLoader(Choosing):
     """
 
     drop_last = False
-    _engine: Engine | None
-    _feed: Feed | None = None
+    stats: list[EpochStats]
     _iteration: object = None
     _counted = 0
 
@@ -124,7 +139,7 @@ class BudgetLoader(Choosing):
         path: str | os.PathLike | Sequence[str | os.PathLike] | Mixture | Dataset | Index,
         *,
         batch_size: int,
-        image_size: int,
+        image_size: Sizes,
         schedule: Schedule | None = None,
         engine: str | Callable[[Job], Engine] = "auto",
         device: str | torch.device = "cpu",
@@ -136,6 +151,8 @@ class BudgetLoader(Choosing):
         crop: str = "auto",
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
+        decode_scaling: bool = False,
+        fast_decode: bool = False,
         workers: int | None = None,
         prefetch: int = 3,
         rank: int | None = None,
@@ -144,39 +161,38 @@ class BudgetLoader(Choosing):
         samples: ArrayLike | str | None = None,
         weights: ArrayLike | str | None = None,
         selection: Selection | ScoreSelection | None = None,
+        transform: Any = None,
+        views: int = 1,
+        crops: str | float | Sequence[float] | None = None,
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
+        cache: str | os.PathLike | None = None,
+        cache_bytes: float | None = None,
+        targets: Any = None,
         with_ids: bool = False,
         **unexpected: NoReturn,
     ) -> None:
-        refuse_unexpected(unexpected, known=_KEYWORDS)
+        options.refuse_unexpected(unexpected, known=_KEYWORDS)
         batch_size = check_count(batch_size, what="batch_size")
-        image_size = check_count(image_size, what="image_size")
         self.schedule, self.seed, self._train, self._with_ids = schedule, check_seed(seed), train, with_ids
         device, shard = engines.check_device(device), local_shard(rank, world_size)
-        self.dataset: Any = open_dataset(path, verify=verify, label_field=label_field)
-        self.crop, self.crop_reason = choose_crop(crop, self.dataset)
-        drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop}
-        wanted = Wanted(sampling, where(self.dataset, samples), weights, selection)
-        self._planner = make_planner(
-            self.dataset, train=train, schedule=schedule, wanted=wanted, shard=shard, on_corrupt=on_corrupt, **drawn
-        )
-        self._cursor = make_cursor(self._planner, self.dataset, train=train, schedule=schedule, wanted=wanted, **drawn)
-        self._job = Job(
-            dataset=self.dataset,
-            output=Output(image_size, str(dtype), layout, device, interpolation, self.crop, mean, std),
-            batch_size=-(-batch_size // (shard.world_size if train else 1)),
-            workers=check_count(cores() if workers is None else workers, what="workers"),
-            capacity=check_count(prefetch, what="prefetch"),
-            on_corrupt=on_corrupt,
-            replacement=self._planner.replacement,
-        )
-        self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
-        self.stats: list[EpochStats] = []
-        self._dropped: dict[int, int] = {}
-        self._busy = BusySince()
-        self._engine, self.engine, self.engine_reason = make_engine(engine, self._job)
+        self.dataset: Any = options.open_dataset(path, cache, cache_bytes, verify=verify, label_field=label_field)
+        self.crop, self.crop_reason = options.choose_crop(crop, self.dataset)
+        drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop, "on_corrupt": on_corrupt}
+        drawn |= {"wanted": Wanted(sampling, where(self.dataset, samples), weights, selection), "shard": shard}
+        self._planner, self._cursor = options.make_plans(self.dataset, train=train, schedule=schedule, **drawn)
+        self._views = Views(self.dataset, train=train, views=views, crops=crops, crop=self.crop, seed=self.seed)
+        self.image_sizes = sizes = image_sizes(image_size, epochs=len(self._planner.steps))
+        shown = sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std
+        pace: Any = {"ranks": shard.world_size if train else 1, "workers": workers, "prefetch": prefetch}
+        pace |= {"sizes": sizes, "views": self._views, "on_corrupt": on_corrupt}
+        self._job = options.make_job(self._planner, self.dataset, Output(*shown, decode_scaling, fast_decode), **pace)
+        self._targets = Targets(targets, self.dataset, job=self._job)
+        self.batch_size, self.num_workers = self._job.batch_size // self._views.count, self._job.workers
+        self.stats, self._dropped, self._busy = [], {}, BusySince(self.dataset)
+        stage = options.make_stage(transform, seed=self.seed, targets=self._targets, views=self._views.count)
+        self._engine, self.engine, self.engine_reason = options.make_engine(engine, self._job, stage)
         _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)
 
     # Where it stands
@@ -205,7 +221,7 @@ class BudgetLoader(Choosing):
             place = f"epoch {self.epoch} of 0 … {len(self._planner.steps) - 1}, batch {self.step} of {len(self)}"
         return (
             f"<BudgetLoader of {source}: {place}; schedule {self.schedule}, batch_size {self._planner.batch_size}, "
-            f"image_size {self._job.output.image_size}, crop {self.crop} ({self.crop_reason}), "
+            f"image_size {self.image_sizes}, crop {self.crop} ({self.crop_reason}), "
             f"engine {self.engine} on {self._job.output.device}>"
         )
 
@@ -301,7 +317,12 @@ class BudgetLoader(Choosing):
         self._iteration = iteration = object()
         cursor, epoch = self._cursor, self._cursor.epoch
         self._begin_choice(epoch)
-        stats = EpochStats(epoch, samples_dropped=self._dropped.pop(epoch, 0))
+        stats = EpochStats(
+            epoch,
+            image_size=self.image_sizes[epoch],
+            samples_dropped=self._dropped.pop(epoch, 0),
+            set_share=self._share(epoch),
+        )
         # What the engine decoded for it when it was iterated over before is in that time's entry.
         self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
         self.stats.append(stats)
@@ -311,7 +332,7 @@ class BudgetLoader(Choosing):
             batch = self._next_batch()
             item = self._item(batch)
             stats.batches += 1
-            stats.samples_emitted += len(batch.labels)
+            stats.samples_emitted += len(batch.plan)
             stats.samples_replaced += batch.replaced
             self._measure(stats, began)
             waited = time.perf_counter() - asked
@@ -339,21 +360,23 @@ class BudgetLoader(Choosing):
         if self._feed is None or self._feed.next_out != here:
             self._feed = None  # and stays so if what follows is interrupted
             engine.abort()
-            self._feed = Feed(engine, stream(self._planner, epoch=here[0], step=here[1]), here)
+            plans = self._views.plans(stream(self._planner, epoch=here[0], step=here[1]))
+            plans = self._targets.ahead(self.image_sizes.sized(plans))
+            self._feed = Feed(engine, fetched(self.dataset, plans, self._planner, engine), here)
         try:
-            return self._feed.get()
+            return self.image_sizes.checked(self._feed.get())
         except BaseException:
             self._feed = None  # what was under way is aborted before anything else is asked for
             raise
 
     def _item(self, batch: Batch) -> tuple:
-        item: tuple = (batch.images, batch.labels)
+        item: tuple = self._views.split(batch.images, self._targets(batch), transformed=batch.transformed)
         if not self._with_ids and not self._learns:
             return item
         import torch
 
-        item = (*item, torch.from_numpy(batch.shown.copy()))
-        return (*item, self._weights(batch)) if self._learns else item
+        item = (*item, torch.from_numpy(self._views.first(batch.shown).copy()))
+        return (*item, self._views.first(self._weights(batch))) if self._learns else item
 
     # What it measured, and its end
 
@@ -362,27 +385,8 @@ class BudgetLoader(Choosing):
         return judge(self.stats[1:] or self.stats)
 
     def close(self) -> None:
-        """Stop the engine and leave no thread behind. May be called twice.
-
-        A thread that a disk, a service or a GPU keeps from ending is waited for 10 seconds; then a warning says where
-        it hangs, and it is left to end by itself.
-        """
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = self._feed = None
-
-    def __enter__(self) -> BudgetLoader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _check_open(self) -> Engine:
-        if self._engine is None:
-            raise EngineError("the loader is closed; make a new one")
-        return self._engine
+        super().close()
+        self._targets.close()
 
 
 _KEYWORDS = tuple(

@@ -10,18 +10,23 @@ from typing import Any, cast
 import numpy as np
 
 from budgetloader import engines
-from budgetloader.arguments import check_choice
+from budgetloader.arguments import check_choice, check_count
+from budgetloader.batch import Batch
 from budgetloader.cursor import Cursor
-from budgetloader.dataset import Dataset
-from budgetloader.engines.base import Engine, Job
+from budgetloader.engines.base import Engine, Job, OnCorrupt, Output
+from budgetloader.engines.stage import Stage
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
 from budgetloader.given import given
 from budgetloader.joined import Mixture, join
+from budgetloader.parallel import cores
 from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerLike
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
+from budgetloader.sizes import SizeSchedule
+from budgetloader.storage import open_file
 from budgetloader.tars import is_ordinary, open_ordinary
+from budgetloader.views import Views
 
 SMALL = 64  # pixels: images of up to this side, all of one size, are shifted by crop="auto", as CIFAR's are
 
@@ -33,8 +38,7 @@ _WHAT_TO_USE = {  # keywords that torch's DataLoader, FFCV's Loader or a dataset
     "batch_sampler": "the schedule says which batches; for a dataset of your own use a DataLoader and BudgetSampler",
     "drop_last": "leave it out: batches are whole, but for the last one of a full epoch, which is a part of it",
     "collate_fn": "leave it out: batches are tensors (images, labels)",
-    "transform": "crop=, interpolation=, mean= and std= are the loader's own; apply other transforms to the batch",
-    "target_transform": "change the labels of the batch that you are given",
+    "target_transform": "give targets=…, a field's name, an array by sample or a function of ids, or transform=…",
     "pin_memory": "leave it out, and give device='cuda': batches are copied there ahead of you",
     "pin_memory_device": "leave it out, and give device='cuda:0': batches are copied there ahead of you",
     "timeout": "leave it out: what cannot be read is an error, and not waited for",
@@ -72,7 +76,9 @@ def refuse_unexpected(unexpected: Mapping[str, Any], *, known: Iterable[str]) ->
     raise ArgumentTypeError(f"{name}={str(value)[:60]} is not known here: {advice}")
 
 
-def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
+def open_dataset(
+    path: Any, cache: Any = None, cache_bytes: float | None = None, *, verify: bool, label_field: str | None
+) -> Any:
     """The dataset of a path, or the open dataset that was given instead of one.
 
     Raises:
@@ -80,12 +86,13 @@ def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
         ArgumentTypeError: it is something else, such as a torch Dataset.
         ArgumentError: the dataset is open already, with other options.
     """
+    stored: Any = {"cache": cache, "cache_bytes": cache_bytes}
     if isinstance(path, (str, os.PathLike)):
-        if is_ordinary(path):
+        if is_ordinary(path) and cache is None and cache_bytes is None:
             return open_ordinary(path, verify=verify, label_field=label_field)
-        return Dataset(path, verify=verify, label_field=label_field)
+        return open_file(path, verify=verify, label_field=label_field, **stored)
     if isinstance(path, (list, tuple, Mixture)):
-        return join(path, verify=verify, label_field=label_field)
+        return join(path, verify=verify, label_field=label_field, **stored)
     if not all(hasattr(path, name) for name in ("heights", "widths", "labels", "fingerprint")):
         kind = type(path)
         raise ArgumentTypeError(
@@ -93,6 +100,8 @@ def open_dataset(path: Any, *, verify: bool, label_field: str | None) -> Any:
             "file of it (budgetloader convert), or keep it, with "
             "DataLoader(dataset, batch_sampler=budgetloader.BudgetSampler(dataset, schedule=…, batch_size=…))"
         )
+    if cache is not None or cache_bytes is not None:
+        raise ArgumentError(f"cache={cache!r}: the dataset is open already; give its address, and the cache with it")
     if verify and not getattr(path, "verifies", False):
         raise ArgumentError(
             "verify=True: the dataset is open already; give Dataset(path, verify=True), or serve --verify"
@@ -121,7 +130,7 @@ def choose_crop(crop: str, dataset: Index) -> tuple[Crop, str]:
     return cast(Crop, crop), "it was asked for"
 
 
-def make_planner(
+def make_plans(
     dataset: Index,
     *,
     train: bool,
@@ -132,38 +141,23 @@ def make_planner(
     shard: Shard,
     crop: Crop,
     on_corrupt: str,
-) -> PlannerLike:
-    """The planner of training, or of evaluation; arguments as `BudgetLoader` has them.
+) -> tuple[PlannerLike, Cursor]:
+    """The planner of training, or of evaluation, and the cursor of its stream; arguments as `BudgetLoader` has them.
 
     Raises:
         ScheduleError: the schedule is missing, or evaluation was given one.
     """
     check_choice(on_corrupt, ("raise", "replace"), what="on_corrupt")
-    if not train:
+    planner: PlannerLike
+    if train:
+        drawn: Any = {"batch_size": batch_size, "seed": seed, "wanted": wanted, "shard": shard, "crop": crop}
+        planner = Planner(dataset, schedule=_checked(schedule), **drawn)
+    else:
         if schedule is not None or on_corrupt != "raise":
             raise ScheduleError("train=False takes every sample once; leave schedule and on_corrupt out")
         if wanted.weights is not None or wanted.selection is not None:
             raise ScheduleError("train=False takes every sample once; leave weights and selection out")
-        return EvaluationPlanner(dataset, batch_size=batch_size, samples=wanted.samples, shard=shard, crop=crop)
-    if schedule is None:
-        raise ScheduleError("schedule is missing; give one such as Schedule.full(epochs=90)")
-    if not isinstance(schedule, Schedule):
-        raise ScheduleError(f"schedule {schedule!r} is no Schedule; give Schedule.parse(…), or another of them")
-    return Planner(dataset, schedule=schedule, batch_size=batch_size, seed=seed, wanted=wanted, shard=shard, crop=crop)
-
-
-def make_cursor(
-    planner: PlannerLike,
-    dataset: Index,
-    *,
-    train: bool,
-    schedule: Schedule | None,
-    batch_size: int,
-    seed: int,
-    wanted: Wanted,
-    crop: Crop,
-) -> Cursor:
-    """The cursor of a planner's stream, with what a state must agree with; arguments as `make_planner` has them."""
+        planner = EvaluationPlanner(dataset, batch_size=batch_size, samples=wanted.samples, shard=shard, crop=crop)
     identity = {
         "seed": seed,
         "dataset": dataset.fingerprint,
@@ -173,17 +167,79 @@ def make_cursor(
         "crop": crop,
         **planner.identity,
     }
-    return Cursor(planner.steps, identity=identity, schedule=schedule, after_last="end" if train else "again")
+    return planner, Cursor(planner.steps, identity=identity, schedule=schedule, after_last="end" if train else "again")
 
 
-def make_engine(engine: str | Callable[[Job], Engine], job: Job) -> tuple[Engine, str, str]:
+def _checked(schedule: Any) -> Schedule:
+    if schedule is None:
+        raise ScheduleError("schedule is missing; give one such as Schedule.full(epochs=90)")
+    if not isinstance(schedule, Schedule):
+        raise ScheduleError(f"schedule {schedule!r} is no Schedule; give Schedule.parse(…), or another of them")
+    return schedule
+
+
+def make_job(
+    planner: PlannerLike,
+    dataset: Any,
+    output: Output,
+    *,
+    sizes: SizeSchedule,
+    ranks: int,
+    views: Views,
+    workers: int | None,
+    prefetch: int,
+    on_corrupt: OnCorrupt,
+) -> Job:
+    """What an engine has to do; arguments as `BudgetLoader` has them.
+
+    Args:
+        planner, dataset, output: of which plans and images, and what batches look like.
+        sizes: of the images.
+        views: images of each sample.
+        ranks: among which a batch is shared.
+        workers, prefetch, on_corrupt: see `BudgetLoader`.
+    """
+    return Job(
+        dataset=dataset,
+        output=output,
+        batch_size=-(-planner.batch_size // ranks) * views.count,
+        workers=check_count(cores() if workers is None else workers, what="workers"),
+        capacity=check_count(prefetch, what="prefetch"),
+        on_corrupt=on_corrupt,
+        replacement=views.replacement(planner.replacement),
+        sizes=sizes.distinct,
+    )
+
+
+def make_engine(engine: str | Callable[[Job], Engine], job: Job, stage: Stage | None = None) -> tuple[Engine, str, str]:
     """The engine, its name, and why it is this one.
+
+    Args:
+        engine: its name, or a function that makes it.
+        job: what is handed out.
+        stage: what is done to its batches before that.
 
     Raises:
         EngineError: it is not known, not installed, or cannot make such batches.
     """
+    if stage is not None:
+        made, name, reason = make_engine(engine, stage.asked(job))
+        return stage.behind(made, job), name, reason
     if callable(engine):
         name = str(getattr(engine, "engine_name", getattr(engine, "__name__", "custom")))
         return engine(job), name, "it was given"
     name, reason = engines.resolve(str(engine), output=job.output, dataset=job.dataset)
     return engines.create(name, job), name, reason
+
+
+def make_stage(transform: Any, *, seed: int, targets: Callable[[Batch], Any], views: int) -> Stage | None:
+    """What is done to batches between the engine and the trainer, or None.
+
+    Raises:
+        ArgumentError: the transform cannot be used.
+    """
+    if transform is None:
+        return None
+    from budgetloader.transforms import as_transform
+
+    return Stage(as_transform(transform), seed, targets, views)

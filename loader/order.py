@@ -109,6 +109,10 @@ class Order:
         """Positions of an epoch's order."""
         return self._largest if self.sampling == "static" else self.budget.samples
 
+    def expected_share(self, samples: int) -> float:
+        """The share of the order's samples that so many positions of an epoch have: it draws without replacement."""
+        return min(samples / self.size, 1.0)
+
     def ids(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """The samples at `positions` of `epoch`'s order: int64 [n] in, int64 [n] out."""
         size = self.budget.samples

@@ -35,6 +35,7 @@ class BatchPlan:
         windows: int64 [n, 4]: top, left, height and width of what is shown, in pixels of the stored image.
         flips: bool [n], whether it is mirrored from left to right.
         labels: int64 [n].
+        image_size: height and width of its images, pixels; 0: what the job's output says.
     """
 
     epoch: int
@@ -44,6 +45,7 @@ class BatchPlan:
     windows: np.ndarray
     flips: np.ndarray
     labels: np.ndarray
+    image_size: int = 0
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -58,6 +60,7 @@ class BatchPlan:
             self.windows[rows],
             self.flips[rows],
             self.labels[rows],
+            self.image_size,
         )
 
 

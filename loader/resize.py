@@ -21,27 +21,34 @@ INTERPOLATIONS = ("antialias", "linear")
 
 
 @numba.njit(nogil=True, cache=True)
-def taps(offset, length, target, antialias):
+def taps(offset, length, target, antialias, divisor=1):
     """First pixel, number of pixels and weights of each target pixel along one axis.
 
     The window is `length` pixels from `offset` on; the first pixels are counted from the axis's
     start. Weights behind a pixel's last one are 0.
+
+    Where the axis was made smaller by a whole `divisor`, the window is still said in pixels of before: it may then
+    begin and end within a pixel.
     """
-    scale = length / target
+    start, span = offset / divisor, length / divisor
+    whole = int(np.floor(start))
+    within = start - whole
+    end = int(np.ceil(within + span))
+    scale = span / target
     radius = max(scale, 1.0) if antialias else 1.0
     first = np.empty(target, np.int64)
     count = np.empty(target, np.int64)
     weights = np.zeros((target, int(np.ceil(radius)) * 2 + 1), np.float32)
     for i in range(target):
-        center = (i + 0.5) * scale
+        center = within + (i + 0.5) * scale
         low = max(int(np.floor(center - radius + 0.5)), 0)
-        high = min(int(np.floor(center + radius + 0.5)), length)
+        high = min(int(np.floor(center + radius + 0.5)), end)
         total = 0.0
         for k in range(high - low):
             total += max(0.0, 1.0 - abs(low + k + 0.5 - center) / radius)
         for k in range(high - low):
             weights[i, k] = max(0.0, 1.0 - abs(low + k + 0.5 - center) / radius) / total
-        first[i] = offset + low
+        first[i] = whole + low
         count[i] = high - low
     return first, count, weights
 
@@ -145,32 +152,35 @@ def _rows_of(out):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def resample(source, top, left, height, width, antialias, flip, tone, out):
+def resample(source, top, left, height, width, antialias, flip, tone, out, divisor=1):
     """Resize one window into one image of a batch, mirrored if asked, and give its values another scale.
 
     Args:
         source: uint8 [source_height, source_width, 3]; the window must lie inside (checked).
+        top, left, height, width: the window, in pixels of `divisor` times the source's size.
         antialias, flip: bools.
         tone: what a pixel's value v becomes in each channel c: float32 [3, 2] for v · tone[c, 0] +
             tone[c, 1], rounded twice; [3, 256] of `out`'s dtype for tone[c, v]; [3, 0] for v.
         out: [out_height, out_width, 3], any strides.
+        divisor: by how much the source was made smaller when it was decoded: 1, 2, 4 or 8.
 
     Returns:
         False, with `out` untouched, if the window does not lie inside `source`.
     """
     if top < 0 or left < 0 or height < 1 or width < 1:
         return False
-    if top + height > source.shape[0] or left + width > source.shape[1]:
+    first, last = left // divisor, -(-(left + width) // divisor)
+    if -(-(top + height) // divisor) > source.shape[0] or last > source.shape[1]:
         return False
     out_height, out_width = out.shape[0], out.shape[1]
-    row_first, row_count, row_weights = taps(top, height, out_height, antialias)
-    col_first, col_count, col_weights = taps(0, width, out_width, antialias)
+    row_first, row_count, row_weights = taps(top, height, out_height, antialias, divisor)
+    col_first, col_count, col_weights = taps(left % divisor, width, out_width, antialias, divisor)
     most = col_count.max()
     if flip:
         col_first, col_weights = col_first[::-1].copy(), col_weights[::-1].copy()
     flat = source.reshape(source.shape[0], source.shape[1] * 3)
     # Behind the window: zeros for taps of weight 0, and a fourth channel for the last pixel.
-    row = np.zeros((width + most) * 3 + 1, np.float32)
+    row = np.zeros((last - first + most) * 3 + 1, np.float32)
     line = np.empty(out_width * 3 + 1, np.float32)
     affine = out_width if tone.shape[1] == 2 else 0
     slope, offset = np.empty(affine * 3, np.float32), np.empty(affine * 3, np.float32)
@@ -178,7 +188,7 @@ def resample(source, top, left, height, width, antialias, flip, tone, out):
         slope[i], offset[i] = tone[i % 3, 0], tone[i % 3, 1]
     rows, in_place = _rows(out)
     for y in range(out_height):
-        _blend_rows(flat, row_first[y], row_count[y], row_weights[y], left * 3, (left + width) * 3, row)
+        _blend_rows(flat, row_first[y], row_count[y], row_weights[y], first * 3, last * 3, row)
         _blend_columns(row, col_first, col_weights, most, line)
         to = rows[y if in_place else 0]
         _tone(line, slope, offset, tone, to)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 from services import data, environment, served, services
+from stores import configured, on_s3, own_home, proxy, s3, web
 
 from budgetloader.convert import Settings, convert
 from budgetloader.dataset import Dataset
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from budgetloader import BudgetLoader
 
 __all__ = ["data", "environment", "served", "services"]  # fixtures: running services, see services.py
+__all__ += ["configured", "on_s3", "own_home", "proxy", "s3", "web"]  # and object stores, see stores.py
 
 # A shell's background job ignores Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)

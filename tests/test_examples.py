@@ -1,5 +1,6 @@
 """Every example trains through the package that it is for, and gets the schedule's ids and counts."""
 
+import hashlib
 import os
 import re
 import signal
@@ -71,6 +72,36 @@ def test_timm(beton, taken, expected, capsys):
     losses = train(model, str(beton), CHANGING, batch_size=8, image_size=32)
     assert taken == expected and len(losses) == 4
     assert "Train: 2 [2/2]" in capsys.readouterr().out
+
+
+def test_timms_recipe_is_reproducible_to_the_hash_of_its_batches(beton, taken, expected, monkeypatch):
+    """RandAugment, erasing, MixUp and CutMix with soft labels: bit by bit, whatever the number of threads."""
+    timm = pytest.importorskip("timm")
+    from train_timm_recipe import train
+
+    hashes, item = [], budgetloader.BudgetLoader._item
+
+    def hashed(self, batch):
+        images, targets = item(self, batch)
+        assert targets.shape == (len(images), 14) and torch.allclose(targets.sum(1), torch.ones(len(images)))
+        values = (images.permute(0, 2, 3, 1).contiguous(), targets)
+        hashes.append(hashlib.sha256(b"".join(value.numpy().tobytes() for value in values)).hexdigest())
+        return images, targets
+
+    monkeypatch.setattr(budgetloader.BudgetLoader, "_item", hashed)
+    for workers in (1, 3):
+        torch.manual_seed(workers)  # the trainer's own numbers are not the loader's
+        losses = train(
+            timm.create_model("test_efficientnet", num_classes=14),
+            str(beton),
+            CHANGING,
+            batch_size=8,
+            image_size=32,
+            workers=workers,
+        )
+        assert len(losses) == 4 and all(0 < loss < 10 for loss in losses)
+    assert taken == 2 * expected and len(set(hashes)) == len(expected)
+    assert hashes[: len(expected)] == hashes[len(expected) :]
 
 
 def lightning_run(beton, folder, *, network=network, **options):
@@ -191,6 +222,7 @@ def test_the_scripts_run_from_a_command_line(beton, tmp_path):
         "train_lightning.py": "max_epochs=4",
         "train_accelerate.py": EPOCHS[3],
         "train_timm.py": "Train: 3 [5/5]",
+        "train_timm_recipe.py": "Train: 3 [5 batches]",
     }
     running = {name: script(name, beton, *COMMAND, place=tmp_path) for name in wanted}
     for name, process in running.items():

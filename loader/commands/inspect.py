@@ -19,27 +19,29 @@ _EXAMINED = 256  # images whose headers are read
 
 
 def add_arguments(add: Add) -> None:
-    add("file")
+    add("file", help="a .beton, or its address: s3://bucket/train.beton")
 
 
 def run(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from budgetloader.dataset import Dataset
+    from budgetloader.storage import open_file
 
-    dataset = Dataset(options.file)
+    dataset = open_file(options.file)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, _EXAMINED).astype(int))
     labels = np.unique(dataset.labels)
     lines = {
         "samples": f"{len(dataset):,}",
         "classes": f"{len(labels):,} (labels {labels[0]} … {labels[-1]}){_names(dataset.classes)}",
         "images": " × ".join(f"{a.min()}–{a.max()}" for a in (dataset.widths, dataset.heights)) + " pixels",
-        "JPEG bytes": f"{dataset.sizes.sum():,}, {dataset.sizes.mean() / 1000:.1f} kB each",
+        "image bytes": f"{dataset.sizes.sum():,}, {dataset.sizes.mean() / 1000:.1f} kB each",
         "written by": _writer(dataset.notes),
         "fingerprint": dataset.fingerprint,
     }
     for name, value in lines.items():
         print(f"{name:>12}: {value}")
+    if len(dataset.raw):
+        print(f"{'pixels':>12}: {dataset.raw.sum():,} of {len(dataset):,} samples are stored so, and need no decoding")
     for kind, count in _kinds(dataset, chosen).most_common():
         print(f"{'JPEGs':>12}: {count} of {len(chosen)} examined {kind}")
     return 0
@@ -51,6 +53,9 @@ def _kinds(dataset: Dataset, chosen: np.ndarray) -> Counter[str]:
 
     kinds: Counter[str] = Counter()
     for sample in chosen:
+        if len(dataset.raw) and dataset.raw[sample]:
+            kinds["are no JPEGs, but pixels"] += 1
+            continue
         try:
             frame = read_frame(dataset.jpeg(sample))
         except JpegError as error:

@@ -13,7 +13,7 @@ HELP = "decode every image of a .beton file, and compare its bytes with their ch
 
 
 def add_arguments(add: Add) -> None:
-    add("file")
+    add("file", help="a .beton, or its address: s3://bucket/train.beton")
     add("--max-pixels", type=int, default=MAX_PIXELS, help="of an image; a file with larger ones is refused")
     add("--threads", type=int, help="none: one per core")
 
@@ -22,10 +22,10 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from budgetloader.console import bars
-    from budgetloader.dataset import Dataset
+    from budgetloader.storage import open_file
     from budgetloader.verify import problems
 
-    dataset = Dataset(options.file, max_pixels=options.max_pixels)
+    dataset = open_file(options.file, max_pixels=options.max_pixels)
     bad = 0
     with bars(Console(stderr=True)) as progress:
         task = progress.add_task("verify", total=len(dataset))

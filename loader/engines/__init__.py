@@ -120,6 +120,8 @@ def choose(*, output: Output, dataset: Any = None) -> tuple[str, str]:
         return "native", f"in memory the images would take {needed:,} bytes, and {room:,} are to spare"
     if not output.device.startswith("cuda"):
         return "native", "it is the fastest on a CPU (see bench/results), and no other decodes for this device"
+    if len(getattr(dataset, "raw", ())):
+        return "native", "some samples are stored as pixels, which need no decoder"
     gpu, has_decoder = _jpeg_hardware(output.device)
     if not has_decoder:
         # Below a megapixel nvJPEG leaves the Huffman stage to the CPU, where most of the time goes.

@@ -10,7 +10,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -40,7 +40,7 @@ class Output:
     """What a batch looks like.
 
     Args:
-        image_size: height and width of the images, pixels.
+        image_size: height and width of the images, pixels; where plans have sizes of their own, the largest.
         dtype: "float32", "float16", "bfloat16": (value/255 − mean)/std; "uint8": the pixels.
         layout: "channels_last" or "contiguous", the order in memory; the shape is [n, 3, h, w].
         device: a torch device, such as "cpu" or "cuda:0".
@@ -48,6 +48,8 @@ class Output:
         crop: what the plans' windows are: "resized", always inside their image, or "pad", of the
             image's size and up to 4 pixels outside, where pixels are 0.
         mean, std: of the red, green and blue channel, on the scale 0 … 1.
+        decode_scaling: whether a window that is at least twice its target may be decoded at 1/2, 1/4 or 1/8.
+        fast_decode: whether a JPEG is decoded by the fast inverse DCT, and its chroma repeated, not interpolated.
     """
 
     image_size: int
@@ -58,6 +60,8 @@ class Output:
     crop: Crop = "resized"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    decode_scaling: bool = False
+    fast_decode: bool = False
 
     def __post_init__(self) -> None:
         check_count(self.image_size, what="image_size")
@@ -66,10 +70,17 @@ class Output:
         check_choice(self.layout, LAYOUTS, what="layout")
         check_choice(self.interpolation, INTERPOLATIONS, what="interpolation")
         check_choice(self.crop, ("resized", "pad"), what="crop")
+        for name in ("decode_scaling", "fast_decode"):
+            if not isinstance(getattr(self, name), bool):
+                raise ArgumentError(f"{name} {getattr(self, name)!r} is neither True nor False")
         object.__setattr__(self, "mean", _three(self.mean, what="mean"))
         object.__setattr__(self, "std", _three(self.std, what="std"))
         if not min(self.std) > 0:
             raise ArgumentError(f"std {self.std}: give three numbers above 0")
+
+    def size_of(self, plan: BatchPlan) -> int:
+        """Height and width of a plan's images, pixels."""
+        return plan.image_size or self.image_size
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -126,6 +137,7 @@ class Job:
         capacity: the most plans under way.
         on_corrupt: "raise", or "replace" by the sample that `replacement` names.
         replacement: (plan, row, attempt) → a plan of one sample to stand in for a row.
+        sizes: the sizes that plans' images have, where there are several; see `Output.size_of`.
     """
 
     dataset: Any
@@ -135,13 +147,36 @@ class Job:
     capacity: int
     on_corrupt: OnCorrupt
     replacement: Callable[..., BatchPlan]
+    sizes: tuple[int, ...] = ()
 
 
 def stand_ins(job: Job, plan: BatchPlan, row: int) -> Iterator[BatchPlan]:
     """Plans of one sample each that may stand in for a row that does not decode, to be tried one after the other."""
     if job.on_corrupt == "replace":
         for attempt in range(_ATTEMPTS):
-            yield job.replacement(plan, row, attempt=attempt)
+            yield replace(job.replacement(plan, row, attempt=attempt), image_size=plan.image_size)
+
+
+def refuse_pixels(dataset: Any, *, engine: str) -> None:
+    """For an engine that reads JPEGs alone.
+
+    Raises:
+        EngineError: some samples are stored as pixels.
+    """
+    count = int(np.count_nonzero(getattr(dataset, "raw", ())))
+    if count:
+        raise EngineError(
+            f"engine {engine!r} reads JPEGs, and {count:,} of {len(dataset):,} samples are stored as pixels; use "
+            "engine='native'"
+        )
+
+
+def crops_bytes(job: Job) -> bool:
+    """Whether an engine that crops compressed bytes reads nothing of a sample but what its plan's windows need.
+
+    A stand-in's window is in no plan, and with crop="pad" the whole image is decoded.
+    """
+    return job.on_corrupt == "raise" and job.output.crop == "resized"
 
 
 class Engine(Protocol):

@@ -28,7 +28,8 @@ class BufferPool:
     """Batch buffers that return when the last tensor that shows them is gone.
 
     A buffer is of `buffer_dtype`, [batch, h, w, 3] for channels-last memory and [batch, 3, h, w] for
-    contiguous.
+    contiguous. There is a pool for each size of images. When another size is asked for, what is free of the size
+    before is given back to the system, and so is what returns later: epochs of one size follow each other.
     """
 
     def __init__(
@@ -38,27 +39,48 @@ class BufferPool:
         *,
         allocate: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.empty,
     ) -> None:
-        size = output.image_size
-        self._allocate = allocate
+        self._allocate, self._batch_size = allocate, batch_size
+        self._usual = output.image_size
         self._dtype = output.torch_dtype
         self._channels_last = output.layout == "channels_last"
-        self._shape = (batch_size, size, size, 3) if self._channels_last else (batch_size, 3, size, size)
         self._buffer_dtype = buffer_dtype(output)
-        self._free: deque[np.ndarray] = deque()
+        self._pools: dict[int, deque[np.ndarray]] = {}
 
-    def take(self, count: int) -> np.ndarray:
-        """A buffer for `count` images. It returns to the pool when the array given here is gone."""
+    def take(self, count: int, image_size: int = 0) -> np.ndarray:
+        """A buffer for `count` images. It returns to its pool when the array given here is gone.
+
+        Args:
+            count: images, at most the batch size.
+            image_size: their height and width, pixels; 0: the output's.
+        """
+        size = image_size or self._usual
+        free = self._pools.get(size)
+        if free is None:
+            self._pools = {size: (free := deque())}  # the old pools' memory goes with the last buffer of each
         try:
-            whole = self._free.pop()
+            whole = free.pop()
         except IndexError:
-            whole = self._allocate(self._shape, self._buffer_dtype)
+            whole = self._allocate(self._shape(size), self._buffer_dtype)
         buffer = whole[:count]
-        weakref.finalize(buffer, self._free.append, whole).atexit = False
+        weakref.finalize(buffer, free.append, whole).atexit = False
         return buffer
+
+    @property
+    def spare(self) -> int:
+        """Buffers that wait to be taken."""
+        return sum(map(len, self._pools.values()))
+
+    def _shape(self, size: int) -> tuple[int, ...]:
+        images = (size, size, 3) if self._channels_last else (3, size, size)
+        return (self._batch_size, *images)
 
     def image(self, buffer: np.ndarray, row: int) -> np.ndarray:
         """One image of a buffer: [h, w, 3]."""
         return buffer[row] if self._channels_last else buffer[row].transpose(1, 2, 0)
+
+    def images(self, buffer: np.ndarray) -> np.ndarray:
+        """All images of a buffer, or of some rows of one: [n, h, w, 3]."""
+        return buffer if self._channels_last else buffer.transpose(0, 2, 3, 1)
 
     def tensor(self, buffer: np.ndarray) -> torch.Tensor:
         """A buffer as images [count, 3, h, w], without a copy; it keeps the buffer from returning."""

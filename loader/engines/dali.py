@@ -26,7 +26,7 @@ import nvidia.dali.types
 import torch
 
 from budgetloader.batch import Batch
-from budgetloader.engines.base import Job, Work
+from budgetloader.engines.base import Job, Work, crops_bytes, refuse_pixels
 from budgetloader.engines.base_threaded import ThreadedEngine
 from budgetloader.engines.rendering import Renderer
 from budgetloader.engines.upload import Put, uploader
@@ -66,8 +66,12 @@ class DALIEngine(ThreadedEngine):
     def __init__(self, job: Job, *, tuning: Tuning | None = None, cropped: bool | None = None) -> None:
         if job.output.crop == "pad":
             raise EngineError("engine 'dali' does not pad; use engine='resident' or 'native', or crop='resized'")
+        if job.output.decode_scaling:
+            raise EngineError("engine 'dali' decodes no image smaller; use engine='native', or decode_scaling=False")
+        refuse_pixels(job.dataset, engine="dali")
         work = Work()
         cropped = job.output.device != "cpu" if cropped is None else cropped
+        self.crops_bytes = cropped and crops_bytes(job)
         maker = _Maker(job, work, tuning=tuning or Tuning(), cropped=cropped)
         super().__init__(maker, capacity=job.capacity, work=work, name="dali")
 
@@ -126,6 +130,8 @@ class _Maker:
             self._pipeline.feed_input("anchors", anchors)  # an array is a batch of its rows
             self._pipeline.feed_input("shapes", shapes)
             self._pipeline.feed_input("mirror", plan.flips.astype(np.int32))
+            size = self._job.output.size_of(plan)  # it may change from batch to batch: nothing is built again
+            self._pipeline.feed_input("size", np.full((len(plan), 2), size, np.float32))
             self._pipeline.schedule_run()
         except Exception as error:
             self._problem = error
@@ -198,15 +204,17 @@ def _build(job: Job, *, tuning: Tuning, cropped: bool) -> Any:
         anchors = dali.fn.external_source(name="anchors", dtype=dali.types.INT32, ndim=1)
         shapes = dali.fn.external_source(name="shapes", dtype=dali.types.INT32, ndim=1)
         mirror = dali.fn.external_source(name="mirror", dtype=dali.types.INT32, ndim=0)
+        size = dali.fn.external_source(name="size", dtype=dali.types.FLOAT, ndim=1)
         window: Any = {"axis_names": "HW", "normalized_anchor": False, "normalized_shape": False}
         if cropped:
-            images = dali.fn.slice(_decoded(jpegs, device, tuning), anchors, shapes, **window)
+            images = dali.fn.slice(_decoded(jpegs, device, tuning, fast=output.fast_decode), anchors, shapes, **window)
         else:  # as it is stored: the index has that size, and no other engine turns an image
             as_stored: Any = {"output_type": dali.types.RGB, "adjust_orientation": False}
+            as_stored["use_fast_idct"] = output.fast_decode
             images = dali.fn.decoders.image_slice(jpegs, anchors, shapes, **window, **as_stored)
         images = dali.fn.resize(
             images,
-            size=[output.image_size, output.image_size],
+            size=size,
             interp_type=dali.types.INTERP_LINEAR,
             antialias=output.interpolation == "antialias",
         )
@@ -220,16 +228,17 @@ def _build(job: Job, *, tuning: Tuning, cropped: bool) -> Any:
     return built
 
 
-def _decoded(jpegs: Any, device: torch.device, tuning: Tuning) -> Any:
-    """Whole images, with the chroma upsampling of libjpeg-turbo, which every other engine has."""
+def _decoded(jpegs: Any, device: torch.device, tuning: Tuning, *, fast: bool) -> Any:
+    """Whole images, with the chroma upsampling of libjpeg-turbo, which every other engine has, unless `fast`."""
     if device.type == "cpu":
-        return dali.fn.decoders.image(jpegs, output_type=dali.types.RGB, adjust_orientation=False)
+        rgb = dali.types.RGB
+        return dali.fn.decoders.image(jpegs, output_type=rgb, adjust_orientation=False, use_fast_idct=fast)
     return dali.fn.decoders.image(
         jpegs,
         device="mixed",
         output_type=dali.types.RGB,
         adjust_orientation=False,
-        jpeg_fancy_upsampling=True,
+        jpeg_fancy_upsampling=not fast,
         hw_decoder_load=tuning.hardware_share,
         preallocate_height_hint=tuning.preallocate_height,
         preallocate_width_hint=tuning.preallocate_width,

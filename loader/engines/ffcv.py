@@ -28,7 +28,7 @@ from numba import types
 from budgetloader import jpeg, resize
 from budgetloader.batch import Batch
 from budgetloader.dataset import Dataset
-from budgetloader.engines.base import Job, Output, Work
+from budgetloader.engines.base import Job, Output, Work, crops_bytes
 from budgetloader.engines.base_threaded import ThreadedEngine
 from budgetloader.engines.buffers import buffer_dtype, tone
 from budgetloader.engines.rendering import Renderer
@@ -115,11 +115,17 @@ def _decode_row(row, data, most_pixels, antialias, tone, out):
 
 @numba.njit(nogil=True, parallel=True, cache=True, error_model="numpy")
 @_with_sources
-def _decode_rows(rows, file_bytes, starts, sizes, most_pixels, antialias, tone, out, status):
+def _decode_rows(rows, stored, most_pixels, antialias, tone, out, status):
+    file_bytes, starts, sizes, raw, heights, widths = stored
     for i in numba.prange(len(rows)):
         sample = rows[i, _SAMPLE]
         data = file_bytes[starts[sample] : starts[sample] + sizes[sample]]
-        decoded = _decode_row(rows[i], data, most_pixels, antialias, tone, out[i])
+        if len(raw) > 0 and raw[sample]:
+            pixels = data.reshape((heights[sample], widths[sample], 3))
+            top, left, height, width = rows[i, _TOP], rows[i, _LEFT], rows[i, _HEIGHT], rows[i, _WIDTH]
+            decoded = resample(pixels, top, left, height, width, antialias, rows[i, _FLIP] != 0, tone, out[i])
+        else:
+            decoded = _decode_row(rows[i], data, most_pixels, antialias, tone, out[i])
         status[i, 0] = _DECODED if decoded else _NOT_DECODED
 
 
@@ -135,7 +141,7 @@ class _WindowDecoder(Operation):
         size, dtype = output.image_size, buffer_dtype(output)
         shape = (size, size, 3) if output.layout == "channels_last" else (3, size, size)
         state = replace(previous_state, jit_mode=True, shape=shape, dtype=dtype)
-        # Placeholders: every batch brings its own memory, so that none is written over.
+        # Placeholders: every batch brings its own memory, of its own size, so that none is written over.
         return state, (AllocationQuery((1,), dtype), AllocationQuery((1,), np.dtype("u1")))
 
     def generate_code(self) -> Callable:
@@ -144,16 +150,14 @@ class _WindowDecoder(Operation):
         most_pixels = int((dataset.heights * dataset.widths).max())
 
         def channels_last(batch_indices, memory, metadata, storage_state):
-            file_bytes, starts, sizes = storage_state
             out, status = memory
-            decode_rows(batch_indices, file_bytes, starts, sizes, most_pixels, antialias, values, out, status)
+            decode_rows(batch_indices, storage_state, most_pixels, antialias, values, out, status)
             return out
 
         def contiguous(batch_indices, memory, metadata, storage_state):
-            file_bytes, starts, sizes = storage_state
             out, status = memory
             images = out.transpose(0, 2, 3, 1)
-            decode_rows(batch_indices, file_bytes, starts, sizes, most_pixels, antialias, values, images, status)
+            decode_rows(batch_indices, storage_state, most_pixels, antialias, values, images, status)
             return out
 
         return channels_last if output.layout == "channels_last" else contiguous
@@ -186,8 +190,9 @@ class _MappedContext(MemoryContext):
         self._dataset = dataset
 
     @property
-    def state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return self._dataset.file_bytes, self._dataset.starts, self._dataset.sizes
+    def state(self) -> tuple[np.ndarray, ...]:
+        data = self._dataset
+        return data.file_bytes, data.starts, data.sizes, data.raw, data.heights, data.widths
 
     def __enter__(self) -> _MappedContext:
         return self
@@ -210,7 +215,7 @@ def _make_loader(job: Job, output: Output) -> Any:
         try:
             ffcv_loader.OSCacheManager = lambda reader: _Mapped(job.dataset)
             return Loader(
-                str(job.dataset.path),
+                getattr(job.dataset, "map_path", str(job.dataset.path)),
                 batch_size=job.batch_size,
                 num_workers=min(job.workers, _MOST_THREADS),
                 os_cache=True,
@@ -252,7 +257,8 @@ class _Endless(EpochIterator):
     def finish(self, plan: BatchPlan) -> Batch:
         dataset = self._job.dataset
         dataset.check_unchanged()  # the compiled code reads the map without a check
-        buffer, status = self._run_pipeline(np.column_stack((plan.samples, plan.windows, plan.flips)))
+        rows = np.column_stack((plan.samples, plan.windows, plan.flips))
+        buffer, status = self._run_pipeline(rows, plan.image_size)
         if dataset.verifies:
             status[:, 0] |= [not dataset.intact(sample) for sample in plan.samples.tolist()]
         self._work.add_decoded(plan.epoch, len(plan))
@@ -262,8 +268,8 @@ class _Endless(EpochIterator):
         sent = self._uploader.send(buffer, dataset.labels[samples])
         return Batch(sent.images, sent.labels, plan, samples, sent.arrival)
 
-    def _run_pipeline(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        buffer, status = self._uploader.take(len(rows)), np.empty((len(rows), 1), np.uint8)
+    def _run_pipeline(self, rows: np.ndarray, image_size: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        buffer, status = self._uploader.take(len(rows), image_size), np.empty((len(rows), 1), np.uint8)
         self.memory_allocations["operation"][self._node] = ({0: buffer}, {0: status})  # of the batch's place 0
         with _one_at_a_time:
             numba.set_num_threads(self._threads)
@@ -277,8 +283,11 @@ class FFCVEngine(ThreadedEngine):
     def __init__(self, job: Job) -> None:
         if job.output.crop == "pad":
             raise EngineError("engine 'ffcv' does not pad; use engine='resident' or 'native', or crop='resized'")
-        if not job.dataset.mapped:
+        if not getattr(job.dataset, "plans_mapped", job.dataset.mapped):
             raise EngineError("engine 'ffcv' reads the file's map; use engine='native', or a Dataset with mapped=True")
+        if job.output.decode_scaling:
+            raise EngineError("engine 'ffcv' decodes no image smaller; use engine='native', or decode_scaling=False")
+        self.crops_bytes = crops_bytes(job)
         work = Work()
         up = uploader(job)
         # FFCV makes things, which are not used here, on whichever GPU is the current one.

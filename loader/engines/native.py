@@ -8,9 +8,10 @@ stays valid for as long as it is kept. For a GPU they hold bytes, and are taken 
 from __future__ import annotations
 
 from budgetloader.batch import Batch
-from budgetloader.engines.base import BaseEngine, Job
+from budgetloader.engines.base import BaseEngine, Job, crops_bytes
 from budgetloader.engines.render_threads import Rendered, RenderThreads
 from budgetloader.engines.rendering import compile_kernels
+from budgetloader.engines.rows import RowRenderer
 from budgetloader.engines.upload import uploader
 from budgetloader.plans import BatchPlan
 
@@ -20,13 +21,15 @@ class NativeEngine(BaseEngine[Rendered]):
 
     def __init__(self, job: Job) -> None:
         super().__init__(capacity=job.capacity)
+        self.crops_bytes = crops_bytes(job)
         self._uploader = uploader(job)
         compile_kernels(self._uploader.host)
+        RowRenderer(job, self._uploader.host).compile(self._uploader.host)
         self._pool = RenderThreads(job, self._uploader, self.work)
         self._threads = self._pool.threads
 
     def _prepare(self, plan: BatchPlan) -> Rendered:
-        return Rendered(plan, self._uploader.take(len(plan)), plan.samples.copy())
+        return Rendered(plan, self._uploader.take(len(plan), plan.image_size), plan.samples.copy())
 
     def _start(self, pending: Rendered) -> None:
         self._pool.start(pending)

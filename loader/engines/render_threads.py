@@ -12,12 +12,15 @@ import numpy as np
 
 from budgetloader.engines.base import Job, Work
 from budgetloader.engines.rendering import Renderer
+from budgetloader.engines.rows import RowRenderer
 from budgetloader.engines.threads import Latch, join_soon
 from budgetloader.engines.upload import Sent, Uploader
 from budgetloader.errors import EngineError
 from budgetloader.plans import BatchPlan
 
 _ROWS_PER_TASK = 8  # small enough to share a batch among threads, large enough to hide a queue's cost
+_MOST_ROWS_PER_TASK = 64  # of images so small that a queue's cost would show
+_SMALL_PIXELS = 64 * 64
 
 
 @dataclass(eq=False, slots=True)
@@ -90,6 +93,7 @@ class RenderThreads:
 
     def __init__(self, job: Job, uploader: Uploader, work: Work) -> None:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._rows_per_task = _rows_per_task(job)
         worker = _Worker(job, uploader, self._tasks, work)
         self.threads = [
             threading.Thread(target=worker.run, name=f"native-{i}", daemon=True) for i in range(job.workers)
@@ -101,10 +105,10 @@ class RenderThreads:
     def start(self, pending: Rendered) -> None:
         """Begin to make a batch."""
         count = len(pending.plan)
-        starts = range(0, count, _ROWS_PER_TASK)
+        starts = range(0, count, self._rows_per_task)
         pending.tasks_left = len(starts)
         for start in starts:
-            self._tasks.put(_Task(pending, start, min(start + _ROWS_PER_TASK, count)))
+            self._tasks.put(_Task(pending, start, min(start + self._rows_per_task, count)))
 
     def wait(self, pending: Rendered) -> None:
         """Wait until a batch is done."""
@@ -132,6 +136,7 @@ class _Worker:
     def run(self) -> None:
         self._uploader.enter()
         renderer = Renderer(self._job, self._work, self._uploader.host)
+        rows = RowRenderer(self._job, self._uploader.host)
         while True:
             task = self._tasks.get()
             if task is None:
@@ -140,9 +145,7 @@ class _Worker:
             pending, error = task.pending, None
             if not pending.cancelled and pending.error is None:
                 try:
-                    for row in range(task.start, task.stop):
-                        out = self._uploader.image(pending.buffer, row)
-                        pending.samples[row] = renderer.fill(pending.plan, row, out)
+                    self._render(task, renderer, rows)
                 except BaseException as caught:
                     error = caught
                 seconds = (time.perf_counter() - began) / self._job.workers
@@ -150,3 +153,17 @@ class _Worker:
             if pending.finish_task(error):
                 pending.send(self._uploader, self._job.dataset.labels)
             del task, pending  # while this thread waits, it must not keep a buffer
+
+    def _render(self, task: _Task, renderer: Renderer, rows: RowRenderer) -> None:
+        pending, which = task.pending, slice(task.start, task.stop)
+        done = rows.render(pending.plan, which, self._uploader.images(pending.buffer[which]))
+        self._work.add_decoded(pending.plan.epoch, int(np.count_nonzero(done)))
+        for row in (task.start + np.flatnonzero(~done)).tolist():  # what is not plain
+            pending.samples[row] = renderer.fill(pending.plan, row, self._uploader.image(pending.buffer, row))
+
+
+def _rows_per_task(job: Job) -> int:
+    pixels = int(np.median(job.dataset.heights * job.dataset.widths))
+    if max(pixels, job.output.image_size**2) > _SMALL_PIXELS:
+        return _ROWS_PER_TASK
+    return min(max(job.batch_size // job.workers, _ROWS_PER_TASK), _MOST_ROWS_PER_TASK)

@@ -9,6 +9,7 @@ from budgetloader.batch import Batch
 from budgetloader.dataset import Dataset, corrupt
 from budgetloader.engines.base import Job, Output, Work, stand_ins
 from budgetloader.engines.buffers import BufferPool, tone
+from budgetloader.engines.rows import decoder_options, divisor_of
 from budgetloader.engines.upload import Uploader
 from budgetloader.errors import CorruptSampleError
 from budgetloader.jpeg import Cropper, JpegError, SizeCheck
@@ -21,7 +22,7 @@ def compile_kernels(output: Output) -> None:
     """Compile, or load from numba's cache, what a batch of this output needs."""
     pool = BufferPool(output, 1)
     black, out = np.zeros((2, 2, 3), np.uint8), pool.image(pool.take(1), 0)
-    resample(black, 0, 0, 2, 2, True, False, tone(output), out)
+    resample(black, 0, 0, 2, 2, True, False, tone(output), out, 1)
 
 
 class Renderer:
@@ -38,7 +39,8 @@ class Renderer:
         self._tone = tone(output or job.output)
         self._antialias = job.output.interpolation == "antialias"
         self._pad = job.output.crop == "pad"
-        self._decoder = Decoder(job.dataset)
+        self._scaling = job.output.decode_scaling and not self._pad
+        self._decoder = Decoder(job.dataset, fast=job.output.fast_decode)
 
     def fill(self, plan: BatchPlan, row: int, out: np.ndarray) -> int:
         """Make one row of a batch, or what stands in for it.
@@ -66,7 +68,7 @@ class Renderer:
 
     def batch(self, plan: BatchPlan, uploader: Uploader) -> Batch:
         """A whole batch row by row, for engines whose own decoder failed at it."""
-        buffer, samples = uploader.take(len(plan)), plan.samples.copy()
+        buffer, samples = uploader.take(len(plan), plan.image_size), plan.samples.copy()
         for row in range(len(plan)):
             samples[row] = self.fill(plan, row, uploader.image(buffer, row))
         sent = uploader.send(buffer, self._job.dataset.labels[samples])
@@ -76,11 +78,14 @@ class Renderer:
         """Make one row; the number of its sample."""
         self._work.add_decoded(plan.epoch, 1)
         sample, (top, left, height, width) = int(plan.samples[row]), plan.windows[row].tolist()
+        divisor = int(divisor_of(height, width, min(out.shape[:2]))) if self._scaling else 1
         if self._pad:
             pixels, top, left = pad(self._decoder.decode_whole(sample)), top + PAD, left + PAD
         else:
-            pixels, top, left = self._decoder.decode(sample, top=top, left=left, height=height, width=width)
-        if not resample(pixels, top, left, height, width, self._antialias, bool(plan.flips[row]), self._tone, out):
+            window = {"top": top, "left": left, "height": height, "width": width}
+            pixels, top, left, divisor = self._decoder.decode_scaled(sample, **window, divisor=divisor)
+        scale = self._antialias, bool(plan.flips[row]), self._tone
+        if not resample(pixels, top, left, height, width, *scale, out, divisor):
             raise corrupt(self._job.dataset, sample, "its size is not the one in the index")
         return sample
 
@@ -91,10 +96,17 @@ def pad(pixels: np.ndarray) -> np.ndarray:
 
 
 class Decoder:
-    """Decodes windows of a dataset's samples to a buffer of its own: one per thread."""
+    """Decodes windows of a dataset's samples to a buffer of its own: one per thread.
 
-    def __init__(self, dataset: Dataset) -> None:
+    Args:
+        dataset: the file, or what has its samples.
+        fast: see `Output.fast_decode`.
+    """
+
+    def __init__(self, dataset: Dataset, *, fast: bool = False) -> None:
         self._dataset = dataset
+        self._options = decoder_options(fast=fast)
+        self._raw = getattr(dataset, "raw", ())
         self._cropper, self._check = Cropper(), SizeCheck()
         self._pixels = np.empty(0, np.uint8)
 
@@ -103,16 +115,41 @@ class Decoder:
 
         The pixels are valid until the next call.
         """
+        return self.decode_scaled(sample, top=top, left=left, height=height, width=width, divisor=1)[:3]
+
+    def decode_scaled(
+        self, sample: int, *, top: int, left: int, height: int, width: int, divisor: int
+    ) -> tuple[np.ndarray, int, int, int]:
+        """A part of the image that contains the window, and that the decoder made smaller.
+
+        Returns:
+            uint8 [h, w, 3], the window's top and left in it, in pixels of the whole image, and the divisor: that which
+            was asked for, or 1.
+        """
         data = self._dataset.jpeg(sample)
         whole = int(self._dataset.heights[sample]), int(self._dataset.widths[sample])
+        if len(self._raw) and self._raw[sample]:
+            return data.reshape(*whole, 3), top, left, 1
         try:
             self._check(data, height=whole[0], width=whole[1])
             if self._pixels.size < 3 * whole[0] * whole[1]:  # which the dataset limits
                 self._pixels = np.empty(3 * whole[0] * whole[1], np.uint8)
             data, y, x = self._cropper.crop(data, top=top, left=left, height=height, width=width)
-            return simplejpeg.decode_jpeg(data, buffer=self._pixels), top - y, left - x
+            pixels = self._smaller(data, divisor)
+            if pixels is None:
+                pixels, divisor = simplejpeg.decode_jpeg(data, buffer=self._pixels, **self._options), 1
+            return pixels, top - y, left - x, divisor
         except (JpegError, ValueError) as error:
             raise corrupt(self._dataset, sample, str(error)) from None
+
+    def _smaller(self, data: np.ndarray, divisor: int) -> np.ndarray | None:
+        """An image at a part of its size; None where it is to be whole, or the decoder gives another size."""
+        if divisor == 1:
+            return None
+        height, width = (-(-side // divisor) for side in simplejpeg.decode_jpeg_header(data)[:2])
+        least = {"min_height": height, "min_width": width}
+        pixels = simplejpeg.decode_jpeg(data, buffer=self._pixels, **least, **self._options)
+        return pixels if pixels.shape == (height, width, 3) else None
 
     def decode_whole(self, sample: int) -> np.ndarray:
         """The image: uint8 [height, width, 3], valid until the next call."""

@@ -37,6 +37,8 @@ class ResidentEngine(DirectEngine):
         decoded: what `decode` gives for a job of the same dataset and crop, for programs that make many loaders.
     """
 
+    reads_samples = False  # they are in memory from the start
+
     def __init__(self, job: Job, *, decoded: Decoded | None = None) -> None:
         super().__init__(capacity=job.capacity)
         self._job = job
@@ -50,8 +52,9 @@ class ResidentEngine(DirectEngine):
         shown = self._mended(plan)
 
         def images(put: Put) -> torch.Tensor:
-            shift = self._job.output.crop == "pad" and self._job.output.image_size == self._images.shape[1] - 2 * PAD
-            window = self._shifted(shown, put) if shift else self._resized(shown, put)
+            size = self._job.output.size_of(plan)
+            shift = self._job.output.crop == "pad" and size == self._images.shape[1] - 2 * PAD
+            window = self._shifted(shown, size, put) if shift else self._resized(shown, size, put)
             return self._normalize(window.permute(0, 3, 1, 2))
 
         sent = self._uploader.make(images, self._job.dataset.labels[shown.samples])
@@ -76,9 +79,8 @@ class ResidentEngine(DirectEngine):
                 raise corrupt(self._job.dataset, int(plan.samples[row]), "nor do those that stand in for it")
         return replace(plan, samples=samples, windows=windows, flips=flips)
 
-    def _shifted(self, plan: BatchPlan, put: Put) -> torch.Tensor:
+    def _shifted(self, plan: BatchPlan, size: int, put: Put) -> torch.Tensor:
         """Windows of the images' size in the padded images: uint8 [n, h, w, 3]."""
-        size = self._job.output.image_size
         top, left = plan.windows[:, 0, None], plan.windows[:, 1, None]
         across = np.where(plan.flips[:, None], np.arange(size)[::-1], np.arange(size))
         y = put(top + PAD + np.arange(size))
@@ -86,9 +88,9 @@ class ResidentEngine(DirectEngine):
         samples = put(plan.samples)
         return self._images[samples[:, None, None], y[:, :, None], x[:, None, :]]
 
-    def _resized(self, plan: BatchPlan, put: Put) -> torch.Tensor:
+    def _resized(self, plan: BatchPlan, size: int, put: Put) -> torch.Tensor:
         """Windows, resized by one matrix for the rows and one for the columns: uint8 [n, h, w, 3]."""
-        size, antialias = self._job.output.image_size, self._job.output.interpolation == "antialias"
+        antialias = self._job.output.interpolation == "antialias"
         border = PAD if self._job.output.crop == "pad" else 0
         down = np.zeros((len(plan), size, self._images.shape[1]), np.float32)
         across = np.zeros((len(plan), size, self._images.shape[2]), np.float32)
@@ -124,7 +126,7 @@ def decode(job: Job) -> Decoded:
 
     def decode_one(sample: int) -> CorruptSampleError | None:
         try:
-            pixels = Decoder(dataset).decode_whole(sample)
+            pixels = Decoder(dataset, fast=job.output.fast_decode).decode_whole(sample)
         except CorruptSampleError as error:
             return error
         images[sample] = pad(pixels) if border else pixels

@@ -17,20 +17,29 @@ from budgetloader.plans import BatchPlan
 class SyntheticEngine(DirectEngine):
     """See `budgetloader.engines.base.Engine`. Every batch shows the same noise; do not write to it."""
 
+    shares_images = True
+    reads_samples = False
+
     def __init__(self, job: Job) -> None:
         super().__init__(capacity=job.capacity)
-        output, size = job.output, job.output.image_size
-        generator = torch.Generator().manual_seed(0)
-        pixels = torch.randint(0, 256, (job.batch_size, size, size, 3), generator=generator, dtype=torch.uint8)
+        self._job, self._uploader = job, uploader(job)
+        self._size, self._images = job.output.image_size, self._noise(job.output.image_size)
+
+    def make(self, plan: BatchPlan) -> Batch:
+        size = self._job.output.size_of(plan)
+        if size != self._size:
+            self._size, self._images = size, self._noise(size)
+        sent = self._uploader.make(lambda put: self._images[: len(plan)], plan.labels)
+        return Batch(sent.images, sent.labels, plan, arrival=sent.arrival)
+
+    def _noise(self, size: int) -> torch.Tensor:
+        """A batch of images of a size, on the device."""
+        output, generator = self._job.output, torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (self._job.batch_size, size, size, 3), generator=generator, dtype=torch.uint8)
         table = output.table()
         images = torch.stack([table[c][pixels[..., c].long()] for c in range(3)], dim=1)
         memory = torch.channels_last if output.layout == "channels_last" else torch.contiguous_format
-        self._uploader = uploader(job)
-        self._images = self._uploader.run(lambda put: images.contiguous(memory_format=memory).to(output.device))
-
-    def make(self, plan: BatchPlan) -> Batch:
-        sent = self._uploader.make(lambda put: self._images[: len(plan)], plan.labels)
-        return Batch(sent.images, sent.labels, plan, arrival=sent.arrival)
+        return self._uploader.run(lambda put: images.contiguous(memory_format=memory).to(output.device))
 
     def _stop(self) -> None:
         self._uploader.close()

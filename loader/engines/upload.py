@@ -69,11 +69,14 @@ class Uploader(Protocol):
 
     host: Output
 
-    def take(self, count: int) -> np.ndarray:
+    def take(self, count: int, image_size: int = 0) -> np.ndarray:
         """Host memory for `count` images, see `BufferPool.take`. The device may still read it after `send`."""
 
     def image(self, buffer: np.ndarray, row: int) -> np.ndarray:
         """One image of a buffer: [h, w, 3]."""
+
+    def images(self, buffer: np.ndarray) -> np.ndarray:
+        """All images of a buffer, or of some rows of one: [n, h, w, 3]."""
 
     def send(self, buffer: np.ndarray, labels: np.ndarray, *, foreign: bool = False) -> Sent:
         """The batch of a buffer that is not written to any more.
@@ -126,11 +129,14 @@ class _Pooled:
         self.host = host
         self._pool = BufferPool(host, job.batch_size, **allocate)
 
-    def take(self, count: int) -> np.ndarray:
-        return self._pool.take(count)
+    def take(self, count: int, image_size: int = 0) -> np.ndarray:
+        return self._pool.take(count, image_size)
 
     def image(self, buffer: np.ndarray, row: int) -> np.ndarray:
         return self._pool.image(buffer, row)
+
+    def images(self, buffer: np.ndarray) -> np.ndarray:
+        return self._pool.images(buffer)
 
     def enter(self) -> None:
         """There is but one device."""
@@ -201,7 +207,7 @@ class _Beside(_Pooled):
 
     def send(self, buffer: np.ndarray, labels: np.ndarray, *, foreign: bool = False) -> Sent:
         if foreign:
-            own = self.take(len(buffer))
+            own = self.take(len(buffer), buffer.shape[1])
             np.copyto(own, buffer)
             buffer = own
 

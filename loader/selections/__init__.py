@@ -34,6 +34,7 @@ class Selection(Protocol):
         size: samples of a full epoch, D of M = ⌈D/B⌉ (default: those of the dataset). `ids` is asked for positions
             below it.
         identity: a dict that is JSON-able: what a state must agree with to be resumed (default: the class's name).
+        expected_share: a method that says which share of its `size` so many draws of an epoch see, 0 … 1.
     """
 
     def ids(self, epoch: int, positions: np.ndarray) -> np.ndarray:
@@ -101,6 +102,15 @@ class Chosen:
         """The positions of those places in the epoch's order: the same, unless samples are left out of it."""
         return places if self._filtered is None else self._filtered.positions(epoch, places)
 
+    def share(self, epoch: int) -> float | None:
+        """The share of the whole set's samples that an epoch sees, 0 … 1; the expected one, where it draws at random.
+
+        None for a selection of one's own that does not say.
+        """
+        drawn = self.span(epoch, self.steps[epoch] - 1)[1]
+        expected = getattr(self._selection, "expected_share", None)
+        return None if expected is None else float(expected(drawn)) * self.size / self._total
+
     def end(self, epoch: int) -> int:
         """How many positions of an epoch's order reach as far as its last sample does."""
         last = self.span(epoch, self.steps[epoch] - 1)[1] - 1
@@ -167,7 +177,7 @@ def choose(
         return Chosen(own, Budget(schedule, samples=size, batch_size=batch_size), total=total)
     size = total if members is None else len(members)
     budget = Budget(schedule, samples=size, batch_size=batch_size)
-    order: Selection
+    order: Weighted | Order | Subset
     if wanted.weights is not None:
         of = labels if members is None else labels[members]
         order = Weighted(_weights(wanted.weights, of, members, total=total), seed=seed)

@@ -106,6 +106,10 @@ class Filtered:
         """The samples at `positions` of `epoch`'s full order: int64 [n] in, int64 [n] out."""
         return self._order.ids(epoch, positions)
 
+    def expected_share(self, samples: int) -> float:
+        """The share of the full order's samples that so many places have: it draws without replacement."""
+        return min(samples / self.size, 1.0)
+
     def batches(self, epoch: int) -> int:
         """Batches of an epoch."""
         if epoch not in self._counts:

@@ -47,6 +47,11 @@ class Mixed:
             self._before[at] = np.arange(len(at))
         self.identity: dict[str, Any] = {"mixture": [str(share) for share in exact], "sizes": [int(s) for s in sizes]}
 
+    def expected_share(self, samples: int) -> float:
+        """The share of all sources' samples that so many positions of an epoch have, to a sample of each source."""
+        drawn = np.array([float(share) for share in self.shares]) * samples
+        return float(np.minimum(drawn, self._sizes).sum() / self.size)
+
     def ids(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """The samples at `positions` of `epoch`: int64 [n] in, int64 [n] out."""
         rounds, places = np.divmod(np.asarray(positions, np.int64), len(self._pattern))

@@ -14,6 +14,8 @@ from budgetloader.errors import ScheduleError
 class _Selection(Protocol):
     def ids(self, epoch: int, positions: np.ndarray) -> np.ndarray: ...
 
+    def expected_share(self, samples: int) -> float: ...
+
 
 class Subset:
     """The samples of a subset, in the order that another selection gives to as many.
@@ -29,6 +31,10 @@ class Subset:
             "samples": digest(members),
             **getattr(order, "identity", {}),
         }
+
+    def expected_share(self, samples: int) -> float:
+        """The share of the subset that so many draws of an epoch are expected to see."""
+        return self._order.expected_share(samples)
 
     def ids(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """The samples at `positions` of `epoch`: int64 [n] in, int64 [n] out."""

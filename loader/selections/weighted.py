@@ -31,6 +31,7 @@ class Weighted:
         given = np.asarray(weights, dtype=np.float64)
         self.probabilities = _probabilities(given)
         self.size, self._seed = len(given), seed
+        self._expected: dict[int, float] = {}
         self._keep, self._alias = _tables(self.probabilities * self.size)
         self.identity: dict[str, Any] = {"weights": hashlib.sha256(given.tobytes()).hexdigest()[:16]}
 
@@ -42,6 +43,11 @@ class Weighted:
 
     def expected_share(self, samples: int) -> float:
         """The share of the data set that `samples` draws are expected to see: 1/D · Σ 1 − (1 − p_i)^samples."""
+        if samples not in self._expected:  # a few budgets, each of which costs a pass over the set
+            self._expected[samples] = self._share(samples)
+        return self._expected[samples]
+
+    def _share(self, samples: int) -> float:
         return float(np.mean(-np.expm1(samples * np.log1p(-np.minimum(self.probabilities, 1 - 1e-16)))))
 
 

@@ -22,6 +22,7 @@ from budgetloader.service.blocks import BLOCK
 from budgetloader.service.connection import Bridge
 from budgetloader.service.maker import BridgeMaker
 from budgetloader.service.protocol import ServiceStatus, StatusRequest
+from budgetloader.sizes import one_size
 
 if TYPE_CHECKING:
     import torch
@@ -41,10 +42,14 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "engine": ((), "the service decodes; leave it out"),
     "workers": ((), "`budgetloader serve --workers` says how many there are; leave it out"),
     "train": ((True,), "evaluation is not shared; make a BudgetLoader from the file"),
+    "views": ((1,), "a service decodes one crop of each sample; make a BudgetLoader from the file"),
+    "crops": ((None,), "they are of an evaluation, which is not shared; make a BudgetLoader from the file"),
     "sampling": (
         ("independent",),
         "only sampling='independent' can be shared; the order of the others depends on the schedule",
     ),
+    "decode_scaling": ((False,), "a service decodes images whole, for all of its trainers; leave it out"),
+    "fast_decode": ((False,), "a service decodes exactly, for all of its trainers; leave it out"),
     "label_field": ((None,), "the service opens the file, and takes the field named 'label'; leave it out"),
 }
 # What else does not mean the same over a service as for a BudgetLoader (see `budgetloader.options`).
@@ -54,6 +59,9 @@ _ADVICE = {
     "order": "every epoch is shuffled afresh, by seed=; leave it out",
     "dataset": "the first argument is the service's name",
 }
+
+
+_OWN = ("name", "label", "wait_seconds", "unknown")  # what `connect` has and `BudgetLoader` does not
 
 
 def connect(
@@ -73,11 +81,13 @@ def connect(
     prefetch: int = 3,
     rank: int | None = None,
     world_size: int | None = None,
+    transform: Any = None,
     samples: ArrayLike | str | None = None,
     weights: ArrayLike | str | None = None,
     selection: Selection | ScoreSelection | None = None,
     on_corrupt: OnCorrupt = "raise",
     verify: bool = False,
+    targets: Any = None,
     with_ids: bool = False,
     label: str | None = None,
     wait_seconds: float = 0.0,
@@ -89,13 +99,14 @@ def connect(
     they agree in seed, image_size, interpolation, crop and on_corrupt, and draw the same samples: those with the same
     `samples` and `weights`, or with a `selection` that draws alike. With `BudgetLoader.select`, or a selection that
     learns, an epoch is the whole set's with samples left out: its blocks are shared with trainers that leave nothing
-    out, and are decoded whole. The service decodes a few blocks of 256 images
-    ahead of the foremost trainer, also of the next epoch.
+    out, and are decoded whole. The service decodes a few blocks of 256 images ahead of the foremost trainer.
 
     Args:
         name: the service's, as `budgetloader serve --name` was given it.
         schedule, batch_size, image_size, device, seed, dtype, layout, interpolation, crop, mean, std, prefetch, rank,
-            world_size, samples, weights, selection, on_corrupt, with_ids: as for `BudgetLoader`.
+            world_size, samples, weights, selection, transform (which runs in this process), on_corrupt, with_ids: as
+            for `BudgetLoader`.
+        targets: as for `BudgetLoader`; fields are read from a copy of the file on this machine, at the service's path.
         verify: require that the service compares checksums (`budgetloader serve --verify`).
         label: what `budgetloader top` calls this trainer, at most 200 letters; default: host and process.
         wait_seconds: how long to wait for a service that is not running (yet, or again).
@@ -107,9 +118,8 @@ def connect(
         ArgumentError: an argument that a service does not have, or that cannot be used.
         EngineError: the service refuses what it is asked for, or its memory is too small for it.
     """
-    options = dict(locals())
-    for own in ("name", "label", "wait_seconds", "unknown"):
-        del options[own]
+    options = {keyword: value for keyword, value in locals().items() if keyword not in _OWN}
+    options["image_size"] = one_size(image_size, where="a service")
     _refuse(unknown)
     return _loader(_connect(name, label=label, wait_seconds=wait_seconds), options)
 

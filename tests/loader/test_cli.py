@@ -113,7 +113,7 @@ def test_bad_input_is_one_clear_line_and_loses_nothing(folder, tmp_path, capsys)
     assert "no images" in fails(capsys, "convert", tmp_path, tmp_path / "x.beton")
     assert "does not exist" in fails(capsys, "convert", tmp_path / "none", tmp_path / "x.beton")
     assert "s3://b/x.beton is an address" in fails(capsys, "convert", folder, "s3://b/x.beton")
-    assert "s3://b/x.beton is an address" in fails(capsys, "inspect", "s3://b/x.beton")
+    assert "give an address that begins with s3://" in fails(capsys, "inspect", "ftp://b/x.beton")
     assert "is a .beton already" in fails(capsys, "convert", kept, tmp_path / "x.beton")
     assert "'mauve-ish' is no colour" in fails(
         capsys, "convert", folder, tmp_path / "x.beton", "--background", "mauve-ish"
@@ -171,6 +171,16 @@ def test_throughput_measures_engines_in_processes_of_their_own(beton, capfd):
     assert main([*arguments, "--engines", "warp"]) == 1
     assert main([*arguments[:2], "--epochs", "0"]) == 1
     assert main(["doctor", str(beton), "--trainer-rate", "0"]) == 1
+
+
+def test_plan_says_which_share_of_the_set_an_epoch_sees(beton, capsys):
+    assert main(["plan", "0.5@2", "--data", str(beton), "--batch-size", "10"]) == 0
+    assert "42.9%" in capsys.readouterr().out  # 30 of 70 samples
+    assert main(["plan", "1@2", "--data", str(beton), "--batch-size", "10", "--only", "sample < 20"]) == 0
+    assert "28.6%" in capsys.readouterr().out
+    assert main(["plan", "1@2", "--data", str(beton), "--batch-size", "10", "--weights", "balanced"]) == 0
+    assert "63.5%" in capsys.readouterr().out  # 1 − (1 − 1/70)^70: the classes are equally large
+    assert main(["plan", "1@2", "--samples", "9", "--batch-size", "3", "--weights", "balanced"]) == 1
 
 
 def test_plan_takes_the_samples_of_a_file(beton, capsys):

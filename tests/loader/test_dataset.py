@@ -67,9 +67,13 @@ def test_a_file_of_unsupported_fields_is_refused(copy):
         Dataset(copy)
 
 
-def test_raw_pixels_are_refused(copy):
-    patch(copy, beton.HEADER.itemsize + 2 * beton.FIELD.itemsize, b"\x01")
-    with pytest.raises(DatasetError, match="raw pixels"):
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [(b"\x01", "sample 0 has .* bytes of pixels, and .* are another number"), (b"\x02", "neither a JPEG")],
+)
+def test_pixels_of_another_number_and_unknown_kinds_are_refused(copy, mode, why):
+    patch(copy, beton.HEADER.itemsize + 2 * beton.FIELD.itemsize, mode)
+    with pytest.raises(DatasetError, match=why):
         Dataset(copy)
 
 

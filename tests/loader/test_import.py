@@ -10,18 +10,20 @@ import budgetloader
 
 LAYERS = (  # each imports from its own line or those above it
     {"apart", "errors", "limits", "parallel", "paths", "pickles", "pillow", "rng", "runs", "stats"},
-    {"arguments", "colour", "console", "idx", "npz"},
-    {"arrays"},
+    {"arguments", "colour", "console", "idx", "npz", "pixels"},
+    {"arrays", "sizes"},
     {"budget"},
     {"schedule"},
-    {"cursor", "shard", "theory"},
-    {"beton", "jpeg", "order", "resize", "windows"},
-    {"selections"},
-    {"dataset", "plans", "sources"},
+    {"cursor", "forecast", "shard", "theory"},
+    {"beton", "columns", "fields", "geometry", "jpeg", "order", "resize", "spatial", "tables", "windows"},
+    {"selections", "transforms"},
+    {"dataset", "labelling", "plans", "scaled", "sources"},
+    {"storage"},
     {"joined"},
-    {"batch", "where"},
+    {"batch", "encoding", "views", "where"},
+    {"encoding_apart", "resuming"},
     {"convert", "converted", "engines", "generate", "verify"},
-    {"feed", "growing", "options"},
+    {"feed", "growing", "options", "targets"},
     {"choosing"},
     {"loader", "prepare", "sampler"},
     {"service", "noise", "throughput"},
@@ -31,26 +33,37 @@ LAYERS = (  # each imports from its own line or those above it
     {"__main__"},
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
+    "storage": (
+        {"address", "folder", "mirror", "oracle", "pool", "ranges", "traffic", "windows"},
+        {"client", "ledger"},
+        {"cost", "index", "shared"},
+        {"source"},
+        {"ahead", "costs", "runs"},
+        {"dataset"},
+        {"__init__"},
+    ),
     "selections": (
         {"agreement", "filtered", "mixture", "packing", "subset", "weighted"},
         {"picks", "scores"},
         {"infobatch"},
         {"__init__"},
     ),
+    "transforms": ({"draws", "keys", "rows"}, {"adapters"}, {"chain"}, {"__init__"}),
     "engines": (
         {"laps", "threads"},
         {"base"},
         {"base_direct", "base_threaded", "buffers", "normalize"},
-        {"upload"},
-        {"rendering"},
-        {"render_threads"},
+        {"stage_call", "stage_driver", "upload"},
+        {"rows"},
+        {"rendering", "stage_places"},
+        {"render_threads", "stage"},
         {"dali", "ffcv", "native", "resident", "synthetic"},
         {"__init__"},
     ),
 }
 ENGINES = {"dali", "ffcv", "native", "resident", "synthetic"}
 TRAINING = ("training.py",)  # what brings the loader and models together
-OWNERS = {"nvidia": "engines/dali.py", "ffcv": "engines/ffcv.py", "ray": "service/"}
+OWNERS = {"obstore": "storage/", "nvidia": "engines/dali.py", "ffcv": "engines/ffcv.py", "ray": "service/"}
 
 
 def imports(source: str) -> set[str]:

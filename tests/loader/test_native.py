@@ -29,10 +29,10 @@ def test_a_buffer_returns_when_its_last_tensor_is_gone():
     address, part = images.data_ptr(), images[0, 0]
     del images
     gc.collect()
-    assert not pool._free  # a part of it is still in use
+    assert not pool.spare  # a part of it is still in use
     del part
     gc.collect()
-    assert len(pool._free) == 1
+    assert pool.spare == 1
     assert pool.tensor(pool.take(2)).data_ptr() == address
 
 

@@ -1,6 +1,8 @@
 """What trainers draw, over the service: the private loader's batches, shared by those that draw the same."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -8,8 +10,8 @@ import pytest
 pytest.importorskip("ray")
 
 from learning import losses_of
-from service_trainer import digest, options_of, private
-from services import SAMPLES
+from service_trainer import digest, hashes, options_of, private
+from services import SAMPLES, bridges
 
 from budgetloader import ArgumentError, BudgetLoader, InfoBatch
 from budgetloader.service import protocol
@@ -42,6 +44,18 @@ def test_a_selections_stream_is_the_private_loaders(served, kind):
     assert served.hashes("shared", schedule, **options) == expected
     halves = [served.hashes("shared", schedule, rank=r, world_size=2, **options) for r in range(2)]
     assert halves == [private(served.data, schedule, rank=r, world_size=2, **options) for r in range(2)]
+
+
+@pytest.mark.parametrize("kind", ["weights", "own"])
+def test_a_bridge_that_is_killed_is_told_anew_what_its_blocks_consist_of(served, kind):
+    options, got = {**KINDS[kind], "seed": 22}, []
+    with served.connect("shared", "full@2", **options) as batches:
+        for line in hashes(batches):
+            got.append(line)
+            if line[:2] in ((0, 5), (1, 20)):
+                (bridge,) = bridges(os.getpid())
+                os.kill(bridge, signal.SIGKILL)
+    assert got == private(served.data, "full@2", **options)
 
 
 def test_trainers_that_draw_the_same_samples_share_and_others_do_not(served):

@@ -1,0 +1,217 @@
+"""Object storage: what a client's requests cost, and how fast the loader is on a store that is 50 ms away.
+
+    python -m budgetloader.bench.storage
+
+The store is a real S3 server (JuiceFS's gateway) on this machine, the latency is a proxy's in a process of its own.
+Both share the cores with the loader. "clients" reads ranges of the samples' sizes with obstore and with s3fs, without
+the proxy. "rates" measures, turn by turn in one process: an epoch of native from the local file; its bytes
+with a plain client and as many connections, decoding nothing; the loader without a cache; and from a warm cache.
+Each begins with nothing fetched ahead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from budgetloader.bench.stores import S3
+
+_CLIENT_READS, _CLIENT_THREADS = 600, 32
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m budgetloader.bench.storage",
+        description=(__doc__ or "").split("\n\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--images", type=int, default=1536, help="JPEGs to generate")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--latency", type=float, default=0.05, help="seconds, at the proxy")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=("clients", "rates"), default=["clients", "rates"])
+    parser.add_argument("--out", default="runs/storage")
+    options = parser.parse_args(arguments)
+    from budgetloader.bench.console import guarded
+
+    return guarded(functools.partial(_main, options), interrupted="nothing was recorded")
+
+
+def _main(options: argparse.Namespace, console: Console) -> int:
+    from budgetloader.bench.console import bars
+    from budgetloader.bench.record import environment, write_json
+    from budgetloader.bench.stores import serve_s3
+    from budgetloader.prepare import prepare
+
+    out = Path(options.out)
+    with bars(console) as progress:
+        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
+    local = out / "data" / "train.beton"
+    shown = {**vars(options), "out": None}
+    results: dict[str, Any] = {"environment": environment(), "options": shown}
+    with tempfile.TemporaryDirectory() as folder, serve_s3(Path(folder)) as s3:
+        address = s3.put("train.beton", local.read_bytes())
+        os.environ.update(s3.environment(), XDG_CACHE_HOME=f"{folder}/home")
+        if "clients" in options.parts:
+            results["clients"] = clients(s3, local)
+            for name, row in results["clients"].items():
+                console.print(
+                    f"{name}: {row['requests_per_second']:,.0f} requests/s, "
+                    f"{row['client_ms_per_request']:.2f} ms of this process's time each"
+                )
+        if "rates" in options.parts:
+            results["rates"] = rates(s3, address, local, Path(folder), options)
+            for name, value in results["rates"].items():
+                console.print(f"{name}: {_shown(value)}")
+    write_json(out / "results.json", results)
+    return 0
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return " ".join(map(_shown, value))
+    return f"{value:,.3f}" if isinstance(value, float) else str(value)
+
+
+def clients(s3: S3, local: Path) -> dict[str, dict[str, float]]:
+    """What a random read of a sample's size costs, by client: requests per second and processor time."""
+    from budgetloader.dataset import Dataset
+
+    dataset, random = Dataset(local), np.random.default_rng(0)
+    samples = random.integers(0, len(dataset), _CLIENT_READS)
+    wanted = [(int(dataset.starts[i]), int(dataset.starts[i] + dataset.sizes[i])) for i in samples]
+    found = {"obstore": _measured(wanted, obstore_reader(s3.bucket, "train.beton"))}
+    try:
+        import s3fs
+    except ImportError:
+        return found
+    system = s3fs.S3FileSystem(
+        key=os.environ["AWS_ACCESS_KEY_ID"],
+        secret=os.environ["AWS_SECRET_ACCESS_KEY"],
+        client_kwargs={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]},
+        config_kwargs={"max_pool_connections": _CLIENT_THREADS},
+    )
+    path = f"{s3.bucket}/train.beton"
+    found["s3fs"] = _measured(wanted, lambda start, stop: system.cat_file(path, start=start, end=stop))
+    return found
+
+
+def obstore_reader(bucket: str, key: str) -> Callable[[int, int], Any]:
+    """Reads a range of an object as the loader does, with nothing behind it."""
+    import obstore
+    from obstore.store import from_url
+
+    store = from_url(f"s3://{bucket}", client_options={"allow_http": True})
+    return lambda start, stop: obstore.get(store, key, options={"range": (start, stop)}).buffer()
+
+
+def _measured(wanted: list[tuple[int, int]], read: Callable[[int, int], Any]) -> dict[str, float]:
+    with ThreadPoolExecutor(_CLIENT_THREADS) as pool:
+        list(pool.map(lambda span: read(*span), wanted[:64]))  # connections are made
+        began, worked = time.perf_counter(), _own_seconds()
+        sizes = list(pool.map(lambda span: len(read(*span)), wanted))
+        seconds, core_seconds = time.perf_counter() - began, _own_seconds() - worked
+    assert sizes == [stop - start for start, stop in wanted]
+    return {
+        "requests_per_second": len(wanted) / seconds,
+        "client_ms_per_request": 1000 * core_seconds / len(wanted),
+        "megabytes_per_second": sum(sizes) / 1e6 / seconds,
+    }
+
+
+def _own_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Images per second of each way, and what the first batch and a boundary take."""
+    from budgetloader.bench.stores import late
+
+    with late(s3.port, seconds=options.latency) as port:
+        os.environ["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{port}"
+        return _rates(s3, address, local, folder, options)
+
+
+def _rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    from budgetloader.storage import open_file
+
+    began = time.perf_counter()
+    far: Any = open_file(address)
+    first_batch = time.perf_counter() - began + _run(far, options)["first"]
+    sets = {"local": open_file(local), "loader": far, "cache": open_file(address, cache=folder / "cache")}
+    for one in (sets["local"], sets["cache"]):
+        _run(one, options)  # numba compiles, and the cache is filled
+    read, connections = obstore_reader(s3.bucket, "train.beton"), far.cost.connections
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in (*sets, "client")}
+    for _ in range(options.turns):
+        for name, one in sets.items():
+            turns[name].append(_run(one, options))
+        turns["client"].append({"rate": _plain(read, far, connections)})
+    boundaries = {name: _run(one, options, epochs=2)["boundary"] for name, one in sets.items()}
+    rates = {name: [turn["rate"] for turn in of] for name, of in turns.items()}
+    lower = [min(a, b) for a, b in zip(rates["local"], rates["client"], strict=True)]
+    return {
+        "images_per_second": {name: statistics.median(of) for name, of in rates.items()},
+        "loader_over_the_lower": statistics.median(a / b for a, b in zip(rates["loader"], lower, strict=True)),
+        "cache_over_local": statistics.median(a / b for a, b in zip(rates["cache"], rates["local"], strict=True)),
+        "first_batch_seconds": first_batch,
+        "boundary_seconds": boundaries,
+        "store": str(far.cost),
+        "traffic": str(far.traffic),
+        "verdict": str(turns["loader"][-1]["verdict"]),
+        "turns": rates,
+    }
+
+
+def _run(dataset: Any, options: argparse.Namespace, *, epochs: int = 1) -> dict[str, Any]:
+    """Some epochs of a loader that begins with nothing: images per second, and seconds."""
+    from budgetloader import BudgetLoader, Schedule
+
+    shape: Any = {
+        "batch_size": options.batch_size,
+        "image_size": options.image_size,
+        "dtype": "uint8",
+        "engine": "native",
+    }
+    with BudgetLoader(dataset, schedule=Schedule.full(epochs=epochs), seed=epochs, **shape) as batches:
+        began, samples = time.perf_counter(), 0
+        for _ in batches.epochs():
+            samples += sum(len(labels) for _, labels in batches)
+        seconds = time.perf_counter() - began
+        first, last = batches.stats[0].boundary_seconds, batches.stats[-1].boundary_seconds
+        return {"rate": samples / seconds, "first": first, "boundary": last, "verdict": batches.verdict()}
+
+
+def _plain(read: Callable[[int, int], Any], dataset: Any, connections: int) -> float:
+    """Every sample in an order of chance, fetched and dropped: samples per second."""
+    samples = np.random.default_rng(0).permutation(len(dataset))
+    spans = [(int(dataset.starts[i]), int(dataset.starts[i] + dataset.sizes[i])) for i in samples]
+    with ThreadPoolExecutor(connections) as pool:
+        list(pool.map(lambda span: read(*span), spans[:connections]))
+        began = time.perf_counter()
+        for _ in pool.map(lambda span: len(read(*span)), spans):
+            pass
+        return len(spans) / (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,317 @@
+"""Reading a file's fields: a column gives the values of any samples, by their numbers.
+
+Numbers of the index are held in memory, 8 bytes per sample. All else is read from the file when it is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from budgetloader.errors import CorruptSampleError, DatasetError
+from budgetloader.fields import Field, described, noted
+
+MOST_BYTES = 256 << 20  # of one sample's field; FFCV's own limit is the file's page, usually of 8 MiB
+
+
+class Stored(Protocol):
+    """A file, as far as its columns need it. A `Dataset` is one."""
+
+    mapped: bool
+
+    @property
+    def path(self) -> Any: ...
+
+    @property
+    def file_bytes(self) -> np.ndarray: ...
+
+    def check_unchanged(self) -> None: ...
+
+    def read_at(self, start: int, size: int) -> np.ndarray: ...
+
+
+class Ragged(Sequence[np.ndarray]):
+    """Arrays of different lengths, one behind the other: a sequence of n arrays [length, …].
+
+    Args:
+        flat: [lengths together, …], the entries of all.
+        lengths: int64 [n], how many of them each has.
+    """
+
+    def __init__(self, flat: np.ndarray, lengths: np.ndarray) -> None:
+        self.flat, self.lengths = flat, lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, row: Any) -> Any:
+        if isinstance(row, slice):
+            return list(self)[row]
+        stop = int(self.lengths[: row % len(self) + 1].sum())
+        return self.flat[stop - int(self.lengths[row]) : stop]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(np.split(self.flat, np.cumsum(self.lengths)[:-1]) if len(self) else ())
+
+    @classmethod
+    def of(cls, arrays: Sequence[np.ndarray]) -> Ragged:
+        """Of arrays of one dtype, and of one shape but for their lengths."""
+        return cls(np.concatenate(list(arrays)), np.array([len(one) for one in arrays], np.int64))
+
+
+Values: TypeAlias = np.ndarray | list[Any] | Ragged
+
+
+class Column:
+    """One field of every sample: `column[3]`, `column[[5, 1]]` or `column[:]` are values.
+
+    Attributes:
+        field: its name, kind, dtype and shape.
+    """
+
+    field: Field
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def take(self, ids: np.ndarray) -> Values:
+        """The values of some samples.
+
+        Args:
+            ids: int64 [n], numbers of samples.
+
+        Returns:
+            Of integers int64 [n], of floats float64 [n], of arrays [n, …], of lists `Ragged`. Of anything else a
+            list of n: bytes, str, what JSON says.
+
+        Raises:
+            CorruptSampleError: a sample's value is not of the field's kind.
+            DatasetError: the file was cut short or written to.
+        """
+        raise NotImplementedError
+
+    def __getitem__(self, which: int | slice | ArrayLike) -> Any:
+        chosen = np.arange(len(self), dtype=np.int64)[which]  # type: ignore[index]
+        return self.take(chosen) if np.ndim(chosen) else self.take(np.array([chosen]))[0]
+
+    def __repr__(self) -> str:
+        one = self.field
+        kind = f"{one.kind} {one.dtype}{list(one.shape)}" if one.dtype else one.kind
+        return f"<Column {one.name!r} of {len(self):,}: {kind}>"
+
+
+class Scalars(Column):
+    """Numbers of the index.
+
+    Args:
+        field: of kind "int" or "float".
+        values: [D].
+    """
+
+    def __init__(self, field: Field, values: np.ndarray) -> None:
+        self.field, self._values = field, values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def take(self, ids: np.ndarray) -> np.ndarray:
+        return self._values[ids]
+
+
+class Arrays(Column):
+    """Arrays of one shape.
+
+    Args:
+        field: of kind "array" or "tensor".
+        file: where they are.
+        starts: int64 [D], checked: the bytes are inside the file.
+    """
+
+    def __init__(self, field: Field, file: Stored, starts: np.ndarray) -> None:
+        self.field, self._file, self._starts = field, file, starts
+        stored = np.dtype(field.dtype)
+        self._stored, self._native = stored, stored.newbyteorder("=")
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def take(self, ids: np.ndarray) -> np.ndarray:
+        starts, size, file = self._starts[ids], self.field.entry_bytes, self._file
+        if file.mapped:
+            file.check_unchanged()
+            data = file.file_bytes
+            # Every stretch of so many bytes, of which rows are taken: one copy, and no loop.
+            stretches = np.lib.stride_tricks.as_strided(data, (len(data) - size + 1, size), (1, 1), writeable=False)
+            rows = stretches[starts]
+        else:
+            rows = np.empty((len(ids), size), np.uint8)
+            for row, start in zip(rows, starts, strict=True):
+                row[:] = file.read_at(int(start), size)
+        values = rows.view(self._stored).reshape(len(ids), *self.field.shape)
+        return values.astype(self._native, copy=False)
+
+
+class Stretches(Column):
+    """Values of any length.
+
+    Args:
+        field: of kind "bytes", "text", "json" or "list".
+        file: where they are.
+        starts, sizes: int64 [D], checked: the bytes are inside the file.
+    """
+
+    def __init__(self, field: Field, file: Stored, starts: np.ndarray, sizes: np.ndarray) -> None:
+        self.field, self._file, self._starts, self._sizes = field, file, starts, sizes
+        self._decode = _DECODERS.get(field.kind, bytes)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def take(self, ids: np.ndarray) -> list[Any] | Ragged:
+        file, sizes = self._file, self._sizes[ids]
+        file.check_unchanged()
+        parts = []
+        for start, size in zip(self._starts[ids].tolist(), sizes.tolist(), strict=True):
+            data = file.file_bytes[start : start + size] if file.mapped else file.read_at(start, size)
+            parts.append(data.tobytes())
+        if self.field.kind == "list":
+            return self._list(b"".join(parts), sizes, ids)
+        found = []
+        for sample, part in zip(ids, parts, strict=True):
+            try:
+                found.append(self._decode(part))
+            except (ValueError, RecursionError):
+                raise self._corrupt(sample) from None
+        return found
+
+    def _list(self, data: bytes, sizes: np.ndarray, ids: np.ndarray) -> Ragged:
+        field, stored = self.field, np.dtype(self.field.dtype)
+        lengths, rest = np.divmod(sizes, field.entry_bytes)
+        if rest.any():
+            raise self._corrupt(ids[rest.argmax()])
+        flat = np.frombuffer(data, stored).reshape(-1, *field.shape)
+        return Ragged(flat.astype(stored.newbyteorder("=")), lengths)  # a copy, which may be written to
+
+    def _corrupt(self, sample: int) -> CorruptSampleError:
+        what = f"field {self.field.name!r} of sample {sample} is no {self.field.kind}"
+        return CorruptSampleError(f"{self._file.path}: {what}; convert it again", sample=int(sample))
+
+
+class Joined(Column):
+    """Columns of several files, one after the other.
+
+    Args:
+        parts: of one kind, dtype and shape.
+
+    Raises:
+        DatasetError: they are not.
+    """
+
+    def __init__(self, parts: Sequence[Column]) -> None:
+        self.field = parts[0].field
+        for part in parts[1:]:
+            if part.field != self.field:
+                raise DatasetError(f"field {self.field.name!r} is not the same in all files: {parts[0]!r} and {part!r}")
+        self._parts = tuple(parts)
+        self._firsts = np.cumsum((0, *(len(part) for part in parts)))
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def take(self, ids: np.ndarray) -> Values:
+        if not len(ids):
+            return self._parts[0].take(ids)
+        places = np.searchsorted(self._firsts, ids, side="right") - 1
+        whole: np.ndarray | None = None
+        found: list[Any] = [None] * len(ids)
+        for part in np.unique(places).tolist():
+            rows = np.flatnonzero(places == part)
+            values = self._parts[part].take(ids[rows] - self._firsts[part])
+            if isinstance(values, np.ndarray):
+                if whole is None:
+                    whole = np.empty((len(ids), *values.shape[1:]), values.dtype)
+                whole[rows] = values
+            else:
+                for row, value in zip(rows.tolist(), values, strict=True):
+                    found[row] = value
+        if whole is not None:
+            return whole
+        return Ragged.of(found) if self.field.kind == "list" else found
+
+
+class Columns:
+    """The columns of one file, made when they are first asked for.
+
+    Args:
+        file: where values are.
+        descriptors: the header's, of `budgetloader.beton.FIELD`.
+        samples: the index, with a part f0, f1, … for each.
+        notes: what the file's notes say of the fields, which a stranger may have written.
+        end: of the file's data, bytes: what lies behind is refused.
+        most: bytes of one value.
+    """
+
+    def __init__(
+        self, file: Stored, descriptors: np.ndarray, samples: np.ndarray, *, notes: Any, end: int, most: int
+    ) -> None:
+        self._file, self._descriptors, self._samples = file, descriptors, samples
+        self._notes = notes if isinstance(notes, dict) else {}
+        self._end, self._most = end, min(most, MOST_BYTES)
+        self._names = [row["name"].tobytes().split(b"\0")[0].decode("ascii", "replace") for row in descriptors]
+        self._made: dict[str, Column] = {}
+
+    def get(self, name: str) -> Column:
+        """The column of a field. See `budgetloader.Dataset.column`."""
+        if name not in self._made:
+            try:
+                self._made[name] = self._make(name)
+            except DatasetError as error:
+                raise DatasetError(f"{self._file.path}: {error}") from None
+        return self._made[name]
+
+    def _make(self, name: str) -> Column:
+        if name not in self._names:
+            raise DatasetError(f"there is no field {name!r}; there are {', '.join(map(repr, self._names))}")
+        place = self._names.index(name)
+        row, metadata = self._descriptors[place], self._samples[f"f{place}"]
+        field = noted(described(name, int(row["type_id"]), row["arguments"].tobytes()), self._notes.get(name))
+        if field.kind == "image":
+            raise DatasetError(f"field {name!r} is an image; open the file with image_field={name!r} to load it")
+        if field.scalar:
+            return Scalars(field, metadata.astype("<i8" if field.kind == "int" else "<f8"))
+        if field.kind in ("array", "tensor"):
+            starts = metadata.astype(np.uint64)
+            sizes = np.full(len(starts), min(field.entry_bytes, 1 << 62), np.uint64)
+        else:
+            starts, sizes = metadata["ptr"].astype(np.uint64), metadata["size"].astype(np.uint64)
+        _check(field, starts, sizes, end=self._end, most=self._most)
+        starts, sizes = np.where(sizes > 0, starts, 0).astype(np.int64), sizes.astype(np.int64)
+        if field.kind in ("array", "tensor"):
+            return Arrays(field, self._file, starts)
+        return Stretches(field, self._file, starts, sizes)
+
+
+def _check(field: Field, starts: np.ndarray, sizes: np.ndarray, *, end: int, most: int) -> None:
+    long = sizes > np.uint64(most)
+    if long.any():
+        sample = int(long.argmax())
+        raise DatasetError(
+            f"field {field.name!r} of sample {sample} has {int(sizes[sample]):,} bytes, more than the "
+            f"{most:,} that a value may have; convert it again"
+        )
+    outside = (sizes > 0) & ((sizes > np.uint64(end)) | (starts > np.uint64(end) - np.minimum(sizes, np.uint64(end))))
+    if outside.any():
+        raise DatasetError(
+            f"field {field.name!r} of sample {int(outside.argmax())} lies outside the file; convert it again"
+        )
+
+
+def _read_json(data: bytes) -> Any:
+    return json.loads(data.partition(b"\0")[0])
+
+
+_DECODERS: dict[str, Callable[[bytes], Any]] = {"json": _read_json, "text": bytes.decode, "bytes": bytes}

@@ -1,0 +1,174 @@
+"""Plans whose samples have arrived: the stream of plans runs ahead of the engine, and is fetched meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from budgetloader.plans import BatchPlan, PlannerLike
+from budgetloader.storage.oracle import Draws
+from budgetloader.storage.source import Ticket
+
+_AHEAD_BYTES = 192 << 20  # of all plans that are ahead of the engine
+_MOST_AHEAD = 64  # plans
+
+
+class _Coming:
+    def __init__(self, plan: BatchPlan, tickets: list[Ticket], size: int) -> None:
+        self.plan, self.tickets, self.size = plan, tickets, size
+
+    def done(self) -> bool:
+        return all(ticket.done() for ticket in self.tickets)
+
+    def release(self) -> None:
+        for ticket in self.tickets:
+            ticket.release()
+
+
+class Ahead:
+    """An iterator over plans, each given when its samples can be read.
+
+    A plan's samples stay until `capacity` more plans were taken: an engine has as many under way at most.
+
+    Args:
+        dataset: in object storage, or several files of which some are.
+        plans: in their order.
+        capacity: the most plans that the engine has under way.
+        cropped: whether the engine looks at no bytes but those of the windows' rows.
+        ahead_bytes: the most that is fetched ahead of the engine; one plan always is.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        plans: Iterator[BatchPlan],
+        *,
+        capacity: int,
+        cropped: bool = False,
+        ahead_bytes: int = _AHEAD_BYTES,
+    ) -> None:
+        self._cropped = cropped
+        self._parts = _remote_parts(dataset)
+        self._plans, self._capacity = plans, capacity
+        self._most_bytes = min([ahead_bytes, *(part.ahead_bytes for _, part in self._parts)])
+        self._coming: deque[_Coming] = deque()
+        self._under_way: deque[_Coming] = deque()
+        self._bytes, self._ended = 0, False
+
+    def __iter__(self) -> Ahead:
+        return self
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next plan can be had without waiting; False also where it would be an error."""
+        self._top_up()
+        return not self._coming or (self._coming[0].done() and not self._failed())
+
+    def __next__(self) -> BatchPlan:
+        while len(self._under_way) >= self._capacity:
+            self._under_way.popleft().release()
+        self._top_up()
+        if not self._coming:
+            raise StopIteration
+        coming = self._coming[0]
+        if not coming.done():
+            began = time.perf_counter()
+            try:
+                for ticket in coming.tickets:
+                    ticket.wait()
+            finally:
+                self._parts[0][1].waited(time.perf_counter() - began)
+        for ticket in coming.tickets:
+            ticket.wait()  # raises what went wrong
+        self._coming.popleft()
+        self._bytes -= coming.size
+        self._under_way.append(coming)
+        self._top_up()
+        return coming.plan
+
+    def cut(self, epoch: int) -> bool:
+        """End before an epoch, whose samples have changed; whether it was planned already.
+
+        What was given out stays as it is until more plans would have been taken.
+        """
+        planned = [coming for coming in self._coming if coming.plan.epoch >= epoch]
+        given = any(coming.plan.epoch >= epoch for coming in self._under_way)
+        if not planned and not given:
+            return False
+        for coming in planned:
+            self._coming.pop()
+            self._bytes -= coming.size
+            coming.release()
+        self._ended = True
+        return True
+
+    def _failed(self) -> bool:
+        return any(ticket.failed for ticket in self._coming[0].tickets)
+
+    def _top_up(self) -> None:
+        while not self._ended and len(self._coming) < _MOST_AHEAD:
+            if self._coming and self._bytes >= self._most_bytes:
+                return
+            plan = next(self._plans, None)
+            if plan is None:
+                self._ended = True
+                return
+            self._coming.append(self._begin(plan))
+            self._bytes += self._coming[-1].size
+
+    def _begin(self, plan: BatchPlan) -> _Coming:
+        tickets, size = [], 0
+        for first, part in self._parts:
+            own = (plan.samples >= first) & (plan.samples < first + len(part))
+            if own.any():
+                part.oracle.at(plan.epoch, int(plan.positions.min()))
+                samples = plan.samples[own] - first
+                tickets.append(part.announce(samples, plan.windows[own], cropped=self._cropped))
+                size += part.bytes_of(np.unique(samples))
+        return _Coming(plan, tickets, size)
+
+
+def fetched(dataset: Any, plans: Iterator[BatchPlan], planner: PlannerLike, engine: Any) -> Iterator[BatchPlan]:
+    """The plans, each when its samples can be read; of a dataset on this machine's disks, just the plans.
+
+    Args:
+        dataset: what they are of.
+        plans: in their order.
+        planner: that makes them; it tells the cache what is needed when.
+        engine: that makes the batches; one whose `reads_samples` is False needs none of them, and one whose
+            `crops_bytes` is True looks at no bytes but those of a window's rows.
+    """
+    parts = _remote_parts(dataset)
+    if not parts or not getattr(engine, "reads_samples", True):
+        return plans
+    for first, part in parts:
+        part.oracle.follow(_draws(planner, first, len(part)))
+    return Ahead(dataset, plans, capacity=engine.capacity, cropped=getattr(engine, "crops_bytes", False))
+
+
+def _draws(planner: Any, first: int, count: int) -> Draws:
+    """What an epoch draws of one file, for all ranks."""
+
+    def draws(epoch: int) -> tuple[np.ndarray, np.ndarray] | None:
+        if epoch >= len(planner.steps) or not hasattr(planner, "selection") or not planner.ready(epoch):
+            return None
+        positions = np.arange(planner.budget.epoch_samples(epoch), dtype=np.int64)
+        ids = planner.selection.ids(epoch, positions)
+        own = (ids >= first) & (ids < first + count)
+        return ids[own] - first, positions[own]
+
+    return draws
+
+
+def _remote_parts(dataset: Any) -> list[tuple[int, Any]]:
+    """The files of a dataset that are fetched, and the number of the first sample of each."""
+    parts, first = [], 0
+    for part in getattr(dataset, "parts", (dataset,)):
+        if hasattr(part, "begin") and hasattr(part, "oracle"):
+            parts.append((first, part))
+        first += len(part)
+    return parts
