@@ -79,12 +79,12 @@ def accuracies(study: Study, rows: Rows) -> Grid:
 
 def primary(study: Study, rows: Rows) -> Grid:
     """The primary contrasts."""
-    return _contrasts("primary contrasts", statistics.contrasts(rows, statistics.primary_pairs(study)))
+    return _contrasts("primary contrasts", study, rows, statistics.primary_pairs(study))
 
 
 def secondary(study: Study, rows: Rows) -> Grid:
     """All other contrasts."""
-    return _contrasts("secondary contrasts", statistics.contrasts(rows, secondary_pairs(study)))
+    return _contrasts("secondary contrasts", study, rows, secondary_pairs(study))
 
 
 def secondary_pairs(study: Study) -> list[tuple[str, str]]:
@@ -103,10 +103,13 @@ def answer(study: Study, rows: Rows) -> str:
         return "There are no two seeds of a primary contrast yet, and so there is nothing to say."
     counts = sorted({len(contrast.differences) for contrast in found.values()})
     seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    lines = [f"{study.title}, {seeds} seeds{_unfinished(study, rows)}:", ""]
+    pairs = statistics.primary_pairs(study)
+    whole = len(found) == len(pairs) and all(_whole(study, rows, contrast) for contrast in found.values())
+    state = "" if whole else " so far (the primary contrasts are not finished, and so are not tested yet)"
+    lines = [f"{study.title}, {seeds} seeds{state}:", ""]
     for budget in dict.fromkeys(arm.budget for arm in study.arms if arm.kind == "flat"):
         parts = [
-            f"{_difference(found[pair])} {words}"
+            f"{_difference(found[pair], whole=whole)} {words}"
             for words, pair in (
                 ("fewer full epochs of the same cost", (f"flat@{budget}", f"short@{budget}")),
                 ("these with linear decay", (f"flat@{budget}", f"short-linear@{budget}")),
@@ -118,17 +121,14 @@ def answer(study: Study, rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def _unfinished(study: Study, rows: Rows) -> str:
-    return "" if tasks.complete(study, rows) else " so far (the record is not finished)"
-
-
-def _difference(contrast: Contrast) -> str:
-    """ "0.31 ± 0.20 points worse than (equivalent)" and the like."""
+def _difference(contrast: Contrast, *, whole: bool) -> str:
+    """ "0.31 ± 0.20 points (equivalent) worse than" and the like; the verdict only where all contrasts are whole."""
     direction = "better than" if contrast.mean > 0 else "worse than"
     if f"{abs(contrast.mean):.2f}" == "0.00":
         direction = "different from"
     verdict = {"better": "significant", "worse": "significant", "open": "undecided"}.get(contrast.verdict, "equivalent")
-    return f"{abs(contrast.mean):.2f} ± {contrast.half_width:.2f} points ({verdict}) {direction}"
+    said = f" ({verdict})" if whole else ""
+    return f"{abs(contrast.mean):.2f} ± {contrast.half_width:.2f} points{said} {direction}"
 
 
 def _cost(rows: Rows, budget: str) -> str:
@@ -139,20 +139,32 @@ def _cost(rows: Rows, budget: str) -> str:
     return f"; against full training it {'gained' if mean > 0 else 'lost'} {abs(mean):.2f} ± {half:.2f} points"
 
 
-def _contrasts(title: str, found: Sequence[Contrast]) -> Grid:
+def _contrasts(title: str, study: Study, rows: Rows, pairs: Sequence[tuple[str, str]]) -> Grid:
+    """A family of contrasts. Tests are shown once the family is whole: looks in between are none of the design's."""
+    found = statistics.contrasts(rows, pairs)
+    whole = len(found) == len(pairs) and all(_whole(study, rows, contrast) for contrast in found)
     table = [
         [
             f"`{c.first}` − `{c.second}`",
             f"{c.mean:+.2f} ± {c.half_width:.2f}",
-            str(len(c.differences)),
-            _p(c.p_holm),
-            _p(c.p_equivalent_holm),
-            c.verdict,
+            f"{len(c.differences)} of {_planned(study, rows, c) or '…'}",
+            *([_p(c.p_holm), _p(c.p_equivalent_holm), c.verdict] if whole else ["", "", "not finished"]),
         ]
         for c in found
     ]
     columns = ["contrast", "points (95 %)", "seeds", "p, difference", "p, equivalence", "verdict"]
-    return Grid(title, columns, table, "p values are Holm's, corrected within the table.")
+    note = "p values are Holm's, corrected within the table." if whole else "Tests are shown once the table is whole."
+    return Grid(title, columns, table, note)
+
+
+def _planned(study: Study, rows: Rows, contrast: Contrast) -> int:
+    """Seeds that a contrast is to have; 0 before the pilot says it."""
+    counts = [tasks.seeds(study, study.arm(name).budget, rows) for name in (contrast.first, contrast.second)]
+    return 0 if None in counts else min(len(count) for count in counts if count is not None)
+
+
+def _whole(study: Study, rows: Rows, contrast: Contrast) -> bool:
+    return len(contrast.differences) >= (_planned(study, rows, contrast) or math.inf)
 
 
 def _p(value: float) -> str:

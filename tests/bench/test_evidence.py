@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from studies import FEW, TINY, made_up
+from studies import FEW, TINY, made_up, pilot_rows
 
 from budgetloader.bench import evidence
 from budgetloader.bench.study import arms, page, pictures, recipes, record, run, sets, tables, tasks
@@ -242,12 +242,17 @@ def test_the_pages_say_what_the_record_says():
     assert page.check(ROOT) == []
 
 
-def test_an_unfinished_record_is_called_so():
+def test_an_unfinished_record_is_called_so_and_not_tested():
     rows = made_up(flat=[80.1, 80.3], short=[80.0, 80.1], short_linear=[81.0, 81.1])
-    assert "so far (the record is not finished)" in tables.answer(TINY, rows)
+    assert "are not finished, and so are not tested yet" in tables.answer(TINY, rows)
     assert tables.progress(TINY, rows).startswith("The record is not finished: 6 of ")
     assert "nothing to say" in tables.answer(TINY, {})
+    assert "0.15 ± 0.64 points better than fewer full epochs" in tables.answer(TINY, rows)
+    assert {row[-1] for row in tables.primary(TINY, rows).rows} == {"not finished"}
+    rows |= pilot_rows(TINY, spread=0.1)  # which asks for these two seeds
     assert "0.15 ± 0.64 points (undecided) better than fewer full epochs" in tables.answer(TINY, rows)
+    assert [row[2] for row in tables.primary(TINY, rows).rows] == ["2 of 2", "2 of 2"]
+    assert "not finished" not in {row[-1] for row in tables.primary(TINY, rows).rows}
 
 
 def test_a_picture_carries_the_numbers_that_it_shows(tmp_path):
