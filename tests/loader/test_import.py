@@ -34,7 +34,7 @@ LAYERS = (  # each imports from its own line or those above it
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
     "storage": (
         {"address", "folder", "mirror", "oracle", "pool", "ranges", "traffic", "windows"},
-        {"client", "ledger"},
+        {"client", "ledger", "upload"},
         {"cost", "index", "shared"},
         {"source"},
         {"ahead", "costs", "runs"},
