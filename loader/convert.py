@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from budgetloader.parallel import in_order
 from budgetloader.paths import local
 from budgetloader.pixels import RawChoice
 from budgetloader.resuming import resumable
+from budgetloader.scaled import values_of
 from budgetloader.sources import Source
 
 __all__ = ["Report", "Settings", "convert", "to_rgb"]
@@ -105,11 +106,12 @@ class Report:
     copied: int = 0
     skipped: list[str] = field(default_factory=list)
 
-    def add(self, encoded: Encoded, *, label: int) -> None:
+    def add(self, encoded: Encoded, *, label: int | None) -> None:
         """Count an image that was written."""
         self.samples += 1
         self.jpeg_bytes += len(encoded.data)
-        self.labels[label] += 1
+        if label is not None:
+            self.labels[label] += 1
         self.transparent += encoded.transparent
         self.resized += encoded.resized
         self.lossless += encoded.lossless
@@ -157,9 +159,11 @@ def convert(
         "interval": settings.interval,
     }
     report = Report()
+    fields, labelled = [one.field for one in source.columns], bool(len(source.labels))
+    what: Any = {"capacity": len(source), "notes": notes, "fields": fields, "labelled": labelled}
     with (
         resumable(local(path), source, settings, resume=resume) as journal,
-        Writer(local(path), capacity=len(source), notes=notes, exists=exists, keep=resume) as writer,
+        Writer(local(path), exists=exists, keep=resume, **what) as writer,
         encoders(encode, source, settings) as work,
     ):
         if journal is not None:
@@ -174,9 +178,11 @@ def convert(
                 report.skipped.append(f"{source.names[i]}: {encoded.problem}")
             else:
                 mode = MODE_RAW if encoded.raw else MODE_JPEG
-                width, height = encoded.width, encoded.height
-                writer.add(encoded.data, width=width, height=height, label=source.labels[i], mode=mode)
-                report.add(encoded, label=int(source.labels[i]))
+                size = {"width": encoded.width, "height": encoded.height}
+                label = int(source.labels[i]) if labelled else None
+                values = values_of(source, i, **size, scale=encoded.scale)
+                writer.add(encoded.data, **size, label=label, values=values, mode=mode)
+                report.add(encoded, label=label)
                 if journal is not None:
                     journal.note(i, encoded, start=writer.last_start)
             progress(i + 1)
@@ -188,6 +194,8 @@ def convert(
 
 def _check_labels(source: Source) -> None:
     """Refuse labels that no class has."""
+    if source.columns and not len(source.labels):
+        return
     most = len(source.classes) - 1 if source.classes else MAX_LABEL
     for name, label in zip(source.names, source.labels, strict=True):
         if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label <= most:

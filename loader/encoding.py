@@ -24,7 +24,12 @@ LARGEST_SIDE = 65_500  # libjpeg's limit; the file format's is 65,535
 
 @dataclass(frozen=True)
 class Encoded:
-    """What becomes of an image; `problem` says why it cannot be stored."""
+    """What becomes of an image.
+
+    Attributes:
+        problem: why it cannot be stored.
+        scale: by what its width and its height were multiplied.
+    """
 
     data: bytes = b""
     width: int = 0
@@ -35,6 +40,10 @@ class Encoded:
     lossless: bool = False
     problem: str = ""
     raw: bool = False
+    scale: tuple[float, ...] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scale", tuple(self.scale))  # JSON makes a list of it
 
 
 class Encoder:
@@ -80,7 +89,7 @@ class Encoder:
         return Encoded(jpeg.add_table(result.stdout), frame.width, frame.height, lossless=True)
 
     def _encode(self, image: Image.Image, *, raw: bool) -> Encoded:
-        settings, mode = self._settings, image.mode
+        settings, mode, before = self._settings, image.mode, image.size
         check_pixels(*image.size, most=settings.max_pixels)
         image, transparent = flattened(image, background=self._background)
         longest = max(image.size)
@@ -102,7 +111,9 @@ class Encoder:
             }
             data = jpeg.encode(image, quality=self.quality, **how)
             raw = fits and self._raw.pays(pixel_bytes=size, jpeg_bytes=len(data))
-        return Encoded(image.tobytes() if raw else data, image.width, image.height, mode, transparent, resized, raw=raw)
+        stored = image.tobytes() if raw else data
+        scale = (image.width / before[0], image.height / before[1])
+        return Encoded(stored, *image.size, mode, transparent, resized, raw=raw, scale=scale)
 
 
 def _why(error: Exception) -> str:

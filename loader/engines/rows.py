@@ -245,7 +245,7 @@ def _plain(dataset: Any) -> list[tuple[int, Dataset]]:
     parts = dataset.parts if isinstance(dataset, JoinedDataset) else (dataset,)
     found, first = [], 0
     for part in parts:
-        if type(part) is Dataset and part.mapped and not part.verifies:  # one in object storage has holes in its map
+        if isinstance(part, Dataset) and part.plans_mapped and not part.verifies:
             found.append((first, part))
         first += len(part)
     return found
