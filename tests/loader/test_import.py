@@ -21,7 +21,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"storage"},
     {"joined"},
     {"batch", "where"},
-    {"convert", "converted", "engines", "generate", "verify"},
+    {"convert", "converted", "engines", "generate", "packed", "verify"},
     {"feed", "growing", "options", "targets"},
     {"choosing"},
     {"loader", "prepare", "sampler"},
