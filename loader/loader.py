@@ -28,6 +28,7 @@ from budgetloader.sizes import Sizes, image_sizes
 from budgetloader.stats import BusySince, EpochStats, Verdict, judge
 from budgetloader.storage.ahead import fetched
 from budgetloader.targets import Targets
+from budgetloader.views import Views
 from budgetloader.where import where
 
 if TYPE_CHECKING:
@@ -90,6 +91,11 @@ class BudgetLoader(Choosing, Closing):
             `budgetloader.InfoBatch`: then batches are (images, labels, ids, weights), see `feedback`.
         transform: changes uint8 images, and targets, ahead of the trainer: a function of (images, targets, keys), a
             transform of torchvision or kornia, or a list of these; see `budgetloader.transforms`.
+        views: random crops of each sample, each with a flip of its own: images are [views, batch, 3, …] with more than
+            one. The first is what there is without others.
+        crops: of an evaluation: "five" (the corners and the centre), "ten" (these and their mirror images), or a share
+            of the shorter side, such as 0.95, for a centred square in place of 0.875; of several, images are
+            [crops, batch, 3, …].
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
         verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
@@ -126,6 +132,7 @@ class BudgetLoader(Choosing, Closing):
     """
 
     drop_last = False
+    stats: list[EpochStats]
     _iteration: object = None
     _counted = 0
 
@@ -157,6 +164,8 @@ class BudgetLoader(Choosing, Closing):
         weights: ArrayLike | str | None = None,
         selection: Selection | ScoreSelection | None = None,
         transform: Any = None,
+        views: int = 1,
+        crops: str | float | Sequence[float] | None = None,
         on_corrupt: OnCorrupt = "raise",
         verify: bool = False,
         label_field: str | None = None,
@@ -175,17 +184,16 @@ class BudgetLoader(Choosing, Closing):
         drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop, "on_corrupt": on_corrupt}
         drawn |= {"wanted": Wanted(sampling, where(self.dataset, samples), weights, selection), "shard": shard}
         self._planner, self._cursor = options.make_plans(self.dataset, train=train, schedule=schedule, **drawn)
+        self._views = Views(self.dataset, train=train, views=views, crops=crops, crop=self.crop, seed=self.seed)
         self.image_sizes = sizes = image_sizes(image_size, epochs=len(self._planner.steps))
         shown = sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std
-        output = Output(*shown, decode_scaling, fast_decode)
         pace: Any = {"ranks": shard.world_size if train else 1, "workers": workers, "prefetch": prefetch}
-        self._job = options.make_job(self._planner, self.dataset, output, sizes=sizes, on_corrupt=on_corrupt, **pace)
+        pace |= {"sizes": sizes, "views": self._views, "on_corrupt": on_corrupt}
+        self._job = options.make_job(self._planner, self.dataset, Output(*shown, decode_scaling, fast_decode), **pace)
         self._targets = Targets(targets, self.dataset, job=self._job)
-        self.batch_size, self.num_workers = self._job.batch_size, self._job.workers
-        self.stats: list[EpochStats] = []
-        self._dropped: dict[int, int] = {}
-        self._busy = BusySince(self.dataset)
-        stage = options.make_stage(transform, seed=self.seed, targets=self._targets)
+        self.batch_size, self.num_workers = self._job.batch_size // self._views.count, self._job.workers
+        self.stats, self._dropped, self._busy = [], {}, BusySince(self.dataset)
+        stage = options.make_stage(transform, seed=self.seed, targets=self._targets, views=self._views.count)
         self._engine, self.engine, self.engine_reason = options.make_engine(engine, self._job, stage)
         _log.info("engine %s: %s; crop %s: %s", self.engine, self.engine_reason, self.crop, self.crop_reason)
 
@@ -354,7 +362,8 @@ class BudgetLoader(Choosing, Closing):
         if self._feed is None or self._feed.next_out != here:
             self._feed = None  # and stays so if what follows is interrupted
             engine.abort()
-            plans = self._targets.ahead(self.image_sizes.sized(stream(self._planner, epoch=here[0], step=here[1])))
+            plans = self._views.plans(stream(self._planner, epoch=here[0], step=here[1]))
+            plans = self._targets.ahead(self.image_sizes.sized(plans))
             self._feed = Feed(engine, fetched(self.dataset, plans, self._planner, engine), here)
         try:
             return self.image_sizes.checked(self._feed.get())
@@ -363,13 +372,13 @@ class BudgetLoader(Choosing, Closing):
             raise
 
     def _item(self, batch: Batch) -> tuple:
-        item: tuple = (batch.images, self._targets(batch))
+        item: tuple = self._views.split(batch.images, self._targets(batch), transformed=batch.transformed)
         if not self._with_ids and not self._learns:
             return item
         import torch
 
-        item = (*item, torch.from_numpy(batch.shown.copy()))
-        return (*item, self._weights(batch)) if self._learns else item
+        item = (*item, torch.from_numpy(self._views.first(batch.shown).copy()))
+        return (*item, self._views.first(self._weights(batch))) if self._learns else item
 
     # What it measured, and its end
 

@@ -26,6 +26,7 @@ from budgetloader.shard import Shard
 from budgetloader.sizes import SizeSchedule
 from budgetloader.storage import open_file
 from budgetloader.tars import is_ordinary, open_ordinary
+from budgetloader.views import Views
 
 SMALL = 64  # pixels: images of up to this side, all of one size, are shifted by crop="auto", as CIFAR's are
 
@@ -184,6 +185,7 @@ def make_job(
     *,
     sizes: SizeSchedule,
     ranks: int,
+    views: Views,
     workers: int | None,
     prefetch: int,
     on_corrupt: OnCorrupt,
@@ -193,17 +195,18 @@ def make_job(
     Args:
         planner, dataset, output: of which plans and images, and what batches look like.
         sizes: of the images.
+        views: images of each sample.
         ranks: among which a batch is shared.
         workers, prefetch, on_corrupt: see `BudgetLoader`.
     """
     return Job(
         dataset=dataset,
         output=output,
-        batch_size=-(-planner.batch_size // ranks),
+        batch_size=-(-planner.batch_size // ranks) * views.count,
         workers=check_count(cores() if workers is None else workers, what="workers"),
         capacity=check_count(prefetch, what="prefetch"),
         on_corrupt=on_corrupt,
-        replacement=planner.replacement,
+        replacement=views.replacement(planner.replacement),
         sizes=sizes.distinct,
     )
 
@@ -229,7 +232,7 @@ def make_engine(engine: str | Callable[[Job], Engine], job: Job, stage: Stage | 
     return engines.create(name, job), name, reason
 
 
-def make_stage(transform: Any, *, seed: int, targets: Callable[[Batch], Any]) -> Stage | None:
+def make_stage(transform: Any, *, seed: int, targets: Callable[[Batch], Any], views: int) -> Stage | None:
     """What is done to batches between the engine and the trainer, or None.
 
     Raises:
@@ -239,4 +242,4 @@ def make_stage(transform: Any, *, seed: int, targets: Callable[[Batch], Any]) ->
         return None
     from budgetloader.transforms import as_transform
 
-    return Stage(as_transform(transform), seed, targets)
+    return Stage(as_transform(transform), seed, targets, views)

@@ -36,11 +36,13 @@ class Stage:
         transform: see `budgetloader.transforms.Transform`.
         seed: of the keys.
         targets: what the transform is given as targets of a batch.
+        views: images of each sample, which are that many parts of a batch.
     """
 
     transform: Transform
     seed: int
     targets: Callable[[Batch], Any] = lambda batch: batch.labels
+    views: int = 1
 
     def asked(self, job: Job) -> Job:
         """What the engine is asked to make."""

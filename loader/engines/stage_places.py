@@ -38,6 +38,8 @@ class StageLike(Protocol):
     def seed(self) -> int: ...
     @property
     def targets(self) -> Callable[[Batch], Any]: ...
+    @property
+    def views(self) -> int: ...
 
 
 @dataclass(eq=False, slots=True)
@@ -99,7 +101,7 @@ class OnHost:
             return
         if self._shared:
             source.images = source.images.clone(memory_format=torch.preserve_format)
-        buffer = None if self._in_place else self._uploader.take(len(source.images))
+        buffer = None if self._in_place else self._uploader.take(len(source.images), source.plan.image_size)
         keys = keys_of(self._stage, source)
         work = _Work(pending, source, self._stage.targets(source), keys, buffer, self._first)
         self._first = False
@@ -236,4 +238,6 @@ def _with_targets(batch: Batch, targets: Any) -> Batch:
 
 def keys_of(stage: StageLike, batch: Batch) -> np.ndarray:
     """The keys of a batch's samples: uint64 [n]."""
-    return sample_keys(batch.plan.positions, seed=stage.seed, epoch=batch.plan.epoch)
+    parts = np.split(batch.plan.positions, stage.views)
+    keys = [sample_keys(part, seed=stage.seed, epoch=batch.plan.epoch, view=view) for view, part in enumerate(parts)]
+    return keys[0] if len(keys) == 1 else np.concatenate(keys)

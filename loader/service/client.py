@@ -42,6 +42,8 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "engine": ((), "the service decodes; leave it out"),
     "workers": ((), "`budgetloader serve --workers` says how many there are; leave it out"),
     "train": ((True,), "evaluation is not shared; make a BudgetLoader from the file"),
+    "views": ((1,), "a service decodes one crop of each sample; make a BudgetLoader from the file"),
+    "crops": ((None,), "they are of an evaluation, which is not shared; make a BudgetLoader from the file"),
     "sampling": (
         ("independent",),
         "only sampling='independent' can be shared; the order of the others depends on the schedule",

@@ -140,6 +140,19 @@ def test_evaluation_is_transformed_too_and_always_alike(beton):
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_a_transform_gets_images_of_each_epochs_size(beton, dtype):
+    def inverted(images, targets, keys):
+        return 255 - images, targets
+
+    options = {"schedule": SCHEDULE, "batch_size": 8, "image_size": "16@1,24@1,8@1", "dtype": dtype, "mean": (0, 0, 0)}
+    with BudgetLoader(beton, transform=inverted, **options) as ours, BudgetLoader(beton, **options) as plain:
+        for _ in range(3):
+            for (a, _), (b, _) in zip(ours, plain, strict=True):
+                largest = 255 / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1) / 255 if dtype == "float32" else 255
+                torch.testing.assert_close(a, (largest - b).to(a.dtype), rtol=0, atol=1e-5)
+
+
 def test_normalisation_comes_behind(beton):
     def black(images, targets, keys):
         return torch.zeros_like(images), targets
