@@ -96,8 +96,8 @@ class Targets:
         self._begun: dict[tuple[int, int], Future[Any]] = {}
         if asked is None and not source.labelled:
             raise ArgumentError(
-                f"{dataset.path} has no integers that could be labels; say what a batch gives, as targets=…, of its "
-                f"fields {_listed(getattr(dataset, 'fields', ()))}"
+                f"{dataset.path} has no integers that could be labels; say what a batch gives, as targets=…"
+                + (f", of its fields {_listed(dataset.fields)}" if hasattr(dataset, "fields") else "")
             )
 
     def __call__(self, batch: Batch) -> Any:
@@ -150,7 +150,7 @@ class _Source:
     @functools.cached_property
     def labelled(self) -> bool:
         """Whether samples have labels: a file without integers has none."""
-        return getattr(self.dataset, "label_field", "label") is not None or not (self.dataset.labels < 0).all()
+        return getattr(self.dataset, "label_field", None) is not None or not (self.dataset.labels < 0).all()
 
     @functools.cached_property
     def _file(self) -> Any:
