@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import io
+import functools
 import json
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from budgetloader.errors import DatasetError
-from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_pixels, check_scans, max_bytes
-from budgetloader.sources import FORMATS, SUFFIXES, Filled, Source
+from budgetloader.limits import MAX_LABEL, MAX_PIXELS, max_bytes
+from budgetloader.sources import SUFFIXES, Filled, Source, image_of
 from budgetloader.tables import field_of, parquet_file
 from budgetloader.tars import Member, members_of_tar, open_regular
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _SPLITS = ("train", "val", "dev", "test")
 _TEXT_BYTES = 8 << 20  # of a member that is no image: a page of the file
@@ -186,30 +189,23 @@ def _source(
     max_pixels: int,
 ) -> Source:
     """A source of images' bytes, with columns."""
-    from PIL import Image
-
     wrong = [value for value in labels if type(value) is not int or not 0 <= value <= MAX_LABEL]
     if wrong:  # it is no label, but may be a target
         columns, labels, classes = [*columns, ("label", labels)], [], ()
-
-    def load(i: int) -> Image.Image:
-        data = read(i)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            check_pixels(*opened.size, most=max_pixels)  # before it is decoded
-            if opened.format in ("JPEG", "MPO"):
-                check_scans(data)
-            opened.load()
-            return opened
 
     filled = []
     for name, values in columns:
         field, ready = field_of(name, values)
         field.check_name()
         filled.append(Filled(field, ready))
-    source = Source(names, labels, classes, load, read=read, columns=tuple(filled))
     if not labels and not filled:
         raise DatasetError(f"{path} says nothing of its images; it has no label and no other column")
-    return source
+    load = functools.partial(_load, read, max_pixels)
+    return Source(names, labels, classes, load, read=read, columns=tuple(filled))
+
+
+def _load(read: Callable[[int], bytes], max_pixels: int, i: int) -> Image.Image:
+    return image_of(read(i), max_pixels=max_pixels)
 
 
 def _image_of(parts: dict[str, Member]) -> Member | None:
