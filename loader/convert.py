@@ -175,15 +175,14 @@ def convert(
         Writer(local(path), exists=exists, keep=resume, **what) as writer,
         encoders(encode, source, settings) as work,
     ):
-        if journal is not None:
-            work = journal.encoder(work, len(source))
+        work = journal.encoder(work, len(source)) if journal is not None else work
         for i, encoded in enumerate(in_order(work, len(source), threads=settings.threads)):
             if encoded.problem:
                 report.skip(source.names[i], encoded.problem, on_bad=settings.on_bad)
             else:
                 _write(writer, source, i, encoded)
-                report.add(encoded, label=int(source.labels[i]) if len(source.labels) else None)
-                if journal is not None:
+                report.add(encoded, label=source.labels[i] if len(source.labels) else None)
+                if journal:
                     journal.note(i, encoded, start=writer.last_start)
             progress(i + 1)
         report.copied = journal.copied if journal is not None else 0
