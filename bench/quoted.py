@@ -20,7 +20,7 @@ from budgetloader.bench import compared, report
 from budgetloader.bench.grid import Grid
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/results.md")
+PAGES = ("README.md", "docs/results.md", "docs/selecting.md", "docs/converting.md")
 _BLOCK = re.compile(r"(<!-- quote:([\w-]+) -->\n).*?(<!-- /quote -->)", re.S)
 
 
@@ -44,6 +44,18 @@ def _verdict(record: dict[str, Any]) -> Grid:
     return grid(record)
 
 
+def _selecting(record: dict[str, Any]) -> Grid:
+    from budgetloader.bench.selecting import costs_grid
+
+    return costs_grid(record)
+
+
+def _ordinary(record: dict[str, Any]) -> Grid:
+    from budgetloader.bench.selecting import ordinary_grid
+
+    return ordinary_grid(record)
+
+
 def _boundaries(record: dict[str, Any]) -> Grid:
     return report.boundaries(record["boundary"])
 
@@ -59,6 +71,8 @@ QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "boundary": ("throughput_cut_2_cores", _of("boundary")),
     "cut": ("throughput_cut_2_cores", _of("cut")),
     "threads": ("threads_2_cores", _threads),
+    "selecting": ("selecting_2_cores", _selecting),
+    "ordinary": ("selecting_2_cores", _ordinary),
     "verdict": ("verdict_2_cores", _verdict),
 }
 

@@ -20,11 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from budgetloader.bench.grid import Grid
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 MOST_MICROSECONDS = 3.0  # per sample, that a selection may take
 _AT_ONCE = 1024  # as `budgetloader.plans` plans
+KINDS = {"whole": "the whole set", "subset": "every tenth sample", "weights": "weights", "mixture": "three files"}
+SOURCES = ("folder", "tar", "beton")
 _MEMORY_PER_SAMPLE = 64  # bytes that making the tables of weights takes, at most
 
 
@@ -109,7 +113,7 @@ def costs(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]
     """A row for each kind and size."""
     rows: list[dict[str, Any]] = []
     for samples in options.samples:
-        for kind in ("whole", "subset", "weights", "mixture"):
+        for kind in KINDS:
             if kind == "weights" and samples * _MEMORY_PER_SAMPLE > options.memory_bytes:
                 console.print(f"{kind} of {samples:,}: left out, it may take {samples * _MEMORY_PER_SAMPLE:,} bytes")
                 rows.append({"kind": kind, "samples": samples, "left_out": "memory"})
@@ -143,9 +147,9 @@ def ordinary(options: argparse.Namespace, out: Path, console: Console) -> list[d
         tar.add(folder, "train")
     sources = {"folder": folder, "tar": out / "data" / "train.tar", "beton": out / "data" / "train.beton"}
     rates: dict[tuple[str, str], list[float]] = {}
-    for _ in range(options.turns):
+    for turn in range(options.turns):
         for engine in (name for name in ("native", "dali") if engines.installed(name)):
-            for name, path in sources.items():
+            for name, path in list(sources.items())[:: (-1) ** turn]:  # who is first changes
                 work = Work(image_size=224, epochs=1)
                 rates.setdefault((engine, name), []).append(measure_apart(path, engine=engine, work=work).median)
     rows = []
@@ -153,6 +157,53 @@ def ordinary(options: argparse.Namespace, out: Path, console: Console) -> list[d
         console.print(f"{engine}, {name}: {statistics.median(found):,.0f} images/s of {sorted(map(round, found))}")
         rows.append({"engine": engine, "source": name, "images_per_second": found})
     return rows
+
+
+def costs_grid(record: dict[str, Any]) -> Grid:
+    """The table of what selections cost."""
+    rows = record["costs"]
+    sizes = [row["samples"] for row in rows if row["kind"] == "whole"]
+    cells = []
+    for kind in KINDS:
+        found = {row["samples"]: row for row in rows if row["kind"] == kind}
+        shown = [found[size].get("microseconds", {}).get(str(_AT_ONCE), {}).get("median") for size in sizes]
+        made = max(row.get("made_seconds", 0.0) for row in found.values())
+        cells.append((KINDS[kind], *("not measured" if us is None else f"{us:.2f}" for us in shown), f"{made:.1f}"))
+    once_rows = "; ".join(
+        f"{row['kind']}, {row['samples']:,} samples: {row['seconds']:.2f} s" for row in rows if "seconds" in row
+    )
+    return Grid(
+        "microseconds per sample, by the size of the set",
+        ("drawn", *(f"D = {size:,}" for size in sizes), "made in, at most, s"),
+        cells,
+        f"Medians of {record['options']['asks']} requests of {_AT_ONCE:,} positions. Once per loader or epoch: "
+        f"{once_rows}. The tables of weights take 64 bytes per sample while they are made.",
+    )
+
+
+def ordinary_grid(record: dict[str, Any]) -> Grid:
+    """The table of ordinary JPEGs beside a .beton of the same images."""
+    rates = {(row["engine"], row["source"]): row["images_per_second"] for row in record["ordinary"]}
+    names = sorted({engine for engine, _ in rates}, reverse=True)
+    cells = [
+        (engine, *(f"{statistics.median(rates[engine, source]):,.0f}" for source in SOURCES), *_ratios(rates, engine))
+        for engine in names
+    ]
+    return Grid(
+        "images per second",
+        ("engine", *SOURCES, "folder / beton", "tar / beton"),
+        cells,
+        f"Medians of {record['options']['turns']} turns, each an epoch of {record['options']['images']} generated "
+        "JPEGs (about 500 × 375) to uint8 224 × 224, after one of warm-up.",
+    )
+
+
+def _ratios(rates: dict[tuple[str, str], list[float]], engine: str) -> list[str]:
+    """Turn by turn, how fast ordinary JPEGs are in units of the .beton: the median."""
+    return [
+        f"{statistics.median(a / b for a, b in zip(rates[engine, source], rates[engine, 'beton'], strict=True)):.2f}"
+        for source in SOURCES[:-1]
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -170,16 +221,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=3, help="of each engine and source")
     parser.add_argument("--out", default="runs/selecting")
     options = parser.parse_args(arguments)
+    options.given = list(sys.argv[1:] if arguments is None else arguments)
     from budgetloader.bench.console import guarded
 
     return guarded(functools.partial(_main, options), interrupted="nothing was recorded")
 
 
 def _main(options: argparse.Namespace, console: Console) -> int:
-    from budgetloader.bench.record import environment, write_json
+    from budgetloader.bench.record import command, environment, write_json
 
     out = Path(options.out)
-    results: dict[str, Any] = {"environment": environment(), "options": {**vars(options), "out": None}}
+    results: dict[str, Any] = {
+        "command": command("budgetloader.bench.selecting", options.given),
+        "environment": environment(),
+        "options": {**vars(options), "out": None, "given": None},
+    }
     if "costs" in options.parts:
         results["costs"] = costs(options, console)
         measured = [row["microseconds"][str(_AT_ONCE)]["median"] for row in results["costs"] if "microseconds" in row]

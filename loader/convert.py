@@ -20,6 +20,7 @@ from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels, check_p
 from budgetloader.parallel import in_order
 from budgetloader.paths import local
 from budgetloader.pixels import RawChoice
+from budgetloader.scaled import values_of
 from budgetloader.sources import Source
 
 if TYPE_CHECKING:
@@ -106,11 +107,12 @@ class Report:
     raw: int = 0
     skipped: list[str] = field(default_factory=list)
 
-    def add(self, encoded: _Encoded, *, label: int) -> None:
+    def add(self, encoded: _Encoded, *, label: int | None) -> None:
         """Count an image that was written."""
         self.samples += 1
         self.jpeg_bytes += len(encoded.data)
-        self.labels[label] += 1
+        if label is not None:
+            self.labels[label] += 1
         self.transparent += encoded.transparent
         self.resized += encoded.resized
         self.lossless += encoded.lossless
@@ -155,7 +157,10 @@ def convert(
         "interval": settings.interval,
     }
     report = Report()
-    with Writer(local(path), capacity=len(source), notes=notes, exists=exists) as writer:
+    fields, labelled = [one.field for one in source.columns], bool(len(source.labels))
+    with Writer(
+        local(path), capacity=len(source), notes=notes, fields=fields, labelled=labelled, exists=exists
+    ) as writer:
         for i, encoded in enumerate(in_order(encode, len(source), threads=settings.threads)):
             if encoded.problem:
                 if settings.on_bad == "raise":
@@ -166,9 +171,11 @@ def convert(
                 report.skipped.append(f"{source.names[i]}: {encoded.problem}")
             else:
                 mode = MODE_RAW if encoded.raw else MODE_JPEG
-                width, height = encoded.width, encoded.height
-                writer.add(encoded.data, width=width, height=height, label=source.labels[i], mode=mode)
-                report.add(encoded, label=int(source.labels[i]))
+                size = {"width": encoded.width, "height": encoded.height}
+                label = int(source.labels[i]) if labelled else None
+                values = values_of(source, i, **size, scale=encoded.scale)
+                writer.add(encoded.data, **size, label=label, values=values, mode=mode)
+                report.add(encoded, label=label)
             progress(i + 1)
         if not writer.count:
             raise DatasetError(f"none of the {len(source)} images can be read; the first: {report.skipped[0]}")
@@ -177,6 +184,8 @@ def convert(
 
 def _check_labels(source: Source) -> None:
     """Refuse labels that no class has."""
+    if source.columns and not len(source.labels):
+        return
     most = len(source.classes) - 1 if source.classes else MAX_LABEL
     for name, label in zip(source.names, source.labels, strict=True):
         if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label <= most:
@@ -195,6 +204,7 @@ class _Encoded:
     lossless: bool = False
     problem: str = ""
     raw: bool = False
+    scale: tuple[float, float] = (1.0, 1.0)  # by what its width and height were multiplied
 
 
 class _Encoder:
@@ -240,7 +250,7 @@ class _Encoder:
         return _Encoded(jpeg.add_table(result.stdout), frame.width, frame.height, lossless=True)
 
     def _encode(self, image: Image.Image, *, raw: bool) -> _Encoded:
-        settings, mode = self._settings, image.mode
+        settings, mode, before = self._settings, image.mode, image.size
         check_pixels(*image.size, most=settings.max_pixels)
         image, transparent = flattened(image, background=self._background)
         longest = max(image.size)
@@ -257,9 +267,9 @@ class _Encoder:
         if not (raw and fits):
             data = jpeg.encode(image, quality=self.quality, subsampling=self.subsampling, interval=settings.interval)
             raw = fits and self._raw.pays(pixel_bytes=size, jpeg_bytes=len(data))
-        return _Encoded(
-            image.tobytes() if raw else data, image.width, image.height, mode, transparent, resized, raw=raw
-        )
+        stored = image.tobytes() if raw else data
+        scale = (image.width / before[0], image.height / before[1])
+        return _Encoded(stored, *image.size, mode, transparent, resized, raw=raw, scale=scale)
 
 
 def _why(error: Exception) -> str:

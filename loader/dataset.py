@@ -140,6 +140,11 @@ class Dataset:
         return True
 
     @property
+    def plans_mapped(self) -> bool:
+        """Whether the samples of the plans that an engine was given can be read from `file_bytes`."""
+        return self.mapped
+
+    @property
     def verifies(self) -> bool:
         """Whether samples are compared with their checksums."""
         return self._verify

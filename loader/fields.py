@@ -266,7 +266,11 @@ def _numbers(one: Field, value: Any) -> np.ndarray:
             raise TypeError(f"{array.dtype} does not go into {dtype}")
     elif array.dtype.kind in "iu" and dtype.kind in "iu" and not _fits(array, dtype):
         raise ValueError(f"a number is outside {dtype}")
-    return np.ascontiguousarray(array, dtype)
+    with np.errstate(over="ignore"):
+        made = np.ascontiguousarray(array, dtype)
+    if dtype.kind == "f" and array.dtype.kind == "f" and (np.isinf(made) & np.isfinite(array)).any():
+        raise ValueError(f"a number is beyond {dtype}")
+    return made
 
 
 def _fits(array: np.ndarray, dtype: np.dtype) -> bool:

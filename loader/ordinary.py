@@ -54,10 +54,10 @@ class Ordinary(ABC):
             state.update(np.ascontiguousarray(array, "<i8").tobytes())
         self.fingerprint = state.hexdigest()
         _log.warning(
-            "%s has %s ordinary JPEGs, which are decoded whole; %s, which loads faster (see docs/converting.md)",
+            "%s has %s ordinary JPEGs, which are decoded whole, by engine native at about 0.6 times the rate of a "
+            ".beton of them, which budgetloader convert makes (see docs/converting.md)",
             path,
             f"{len(names):,}",
-            _CONVERT,
         )
 
     def __len__(self) -> int:

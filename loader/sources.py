@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from budgetloader import arrays, pickles
 from budgetloader.errors import DatasetError
+from budgetloader.fields import Field
 from budgetloader.limits import MAX_PIXELS, check_max_pixels, check_pixels, check_scans, max_bytes
 from budgetloader.paths import local
 
@@ -46,17 +47,32 @@ _FOREIGN = {
 
 
 @dataclass(frozen=True)
+class Filled:
+    """A field with a value for each image of a source.
+
+    Attributes:
+        field: what the values are.
+        values: one for each image, as `Field.encode` takes them. Boxes and points are in pixels of the image as `load`
+            gives it, and follow it where it is made smaller.
+    """
+
+    field: Field
+    values: Sequence[Any]
+
+
+@dataclass(frozen=True)
 class Source:
     """Labelled images that are loaded one at a time, from any thread.
 
     Attributes:
         names: what to call each image in messages.
-        labels: each image's class.
+        labels: each image's class; [] where there are columns in their place.
         classes: the classes' names, or () where they are not known.
         load: gives image i as PIL has it, in any mode.
         lossy: whether the images have been through a lossy codec already (False for CIFAR's pixels).
         read: gives the bytes of image i's file, or None where there are no files.
         warnings: probable mistakes of its user, and what to do about them.
+        columns: what each image has besides.
     """
 
     names: list[str]
@@ -66,6 +82,7 @@ class Source:
     lossy: bool = True
     read: Callable[[int], bytes] | None = None
     warnings: tuple[str, ...] = ()
+    columns: tuple[Filled, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -111,12 +128,13 @@ def cifar_folder(root: str | Path) -> Path | None:
     return None
 
 
-def image_folder(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:
+def image_folder(root: str | Path, *, max_pixels: int = MAX_PIXELS, flat: bool = False) -> Source:
     """A folder with a folder for each class, as torchvision's ImageFolder reads it (sorted).
 
     Args:
         root: the folder.
         max_pixels: of an image; larger ones cannot be read.
+        flat: take all images in it, however deep they lie, and give them no labels.
     """
     from PIL import Image
 
@@ -125,6 +143,7 @@ def image_folder(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:
     root = local(root)
     try:
         classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        classes = [""] if flat else classes
         files = [
             (file, label)
             for label, name in enumerate(classes)
@@ -155,6 +174,8 @@ def image_folder(root: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:
             return file.read(size)
 
     names, labels = [str(f.relative_to(root)) for f, _ in files], [label for _, label in files]
+    if flat:
+        return Source(names, [], (), load, read=read)
     warnings = _split_warnings(root, classes, names)
     return Source(names, labels, tuple(classes), load, read=read, warnings=warnings)
 

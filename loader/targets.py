@@ -11,7 +11,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class Rows:
 
     def __init__(self, job: Job, plan: BatchPlan, samples: np.ndarray | None = None) -> None:
         self.ids = plan.samples if samples is None else samples
-        self.dataset, self.image_size = job.dataset, job.output.image_size
+        self.dataset, self.image_size = job.dataset, job.output.size_of(plan)
         self._job, self._plan = job, plan
 
     def __len__(self) -> int:
@@ -68,13 +68,6 @@ class Rows:
         return windows, flips
 
 
-class Target(Protocol):
-    """One target of a loader: what is asked for by a name, an array or a function, made ready to look up."""
-
-    def __call__(self, rows: Rows) -> Any:
-        """The targets of some rows: numpy or torch arrays [n, …], or lists of n."""
-
-
 class Targets:
     """What a loader gives beside images.
 
@@ -94,8 +87,7 @@ class Targets:
         self._make = None if asked is None else _made(asked, source)
         self._pool = ThreadPoolExecutor(job.workers, "targets") if source.slow else None
         self._begun: dict[tuple[int, int], Future[Any]] = {}
-        fields = getattr(dataset, "fields", ())  # a folder of images has none, and labels all the same
-        if asked is None and fields and dataset.label_field is None:
+        if asked is None and not source.labelled:
             raise ArgumentError(
                 f"{dataset.path} has no integers that could be labels; say what a batch gives, as targets=…, of its "
                 f"fields {_listed(getattr(dataset, 'fields', ()))}"
@@ -149,13 +141,19 @@ class _Source:
         self.slow = False  # whether something that was asked for is
 
     @functools.cached_property
+    def labelled(self) -> bool:
+        """Whether samples have labels: a file without integers has none."""
+        return getattr(self.dataset, "label_field", "label") is not None or not (self.dataset.labels < 0).all()
+
+    @functools.cached_property
     def _file(self) -> Any:
         if hasattr(self.dataset, "column"):
             return self.dataset
-        path = getattr(self.dataset, "path", None)
-        advice = "give an array by sample or a function of ids as targets=…, or a column of a copy of it"
-        if path is None:
-            raise ArgumentError(f"this dataset has no fields but its labels; {advice}")
+        path = getattr(self.dataset, "path", type(self.dataset).__name__)
+        advice = "give an array by sample or a function of ids as targets=…"
+        if not hasattr(self.dataset, "capacity_bytes"):  # it is not served
+            raise ArgumentError(f"{path} has no fields but its labels; {advice}")
+        advice += ", or a column of a copy of it"
         try:
             file = Dataset(os.fspath(path), mapped=False)
         except DatasetError as error:
@@ -168,9 +166,9 @@ class _Source:
 
     def column(self, name: str) -> Column | None:
         """The column of a name; None: the labels."""
-        if name == getattr(self.dataset, "label_field", "label"):
+        if self.labelled and name == (getattr(self.dataset, "label_field", None) or "label"):
             return None
-        names = tuple(self._file.fields)
+        names = tuple(getattr(self._file, "fields", ()))
         if name not in names:
             raise ArgumentError(f"targets={name!r}: there is no such field; there are {_listed(names)}")
         return self._file.column(name)

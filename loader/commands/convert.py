@@ -51,6 +51,12 @@ def add_arguments(add: Add) -> None:
     add("--split", help="train or test (CIFAR, IDX, .npz), or as the torchvision dataset calls it; none: its default")
     add("--torchvision", metavar="NAME", help="the source is torchvision.datasets.NAME, on disk already")
     add("--dataset", metavar="MODULE:FUNCTION", help="the source is what a function of yours gives")
+    add("--labels", metavar="FILE", help="a table with a row for each image (.csv, .json, .parquet), or COCO's JSON")
+    add("--key", metavar="COLUMN", help="of the table: which column names the images; none: file_name and the like")
+    add("--label", metavar="COLUMN", help="of the table: which column is the label, in place of the class folders")
+    add("--columns", metavar="NAME", nargs="+", help="to take, as NAME, NAME=COLUMN or NAME=COLUMN+COLUMN; none: all")
+    add("--missing", choices=("raise", "skip"), default="raise", help="what to do with images that have no row")
+    add("--masks", metavar="FOLDER", help="of PNGs that are named as the images are")
     add("--append", action="store_true", help="put the images in a file behind FILE's set (see budgetloader.shards)")
     add("--overwrite", action="store_true", help="replace the file if it exists")
 
@@ -103,9 +109,34 @@ def _source(options: argparse.Namespace) -> Source:
         return converted.callable_source(options.dataset, options.source, max_pixels=options.max_pixels)
     if options.source is None:
         raise DatasetError("give the source, and the file to make: budgetloader convert SOURCE FILE")
+    if options.labels or options.masks:
+        return _annotated(options)
+    for name in ("key", "label", "columns"):
+        if getattr(options, name) is not None:
+            raise DatasetError(f"--{name} says what to take of a table; give it, as --labels FILE")
     if options.torchvision:
         return sources.torchvision_dataset(options.torchvision, options.source, split=options.split)
     return converted.any_source(options.source, split=options.split or "train", max_pixels=options.max_pixels)
+
+
+def _annotated(options: argparse.Namespace) -> Source:
+    """A source with what a table and a folder of masks say of its images."""
+    from budgetloader import labelling
+
+    plain = argparse.Namespace(**{**vars(options), "labels": None, "masks": None})
+    found = None if options.torchvision else labelling.images_in(options.source, max_pixels=options.max_pixels)
+    source = _source(plain) if found is None else found
+    if options.labels:
+        named = None if options.columns is None else dict(_named(text) for text in options.columns)
+        how = {"key": options.key, "label": options.label, "columns": named, "missing": options.missing}
+        source = labelling.annotated(source, options.labels, **how)
+    return labelling.masked(source, options.masks, max_pixels=options.max_pixels) if options.masks else source
+
+
+def _named(text: str) -> tuple[str, str | list[str]]:
+    """A field's name, and the column or the columns that it is made of."""
+    name, _, columns = text.partition("=")
+    return name, columns.split("+") if "+" in columns else columns or name
 
 
 def _say(report: Report, source: Source, options: argparse.Namespace) -> None:
@@ -123,8 +154,11 @@ def _say(report: Report, source: Source, options: argparse.Namespace) -> None:
         print(f"  {report.resized:,} made smaller to {options.max_side} pixels")
     for line in report.skipped:
         print(f"  skipped {printable(line)}", file=sys.stderr)
-    for line in classes_of(report.labels, source.classes):
+    for line in classes_of(report.labels, source.classes) if report.labels else ():
         print(line)
+    for one in source.columns:
+        kind = f"{one.field.kind} {one.field.dtype} {list(one.field.shape)}" if one.field.dtype else one.field.kind
+        print(f"  field {one.field.name}: {one.field.role or kind}")
 
 
 def classes_of(counts: Counter[int], names: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from budgetloader.commands.arguments import Add
+from budgetloader.commands.store_costs import add_costs, print_costs, swap
 from budgetloader.errors import ArgumentError, DatasetError, LoaderError
 from budgetloader.schedule import PAPER_SETTINGS, Schedule
 
@@ -19,9 +20,10 @@ HELP = "show a schedule's budget: batches per epoch, predicted time, probability
 
 def add_arguments(add: Add) -> None:
     add("schedule", help=f"{', '.join(PAPER_SETTINGS)}, a ratio, or any string that Schedule.parse takes")
+    add("file", nargs="?", help="the same as --data; the two may be given in either order")
     add("--epochs", type=int, help="where the schedule's string has no @EPOCHS")
     add("--samples", type=int, help="of the dataset")
-    add("--data", help="a .beton to take the number of samples from")
+    add("--data", help="a .beton to take the samples' number from; of an address, costs are shown, too")
     add("--batch-size", type=int, default=256)
     add("--weights", choices=("balanced",), help="every class equally often, with replacement (needs --data)")
     add("--only", metavar="CONDITION", help="a subset, such as 'height >= 256 and label in (3, 5)' (needs --data)")
@@ -29,6 +31,7 @@ def add_arguments(add: Add) -> None:
     add(
         "--batch-seconds", metavar="SIZE=SECONDS,…", help="measured times of a batch by image size, as 128=0.11,192=0.2"
     )
+    add_costs(add)
     add("--picture", metavar="PNG", help="draw batches per epoch to this file (needs matplotlib)")
 
 
@@ -36,7 +39,9 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from budgetloader import theory
+    from budgetloader.storage import is_address, open_file
 
+    swap(options)
     if (options.samples is None) == (options.data is None):
         raise DatasetError("give one of --samples and --data")
     if options.data is None and (options.weights or options.only):
@@ -57,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"  by eq. (9), with equal batch times: at least {low:.6f}, below {high:.6f}")
     print(f"probability that a sample is never seen, Theorems 1 and 3: {_probability(schedule)}")
     print(f"  of what is really drawn, ⌊αM⌋·B of D samples: {_probability(budget)}")
+    if options.data is not None and is_address(options.data):
+        print_costs(open_file(options.data), schedule, options)
     if options.picture:
         _picture(schedule, budget, options.picture)
     return 0

@@ -283,7 +283,7 @@ class FFCVEngine(ThreadedEngine):
     def __init__(self, job: Job) -> None:
         if job.output.crop == "pad":
             raise EngineError("engine 'ffcv' does not pad; use engine='resident' or 'native', or crop='resized'")
-        if not job.dataset.mapped:
+        if not getattr(job.dataset, "plans_mapped", job.dataset.mapped):
             raise EngineError("engine 'ffcv' reads the file's map; use engine='native', or a Dataset with mapped=True")
         if job.output.decode_scaling:
             raise EngineError("engine 'ffcv' decodes no image smaller; use engine='native', or decode_scaling=False")

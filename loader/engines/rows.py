@@ -244,7 +244,7 @@ def _plain(dataset: object) -> list[tuple[int, Dataset]]:
     found, first = [], 0
     for part in parts:
         if isinstance(part, Dataset):
-            if part.mapped and not part.verifies:
+            if part.plans_mapped and not part.verifies:
                 found.append((first, part))
             first += len(part)
     return found

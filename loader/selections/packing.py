@@ -14,6 +14,7 @@ import numpy as np
 from budgetloader.errors import ResumeError
 
 INLINE_BYTES = 32 << 10  # of compressed arrays that a state holds itself
+_TRIED = 4  # times as many bytes are compressed, to see whether they are few enough then
 _MOST_BYTES = 1 << 40
 _DTYPES = ("float32", "int64", "uint8")
 
@@ -33,7 +34,7 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 def pack(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """What a state says of some arrays: their digest, and the arrays themselves where they are small. JSON-able."""
     said: dict[str, Any] = {"digest": digest(arrays)}
-    if sum(array.nbytes for array in arrays.values()) > 64 * INLINE_BYTES:  # too much to try
+    if sum(array.nbytes for array in arrays.values()) > _TRIED * INLINE_BYTES:  # numbers do not shrink by so much
         return said
     head = json.dumps({name: [array.dtype.name, len(array)] for name, array in arrays.items()})
     body = b"".join(np.ascontiguousarray(array).tobytes() for array in arrays.values())
@@ -76,7 +77,7 @@ def _inline(text: Any) -> Arrays:
     """The arrays in a state's own text, without a byte more than it says that they have."""
     try:
         opened = zlib.decompressobj()
-        data = opened.decompress(base64.b64decode(text, validate=True), 64 * INLINE_BYTES + INLINE_BYTES)
+        data = opened.decompress(base64.b64decode(text, validate=True), (_TRIED + 1) * INLINE_BYTES)
         head, _, body = data.partition(b"\n")
         arrays, at = {}, 0
         for name, (dtype, count) in json.loads(head).items():

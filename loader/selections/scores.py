@@ -226,7 +226,8 @@ class Learner:
             return self._scores
         order = np.lexsort((losses, ids))
         ids, losses = ids[order], losses[order].astype(np.float64)
-        samples, starts, counts = np.unique(ids, return_index=True, return_counts=True)
+        starts = np.flatnonzero(np.concatenate(([True], ids[1:] != ids[:-1])))
+        counts, samples = np.diff(np.append(starts, len(ids))), ids[starts]
         means = (np.add.reduceat(losses, starts) / counts).astype(np.float32)
         scores = self._scores.copy()
         scores[samples] = self._selection.update(scores[samples], means)

@@ -40,7 +40,7 @@ class RemoteDataset(Dataset):
         cache: a folder on a local disk that keeps what was fetched, for other epochs, runs and processes; None:
             nothing is kept but the index.
         cache_bytes: the most that samples may take there; None: as much as they need.
-        label_field, verify, max_pixels: as in `Dataset`.
+        label_field, image_field, verify, max_pixels: as in `Dataset`.
         fetch: "whole": samples; "window": of each sample its headers and the rows of MCUs that the crop touches, which
             is about three quarters of the bytes with a random resized crop, for up to two requests. It is worth it
             where bytes are dear; engines that decode whole images are given whole samples all the same.
@@ -63,6 +63,7 @@ class RemoteDataset(Dataset):
         cache: str | os.PathLike | None = None,
         cache_bytes: float | None = None,
         label_field: str | None = None,
+        image_field: str | None = None,
         verify: bool = False,
         max_pixels: int = MAX_PIXELS,
         fetch: str = "whole",
@@ -72,7 +73,7 @@ class RemoteDataset(Dataset):
         self.url = url
         self.path = url  # type: ignore[assignment]  # for messages
         self._max_pixels = check_max_pixels(max_pixels)
-        self._verify, self.mapped = verify, True
+        self._verify, self.mapped = verify, False
         self._spans, self._spans_lock = index.Spans(), threading.RLock()
         self._images = (0, 0)  # where they stand, once that is known
         self._counter = Counter()
@@ -85,7 +86,7 @@ class RemoteDataset(Dataset):
         self._bytes = self._mirror.bytes
         try:
             kept = self._bring_index(first)
-            self._read_index(label_field)
+            self._read_index(label_field, image_field)
             if not kept and self._folder is not None:  # now that it is known to be whole
                 index.save(self._folder, self._remote, self._spans, self._bytes)
             self._images = (int(self.starts.min()), int((self.starts + self.sizes).max()))
@@ -124,6 +125,19 @@ class RemoteDataset(Dataset):
         if self._verify:
             self._check_sum(sample, data)
         return data
+
+    @property
+    def plans_mapped(self) -> bool:
+        """True: an engine is given a plan when its samples are in the mirror."""
+        return True
+
+    def read_at(self, start: int, size: int) -> np.ndarray:
+        """Some bytes of the object, fetched: uint8 [size].
+
+        Raises:
+            StorageError: they cannot be.
+        """
+        return self._view(start, start + size)
 
     def check_unchanged(self) -> None:
         """Nothing: every answer of the store is compared with the version that was opened."""

@@ -185,6 +185,27 @@ def test_evaluation_and_resume_move_them_too(path):
     assert all(torch.equal(a, b) for a, b in zip(whole[1:], rest, strict=True))
 
 
+def test_they_follow_images_whose_size_changes_by_epoch(path):
+    sizes = []
+    for images, (boxes, masks), _ in batches_of(path, ("boxes", "mask"), image_size=[32, 64]):
+        sizes.append(images.shape[-1])
+        assert masks.shape[-1] == images.shape[-1]
+        assert all(covers(box[0], dark(image)) for image, box in zip(images, boxes, strict=True))
+    assert sizes == [32] * 4 + [64] * 4
+
+
+def test_a_transform_is_given_them_and_may_change_them(path):
+    def upside_down(images, targets, keys):
+        boxes, masks = targets
+        side = images.shape[-1]
+        turned = [torch.stack((b[:, 0], side - b[:, 3], b[:, 2], side - b[:, 1]), dim=1) for b in boxes]
+        return images.flip(2), (turned, masks.flip(1))
+
+    for images, (boxes, masks), _ in batches_of(path, ("boxes", "mask"), transform=upside_down):
+        for image, box, mask in zip(images, boxes, masks, strict=True):
+            assert covers(box[0], dark(image)) and (dark(image) != (mask.numpy() == 7)).mean() < 0.06
+
+
 def file_of(path, field, value):
     data, _ = picture(0)
     with beton.Writer(path, capacity=1, notes={}, fields=[field]) as writer:
