@@ -32,25 +32,39 @@ from rich.console import Console
 
 from budgetloader.bench import console as terminals
 from budgetloader.bench.record import cpu_name, revision
-from budgetloader.bench.study import page, record, sets, statistics, tasks
+from budgetloader.bench.study import arms, page, record, sets, statistics, tasks
 from budgetloader.bench.study.recipes import RS2, STUDIES, Arm, Study
 from budgetloader.bench.study.run import Files, Run, train
 from budgetloader.doctor import version
 from budgetloader.errors import LoaderError
 
 ROOT = Path(__file__).resolve().parent.parent
-_SOURCES = ("bench/study/run.py", "bench/study/arms.py", "bench/study/networks.py", "models/resnet.py")
+_SOURCES = ("bench/study/run.py", "bench/study/networks.py", "models/resnet.py")
 _INFOBATCH = "bench/study/infobatch.py"
 _NO_NUMBERS = ("name", "title", "arms", "printed", "pilot_seeds", "first_seed", "least_seeds", "most_seeds", "factors")
 _WAIT_SECONDS = 2.0
 
 
-def fingerprint(study: Study, arm: Arm) -> str:
-    """Tells apart what trains: the recipe's numbers, and the sources of arms, runs and networks. 12 hex digits."""
+def fingerprint(study: Study, arm: Arm, *, samples: int) -> str:
+    """Tells apart what trains an arm: the recipe's numbers, its batches and learning rates, and the sources of runs.
+
+    Args:
+        samples: of a seed's training set.
+
+    Returns:
+        12 hex digits.
+    """
     numbers = {field.name: getattr(study, field.name) for field in fields(study) if field.name not in _NO_NUMBERS}
     usual = {field.name: field.default for field in fields(study)}
     said = {name: value for name, value in numbers.items() if value != usual[name]}  # the same when fields are added
-    found = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    total = arms.steps(arm, study, samples=samples)
+    batches: Sequence[int] = [total]
+    if arm.plan != "infobatch":
+        batches = arms.schedule(arm, study, samples=samples).budget(samples, batch_size=study.batch_size).batches
+    places = [arms.progress(arm, batches, epoch=e, step=s) for e, steps in enumerate(batches) for s in range(steps)]
+    rates = [arms.learning_rate(arm, study, factor=1.0, at=place) for place in places]
+    text = json.dumps([said, arm.plan, arm.sampling, total, batches, rates], sort_keys=True)
+    found = hashlib.sha256(text.encode())
     for name in (*_SOURCES, *([_INFOBATCH] if arm.plan == "infobatch" else [])):
         found.update((ROOT / name).read_bytes())
     return found.hexdigest()[:12]
@@ -73,7 +87,8 @@ class Worker:
     ) -> None:
         self.study, self._files, self._out, self._committed = study, files, out, committed
         self._shard, self._device = shard, device
-        self._fingerprints = {arm.name: fingerprint(study, arm) for arm in study.arms}  # of what is imported by now
+        samples = len(files.train) - study.held_out
+        self._fingerprints = {arm.name: fingerprint(study, arm, samples=samples) for arm in study.arms}
         self._facts = {
             "revision": revision(),
             "data": files.train.fingerprint,
@@ -160,11 +175,13 @@ def repeat(worker: Worker, name: str, console: Console) -> int:
 def status(study: Study, rows: Mapping[str, record.Row]) -> list[str]:
     """Lines that say how far a record is."""
     pilot = [run.name in rows for run in tasks.pilot(study)]
-    seeds = tasks.seeds(study, rows)
     lines = [f"{study.title}: {len(rows)} of {tasks.total(study, rows)} runs; pilot {sum(pilot)} of {len(pilot)}"]
-    if seeds is not None:
-        done = [sum(f"main/{arm.name}/seed{seed}" in rows for arm in study.arms) for seed in seeds]
-        lines.append(f"{len(seeds)} seeds; arms done of {len(study.arms)} in each: {', '.join(map(str, done))}")
+    for group in tasks.groups(study):
+        seeds = tasks.seeds(study, group[0].budget, rows) or ()
+        done = sum(f"main/{arm.name}/seed{seed}" in rows for arm in group for seed in seeds)
+        kinds = ", ".join(arm.kind for arm in group)
+        of = str(len(seeds) * len(group)) if seeds else "as many as the pilot will say"
+        lines.append(f"{group[0].budget}: {done} of {of} main runs ({kinds})")
     seconds = sum(row["cpu_seconds"] for row in rows.values())
     lines.append(f"{seconds / 3600:.2f} hours of one core so far")
     for found in statistics.contrasts(rows, statistics.primary_pairs(study)):

@@ -29,7 +29,7 @@ from budgetloader.bench.grid import Grid
 if TYPE_CHECKING:
     from rich.console import Console
 
-SIDES = (16, 64, 0)  # pixels of the images; 0: as they are generated, ImageNet's kind
+KINDS = ((16, False), (16, True), (64, False), (0, False))  # side (0: as generated), and whether stored as pixels
 SMALL_IMAGES = 16_384
 
 
@@ -155,8 +155,8 @@ def rates(beton: str, *, image_size: int, threads: Sequence[int], turns: int) ->
 def measure(folder: Path, *, images: int, small: int, turns: int, say: Callable[[str], object]) -> list[dict[str, Any]]:
     """One row per size of image."""
     table = []
-    for side in SIDES:
-        beton = _data(folder, side=side, images=images, small=small)
+    for side, raw in KINDS:
+        beton = _data(folder, side=side, raw=raw, images=images, small=small)
         image_size = side or 224
         lock = under_the_lock(beton, image_size=image_size)
         speeds = rates(beton, image_size=image_size, threads=(1, 2), turns=turns)
@@ -164,7 +164,7 @@ def measure(folder: Path, *, images: int, small: int, turns: int, say: Callable[
         pairs = [b / a for a, b in zip(speeds[1], speeds[2], strict=True)]
         table.append(
             {
-                "images": f"{side} × {side}" if side else "500 × 375",
+                "images": (f"{side} × {side}" if side else "500 × 375") + (", pixels" if raw else ""),
                 "image_size": image_size,
                 **lock,
                 "one_thread": one,
@@ -177,11 +177,11 @@ def measure(folder: Path, *, images: int, small: int, turns: int, say: Callable[
     return table
 
 
-def _data(folder: Path, *, side: int, images: int, small: int) -> str:
+def _data(folder: Path, *, side: int, raw: bool, images: int, small: int) -> str:
     """A .beton of generated images, made smaller to a square where a side is given."""
     from rich.progress import Progress
 
-    from budgetloader.convert import convert
+    from budgetloader.convert import Settings, convert
     from budgetloader.prepare import prepare
     from budgetloader.sources import Source, image_folder
 
@@ -189,12 +189,12 @@ def _data(folder: Path, *, side: int, images: int, small: int) -> str:
     prepare(None, folder=folder, **shape)
     if not side:
         return str(folder / "train.beton")
-    path = folder / f"{side}-{small}.beton"
+    path = folder / f"{side}-{small}-{raw}.beton"
     if not path.exists():
         source = image_folder(folder / "jpegs" / "train")
         few = [source.load(i).convert("RGB").resize((side, side)) for i in range(min(len(source), 256))]
         names, labels = [str(i) for i in range(small)], [i % 10 for i in range(small)]
-        convert(Source(names, labels, (), lambda i: few[i % len(few)]), path)
+        convert(Source(names, labels, (), lambda i: few[i % len(few)]), path, settings=Settings(raw=int(raw)))
     return str(path)
 
 

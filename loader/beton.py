@@ -160,6 +160,10 @@ class Writer:
         fields: what samples have besides image and label.
         labelled: False: they have no label.
         exists: what to do where `path` exists: "raise" or "replace".
+        keep: leave `<path>.partial` where the block ends early.
+
+    Attributes:
+        last_start: where the bytes of the last sample begin.
 
     Raises:
         DatasetError: `path` exists, its folder does not, another process writes it, or the disk is
@@ -177,8 +181,9 @@ class Writer:
         fields: Sequence[Field] = (),
         labelled: bool = True,
         exists: Literal["raise", "replace"] = "raise",
+        keep: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path, self._keep, self.last_start = Path(path), keep, 0
         label = (Field("label", "int"),) if labelled else ()
         self._fields = checked((Field("image", "image"), *label, *fields))
         self._columns, self._labelled = tuple(fields), labelled
@@ -239,7 +244,7 @@ class Writer:
         """Append one sample.
 
         Args:
-            jpeg: a whole JPEG.
+            jpeg: a whole JPEG, or with MODE_RAW pixels: uint8 [height, width, 3].
             width, height: its size in pixels.
             label: 0 … 2³¹ − 1; None where the file has no labels.
             values: of the other fields, by name.
@@ -251,7 +256,7 @@ class Writer:
         self._fit(jpeg, "its JPEG", "make the image smaller with --max-side")
         with self._clear_errors():
             start = self._append(jpeg)
-            self._samples["f0"][self.count] = (mode, width, height, start)
+            self._samples["f0"][self.count], self.last_start = (mode, width, height, start), start
             if self._labelled:
                 self._samples["f1"][self.count] = label
             for place, (column, value) in enumerate(zip(self._columns, encoded, strict=True), 1 + self._labelled):
@@ -311,7 +316,7 @@ class Writer:
             kind = DatasetError
             raise
         finally:
-            if kind is not None:
+            if kind is not None and not self._keep:
                 self._partial.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # a full disk was reported already
                 self._file.close()
@@ -368,7 +373,9 @@ class Writer:
             yield
         except OSError as error:
             why = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
-            raise DatasetError(f"cannot write {self._partial}: {why}; nothing was kept of it") from None
+            raise DatasetError(
+                f"cannot write {self._partial}: {why}; {'what is done' if self._keep else 'nothing'} was kept of it"
+            ) from None
 
 
 def _next_page(offset: int) -> int:

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from budgetloader import jpeg
-from budgetloader.beton import MODE_JPEG, MODE_RAW, PAGE_BYTES, Writer
-from budgetloader.colour import flattened, rgb_of, to_rgb
+from budgetloader.beton import MODE_JPEG, MODE_RAW, Writer
+from budgetloader.colour import rgb_of, to_rgb
+from budgetloader.encoding import JPEGTRAN, LARGEST_SIDE, Encoded, Encoder
+from budgetloader.encoding_apart import encoders
 from budgetloader.errors import DatasetError
-from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels, check_pixels, check_scans
+from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels
 from budgetloader.parallel import in_order
 from budgetloader.paths import local
 from budgetloader.pixels import RawChoice
+from budgetloader.resuming import resumable
 from budgetloader.scaled import values_of
 from budgetloader.sources import Source
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 __all__ = ["Report", "Settings", "convert", "to_rgb"]
-
-_JPEGTRAN = "jpegtran"
-_JPEGTRAN_SECONDS = 120.0
-_LARGEST_SIDE = 65_500  # libjpeg's limit; the file format's is 65,535
 
 
 @dataclass(frozen=True)
@@ -46,7 +41,8 @@ class Settings:
             jpegtran); other images are encoded. Quality and subsampling are then those of each JPEG.
         max_side: images with a longer side are made smaller to have it; None: never.
         on_bad: what to do with an image that cannot be read: "raise", or "skip" (and report).
-        threads: how many convert at a time; None: one per core.
+        optimize: make Huffman tables for each image; False: the standard ones, which take less time and 3 % more bytes.
+        threads: how many convert at a time; None: one per core. Of many images, each in a process of its own.
         max_pixels: of an image; larger ones cannot be read, and are not decoded.
         raw: which images are stored as pixels, see `budgetloader.pixels.RawChoice`: a share from 0 to 1, "smart" or
             "smart:RATIO".
@@ -62,13 +58,14 @@ class Settings:
     threads: int | None = None
     max_pixels: int = MAX_PIXELS
     background: str = "white"
+    optimize: bool = True
     raw: float | str = 0
 
     def __post_init__(self) -> None:
         for name, least, most in (
             ("quality", 1, 100),
             ("interval", 1, 64),
-            ("max_side", 1, _LARGEST_SIDE),
+            ("max_side", 1, LARGEST_SIDE),
             ("threads", 1, 1024),
         ):
             value = getattr(self, name)
@@ -94,6 +91,7 @@ class Report:
         transparent: images that were put on the background.
         resized, lossless: images that were made smaller, and that kept their DCT coefficients.
         raw: images that are stored as pixels.
+        copied: images that an earlier, interrupted conversion had encoded.
         skipped: "name: why" of each image that was left out.
     """
 
@@ -105,9 +103,10 @@ class Report:
     resized: int = 0
     lossless: int = 0
     raw: int = 0
+    copied: int = 0
     skipped: list[str] = field(default_factory=list)
 
-    def add(self, encoded: _Encoded, *, label: int | None) -> None:
+    def add(self, encoded: Encoded, *, label: int | None) -> None:
         """Count an image that was written."""
         self.samples += 1
         self.jpeg_bytes += len(encoded.data)
@@ -127,6 +126,7 @@ def convert(
     *,
     settings: Settings | None = None,
     exists: Literal["raise", "replace"] = "raise",
+    resume: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
     """Write `source` to a `.beton` file, atomically: it appears when it is whole, or not at all.
@@ -138,6 +138,8 @@ def convert(
         path: the file to make.
         settings: how; default: `Settings()`.
         exists: what to do where `path` exists: "raise" or "replace".
+        resume: keep what is done where this is interrupted, and go on from what an earlier call kept that had the same
+            names of images and settings; see `budgetloader.resuming`.
         progress: called with the number of images done.
 
     Raises:
@@ -146,9 +148,9 @@ def convert(
     """
     settings = settings or Settings()
     _check_labels(source)
-    if settings.lossless and not shutil.which(_JPEGTRAN):
-        raise DatasetError(f"lossless conversion needs {_JPEGTRAN}; install libjpeg-turbo-progs")
-    encode = _Encoder(source, settings)
+    if settings.lossless and not shutil.which(JPEGTRAN):
+        raise DatasetError(f"lossless conversion needs {JPEGTRAN}; install libjpeg-turbo-progs")
+    encode = Encoder(source, settings)
     notes = {
         "writer": "budgetloader",
         "classes": source.classes,
@@ -158,10 +160,15 @@ def convert(
     }
     report = Report()
     fields, labelled = [one.field for one in source.columns], bool(len(source.labels))
-    with Writer(
-        local(path), capacity=len(source), notes=notes, fields=fields, labelled=labelled, exists=exists
-    ) as writer:
-        for i, encoded in enumerate(in_order(encode, len(source), threads=settings.threads)):
+    what: Any = {"capacity": len(source), "notes": notes, "fields": fields, "labelled": labelled}
+    with (
+        resumable(local(path), source, settings, resume=resume) as journal,
+        Writer(local(path), exists=exists, keep=resume, **what) as writer,
+        encoders(encode, source, settings) as work,
+    ):
+        if journal is not None:
+            work = journal.encoder(work, len(source))
+        for i, encoded in enumerate(in_order(work, len(source), threads=settings.threads)):
             if encoded.problem:
                 if settings.on_bad == "raise":
                     raise DatasetError(
@@ -176,7 +183,10 @@ def convert(
                 values = values_of(source, i, **size, scale=encoded.scale)
                 writer.add(encoded.data, **size, label=label, values=values, mode=mode)
                 report.add(encoded, label=label)
+                if journal is not None:
+                    journal.note(i, encoded, start=writer.last_start)
             progress(i + 1)
+        report.copied = journal.copied if journal is not None else 0
         if not writer.count:
             raise DatasetError(f"none of the {len(source)} images can be read; the first: {report.skipped[0]}")
     return report
@@ -191,90 +201,3 @@ def _check_labels(source: Source) -> None:
         if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not 0 <= label <= most:
             known = f"there are classes 0 … {most:,}" if source.classes else f"give 0 … {most:,}"
             raise DatasetError(f"{name} has label {label!r}, and {known}; mend the labels")
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    data: bytes = b""
-    width: int = 0
-    height: int = 0
-    mode: str = "RGB"
-    transparent: bool = False
-    resized: bool = False
-    lossless: bool = False
-    problem: str = ""
-    raw: bool = False
-    scale: tuple[float, float] = (1.0, 1.0)  # by what its width and height were multiplied
-
-
-class _Encoder:
-    """Encodes image i of a source, or says why it cannot. Called from several threads."""
-
-    def __init__(self, source: Source, settings: Settings) -> None:
-        self._source, self._settings = source, settings
-        self._background, self._raw = rgb_of(settings.background), RawChoice.parse(settings.raw)
-        self.quality = settings.quality or (90 if source.lossy else 100)
-        self.subsampling: jpeg.Subsampling = settings.subsampling or ("4:2:0" if source.lossy else "4:4:4")
-
-    def __call__(self, i: int) -> _Encoded:
-        try:
-            kept = self._keep(i) if self._settings.lossless and not self._raw.picks(i) else None
-            encoded = kept or self._encode(self._source.load(i), raw=self._raw.picks(i))
-        except (MemoryError, ImportError):  # those concern every image
-            raise
-        except Exception as error:  # whatever a decoder thinks of: it concerns this image alone
-            return _Encoded(problem=_why(error))
-        if len(encoded.data) > PAGE_BYTES:
-            size = f"{len(encoded.data):,} bytes are over the {PAGE_BYTES:,} that a sample may have"
-            return _Encoded(problem=f"as a JPEG, its {size}; make such images smaller with --max-side")
-        return encoded
-
-    def _keep(self, i: int) -> _Encoded | None:
-        """Image i's own JPEG with restart markers and the table; None if it is none that we can keep."""
-        settings = self._settings
-        data = self._source.read(i) if self._source.read is not None else b""
-        try:
-            frame = jpeg.read_frame(data)
-        except jpeg.JpegError:
-            return None
-        too_long = settings.max_side is not None and max(frame.width, frame.height) > settings.max_side
-        if frame.components != 3 or too_long:
-            return None
-        check_pixels(frame.width, frame.height, most=settings.max_pixels)
-        check_scans(data)
-        blocks = jpeg.interval_for(-(-frame.width // frame.mcu_width), most=settings.interval)
-        command = [_JPEGTRAN, "-copy", "none", "-optimize", "-restart", f"{blocks}B"]
-        result = subprocess.run(command, input=data, capture_output=True, timeout=_JPEGTRAN_SECONDS)
-        if result.returncode or result.stderr:  # it warns, and goes on, where data are missing
-            raise DatasetError(result.stderr.decode(errors="replace").strip().splitlines()[0])
-        return _Encoded(jpeg.add_table(result.stdout), frame.width, frame.height, lossless=True)
-
-    def _encode(self, image: Image.Image, *, raw: bool) -> _Encoded:
-        settings, mode, before = self._settings, image.mode, image.size
-        check_pixels(*image.size, most=settings.max_pixels)
-        image, transparent = flattened(image, background=self._background)
-        longest = max(image.size)
-        resized = settings.max_side is not None and longest > settings.max_side
-        if settings.max_side is not None and resized:
-            from PIL import Image
-
-            width, height = (max(1, round(side * settings.max_side / longest)) for side in image.size)
-            image = image.resize((width, height), Image.Resampling.LANCZOS)
-        if max(image.size) > _LARGEST_SIDE:
-            raise DatasetError(f"a side of {longest:,} pixels is over JPEG's {_LARGEST_SIDE:,}; use --max-side")
-        size = 3 * image.width * image.height
-        fits = size <= PAGE_BYTES  # else it is a JPEG all the same
-        if not (raw and fits):
-            data = jpeg.encode(image, quality=self.quality, subsampling=self.subsampling, interval=settings.interval)
-            raw = fits and self._raw.pays(pixel_bytes=size, jpeg_bytes=len(data))
-        stored = image.tobytes() if raw else data
-        scale = (image.width / before[0], image.height / before[1])
-        return _Encoded(stored, *image.size, mode, transparent, resized, raw=raw, scale=scale)
-
-
-def _why(error: Exception) -> str:
-    from PIL import UnidentifiedImageError
-
-    if isinstance(error, UnidentifiedImageError):
-        return "it is no image that PIL knows"
-    return (str(error) or type(error).__name__).splitlines()[0]

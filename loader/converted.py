@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +12,10 @@ import numpy as np
 from budgetloader.dataset import Dataset
 from budgetloader.errors import DatasetError
 from budgetloader.given import GivenDataset, load_callable
-from budgetloader.limits import MAX_PIXELS, check_pixels, check_scans, max_bytes
+from budgetloader.limits import MAX_PIXELS, max_bytes
 from budgetloader.ordinary import printable
 from budgetloader.paths import local
-from budgetloader.sources import FORMATS, SUFFIXES, Source, open_source
+from budgetloader.sources import SUFFIXES, Source, image_of, open_source
 from budgetloader.tars import Labelled, label_members, members_of_tar, open_regular
 
 
@@ -116,15 +115,9 @@ def _jpegs(
     from PIL import Image
 
     def load(i: int) -> Image.Image:
-        data = read(i)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            check_pixels(*image.size, most=max_pixels)  # before it is decoded
-            if image.format in ("JPEG", "MPO"):
-                check_scans(data)
-            image.load()
-            return image
+        return image_of(read(i), max_pixels=max_pixels)
 
-    return Source(names, [int(label) for label in labels], classes, load, read=read)
+    return Source(names, [int(label) for label in labels], classes, load, read=read, plain=True)
 
 
 def _pread(descriptor: int, size: int, start: int) -> bytes:

@@ -74,19 +74,19 @@ def interval_for(width_mcus: int, *, most: int) -> int:
     return max(i for i in range(1, most + 1) if width_mcus % i == 0)
 
 
-def encode(image: Image.Image, *, quality: int, subsampling: Subsampling, interval: int = 2) -> bytes:
-    """An RGB image as an indexed baseline JPEG (Huffman tables optimised: they pay for the markers).
+def encode(
+    image: Image.Image, *, quality: int, subsampling: Subsampling, interval: int = 2, optimize: bool = True
+) -> bytes:
+    """An RGB image as an indexed baseline JPEG.
 
     Args:
-        image: mode RGB.
-        quality: 1 … 100, libjpeg's scale.
-        subsampling: of the chroma.
+        image, quality, subsampling: mode RGB; 1 … 100, libjpeg's scale; of the chroma.
         interval: the most MCUs per segment (see `interval_for`).
+        optimize: Huffman tables of its own: they pay for the markers' bytes.
     """
-    mcu_width = SUBSAMPLINGS[subsampling][0]
-    blocks = interval_for(-(-image.width // mcu_width), most=interval)
-    options = {"quality": quality, "subsampling": subsampling, "restart_marker_blocks": blocks}
-    return add_table(jpeg_bytes(image, optimize=True, **options))
+    blocks = interval_for(-(-image.width // SUBSAMPLINGS[subsampling][0]), most=interval)
+    how = {"quality": quality, "subsampling": subsampling, "restart_marker_blocks": blocks, "optimize": optimize}
+    return add_table(jpeg_bytes(image, **how))
 
 
 def add_table(data: bytes) -> bytes:

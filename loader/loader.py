@@ -57,8 +57,7 @@ class BudgetLoader(Choosing, Closing):
             of them, an open `Dataset`, or what else has its arrays (see `budgetloader.connect`).
         schedule: the ratio of every epoch. Not needed with train=False.
         batch_size: samples of a batch, of all ranks together.
-        image_size: height and width of the images, pixels; or of each epoch's: a `SizeSchedule`, what it parses (such
-            as "128@30,160@30,192@30"), a sequence, or a function of the epoch.
+        image_size: height and width of the images, pixels; or of each epoch's, as "128@30,160@30": see `SizeSchedule`.
         engine: "auto" (the fastest that is installed; `engine` and `engine_reason` say which and why), one
             of `budgetloader.engines.NAMES`, or a function that makes an engine of your own out of a
             `budgetloader.engines.Job`.
@@ -75,8 +74,7 @@ class BudgetLoader(Choosing, Closing):
             that are all of one size; "auto": "pad" where all images are n × n with n up to 64, else "resized"
             (`crop` and `crop_reason` say which and why). It does not depend on image_size.
         mean, std: for the normalisation, of red, green and blue, on the scale 0 … 1.
-        decode_scaling, fast_decode: True takes less time and changes pixels a little: windows at least twice as large
-            as their target are decoded at 1/2, 1/4 or 1/8; by the fast inverse DCT, with repeated chroma.
+        decode_scaling, fast_decode: decode windows at 1/2 … 1/8 where that is enough, and less exactly: docs/speed.md.
         workers: threads of the engine; default: one per core.
         prefetch: batches under way ahead of the trainer.
         rank, world_size: this process's share of each batch; default: torch.distributed's where it is

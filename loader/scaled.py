@@ -11,7 +11,7 @@ from budgetloader.errors import DatasetError
 from budgetloader.sources import Filled, Source
 
 
-def values_of(source: Source, i: int, *, width: int, height: int, scale: tuple[float, float]) -> dict[str, Any]:
+def values_of(source: Source, i: int, *, width: int, height: int, scale: tuple[float, ...]) -> dict[str, Any]:
     """The values of image i, by their fields' names.
 
     Args:
@@ -29,7 +29,7 @@ def values_of(source: Source, i: int, *, width: int, height: int, scale: tuple[f
         raise DatasetError(f"{source.names[i]}: {error}") from None
 
 
-def _value(one: Filled, i: int, size: tuple[int, int], scale: tuple[float, float]) -> Any:
+def _value(one: Filled, i: int, size: tuple[int, int], scale: tuple[float, ...]) -> Any:
     value = one.values[i]
     if one.field.role == "mask":
         return _mask(value, size, scale)
@@ -46,7 +46,7 @@ def _value(one: Filled, i: int, size: tuple[int, int], scale: tuple[float, float
     return value
 
 
-def _mask(data: bytes, size: tuple[int, int], scale: tuple[float, float]) -> bytes:
+def _mask(data: bytes, size: tuple[int, int], scale: tuple[float, ...]) -> bytes:
     """A mask of the stored image's size: each pixel is the nearest one."""
     from PIL import Image
 

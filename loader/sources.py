@@ -73,6 +73,7 @@ class Source:
         read: gives the bytes of image i's file, or None where there are no files.
         warnings: probable mistakes of its user, and what to do about them.
         columns: what each image has besides.
+        plain: whether `load` gives what `read`'s bytes are, as `image_of` does.
     """
 
     names: list[str]
@@ -83,6 +84,7 @@ class Source:
     read: Callable[[int], bytes] | None = None
     warnings: tuple[str, ...] = ()
     columns: tuple[Filled, ...] = ()
+    plain: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -159,12 +161,7 @@ def image_folder(root: str | Path, *, max_pixels: int = MAX_PIXELS, flat: bool =
         )
 
     def load(i: int) -> Image.Image:
-        with Image.open(io.BytesIO(read(i)), formats=FORMATS) as image:
-            check_pixels(*image.size, most=max_pixels)  # before it is decoded
-            if image.format in ("JPEG", "MPO"):
-                check_scans(read(i))
-            image.load()
-            return image
+        return image_of(read(i), max_pixels=max_pixels)
 
     def read(i: int) -> bytes:
         with open(files[i][0], "rb") as file:
@@ -177,7 +174,26 @@ def image_folder(root: str | Path, *, max_pixels: int = MAX_PIXELS, flat: bool =
     if flat:
         return Source(names, [], (), load, read=read)
     warnings = _split_warnings(root, classes, names)
-    return Source(names, labels, tuple(classes), load, read=read, warnings=warnings)
+    return Source(names, labels, tuple(classes), load, read=read, warnings=warnings, plain=True)
+
+
+def image_of(data: bytes, *, max_pixels: int) -> Image.Image:
+    """The image that a file's bytes are, as PIL has it.
+
+    Args:
+        data: of a file in one of `FORMATS`.
+        max_pixels: of an image; larger ones are not decoded.
+    """
+    from PIL import Image
+
+    if max_pixels > (Image.MAX_IMAGE_PIXELS or max_pixels):
+        Image.MAX_IMAGE_PIXELS = max_pixels  # which is the process's, and would be the lower limit
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        check_pixels(*image.size, most=max_pixels)  # before it is decoded
+        if image.format in ("JPEG", "MPO"):
+            check_scans(data)
+        image.load()
+        return image
 
 
 def _also_there(root: Path) -> str:

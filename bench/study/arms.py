@@ -68,13 +68,15 @@ def progressive(total: int, *, epochs: int, full: int) -> list[int]:
         gamma = (low + high) / 2
         low, high = (gamma, high) if sum(gamma**t for t in range(1, epochs)) * full < left else (low, gamma)
     counts = [min(math.floor(high**t * full), full) for t in range(1, epochs)]
-    counts = [count for count in counts if count] or [0]
-    while (rest := left - sum(counts)) > 0:
-        if min(counts) == full:  # full epochs of fewer batches than there are epochs
-            counts.append(0)
-        for place in range(min(rest, len(counts))):
-            counts[place] += counts[place] < full
-    return [*counts, full]
+    used = sum(count > 0 for count in counts) or 1
+    place = 0
+    for _ in range(left - sum(counts)):
+        while counts[place] == full:  # where full epochs have fewer batches than there are epochs
+            place += 1
+            used = max(used, place + 1)
+        counts[place] += 1
+        place = (place + 1) % used
+    return [*[count for count in counts if count], full]
 
 
 def progress(arm: Arm, batches: Sequence[int], *, epoch: int, step: int) -> float:

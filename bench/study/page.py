@@ -99,10 +99,10 @@ def faults(study: Study, rows: Rows) -> list[str]:
     for key in ("data", "training_set"):
         if len(found := sorted({str(row[key]) for row in rows.values()})) > 1:
             wrong.append(f"{study.name}: rows of several {key}: {', '.join(found)}")
-    for special in (False, True):  # InfoBatch has code of its own
-        mine = [row for row in rows.values() if (study.arm(row["arm"]).plan == "infobatch") == special]
-        if len(codes := sorted({row["fingerprint"] for row in mine})) > 1:
-            wrong.append(f"{study.name}: rows were trained by different code: {', '.join(codes)}")
+    for arm in study.arms:
+        codes = sorted({row["fingerprint"] for row in rows.values() if row["arm"] == arm.name})
+        if len(codes) > 1:
+            wrong.append(f"{study.name}: {arm.name} was trained by different code: {', '.join(codes)}")
     return wrong
 
 

@@ -75,9 +75,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), float(stats.t.ppf(1 - ALPHA / 2, len(values) - 1)) * spread
 
 
-def primary_pairs(study: Study) -> list[tuple[str, str]]:
-    """The primary contrasts: flat − short and flat − short-linear at each ratio."""
-    ratios = [arm.budget for arm in study.arms if arm.kind == "flat"]
+def primary_pairs(study: Study, *, budget: str | None = None) -> list[tuple[str, str]]:
+    """The primary contrasts: flat − short and flat − short-linear, at each ratio or at one."""
+    ratios = [arm.budget for arm in study.arms if arm.kind == "flat" and budget in (None, arm.budget)]
     return [(f"{a}@{ratio}", f"{b}@{ratio}") for ratio in ratios for a, b in PRIMARY]
 
 
@@ -118,14 +118,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def pilot_spread(study: Study, rows: Mapping[str, Row]) -> float | None:
-    """The standard deviation of a primary contrast's differences between seeds, points, from the pilot.
+def pilot_spread(study: Study, rows: Mapping[str, Row], *, budget: str) -> float | None:
+    """The standard deviation of a ratio's primary differences between seeds, points, from the pilot.
 
-    Pooled over the contrasts and learning rates, each with its own mean. It is measured on the images that are held
-    out, fewer than the test set has, and so is rather too large. None before the primary arms' pilot ends.
+    Pooled over its two contrasts and the learning rates, each with its own mean. It is measured on the images that are
+    held out, fewer than the test set has, and so is rather too large. None before the ratio's primary pilot ends.
     """
     squares, freedom = 0.0, 0
-    for first, second in primary_pairs(study):
+    for first, second in primary_pairs(study, budget=budget):
         for x in study.factors:
             pairs = [
                 tuple(rows.get(f"pilot/{arm}/x{x:g}/seed{seed}") for arm in (first, second))
@@ -153,12 +153,21 @@ def enough(spread: float, seeds: int) -> bool:
     return 2 * float(stats.t.cdf(beyond, seeds - 1)) - 1 >= POWER
 
 
-def seeds_needed(study: Study, rows: Mapping[str, Row]) -> int | None:
-    """Seeds of the main runs: the fewest that are enough by the pilot's spread, within the study's bounds."""
+def seeds_needed(study: Study, rows: Mapping[str, Row], *, budget: str) -> int | None:
+    """Seeds of a budget's main runs: the fewest that are enough by the pilot's spread, within the study's bounds.
+
+    Full training and the dissertation's schedules, which have no primary contrast, take as many as the ratio that has
+    the most. None before the pilot says it.
+    """
     if not study.pilot_seeds:
         return study.least_seeds
-    spread = pilot_spread(study, rows)
+    ratios = list(dict.fromkeys(arm.budget for arm in study.arms if arm.kind == "flat"))
+    if budget not in ratios:
+        counts = [seeds_needed(study, rows, budget=ratio) for ratio in ratios]
+        known = [count for count in counts if count is not None]
+        return max(known) if known and len(known) == len(counts) else None
+    spread = pilot_spread(study, rows, budget=budget)
     if spread is None:
         return None
-    counts = range(study.least_seeds, study.most_seeds)
-    return next((count for count in counts if enough(spread, count)), study.most_seeds)
+    allowed = range(study.least_seeds, study.most_seeds)
+    return next((count for count in allowed if enough(spread, count)), study.most_seeds)

@@ -19,17 +19,17 @@ def progress(study: Study, rows: Rows) -> str:
     """How far the record is, in a sentence or two."""
     pilot = [run.name in rows for run in tasks.pilot(study)]
     main = [row for row in rows.values() if row["phase"] == "main"]
-    seeds = tasks.seeds(study, rows)
     hours = sum(row["cpu_seconds"] for row in rows.values()) / 3600
     text = f"{len(rows)} of {tasks.total(study, rows)} runs so far, {hours:.1f} hours of one core: "
     text = text.replace(" so far", "") if tasks.complete(study, rows) else "The record is not finished: " + text
     text += f"{sum(pilot)} of {len(pilot)} of the pilot, {len(main)} main ones."
-    spread = statistics.pilot_spread(study, rows)
-    if seeds is not None and spread is not None:
-        text += (
-            f" In the pilot the primary contrasts' differences had a standard deviation of {spread:.2f} points between "
-            f"seeds, which asks for {len(seeds)} seeds."
-        )
+    for budget in dict.fromkeys(arm.budget for arm in study.arms if arm.kind == "flat"):
+        spread, seeds = statistics.pilot_spread(study, rows, budget=budget), tasks.seeds(study, budget, rows)
+        if seeds is not None and spread is not None:
+            text += (
+                f" At {budget} the pilot's differences had a standard deviation of {spread:.2f} points between seeds, "
+                f"which asks for {len(seeds)} seeds."
+            )
     return text
 
 

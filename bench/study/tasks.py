@@ -1,29 +1,50 @@
 """Which runs a study consists of, in which order, and which of them can be trained by now.
 
-The pilot chooses each arm's learning rate and says how many seeds the primary contrasts need; then come the main runs.
-Arms of the primary contrasts go first, then the others, and each part goes seed by seed, so that a record that is not
-finished yet has all of its arms on the same seeds.
+A pilot chooses each arm's learning rate and says how many seeds a ratio's primary contrasts need; then come the main
+runs. The primary arms go first, then the others; of either, the smallest budget with its pilot and its main runs before
+the next larger one, and each seed's arms before the next seed's. So a record that is not finished yet has whole
+contrasts, the cheapest first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 
 from budgetloader.bench.study import statistics
 from budgetloader.bench.study.recipes import Arm, Study
 from budgetloader.bench.study.record import Row
 from budgetloader.bench.study.run import Run
+from budgetloader.schedule import PAPER_SETTINGS, Schedule
+
+Rows = Mapping[str, Row]
 
 
-def pilot(study: Study, *, primary: bool | None = None) -> list[Run]:
-    """The pilot's runs, of the primary arms, of the others, or (None) of all."""
-    if not study.pilot_seeds:
-        return []
-    arms = [arm for arm in study.arms if primary is None or arm.primary == primary]
-    return [Run(study, arm, "pilot", x, seed) for seed in study.pilot_seeds for arm in arms for x in study.factors]
+def groups(study: Study) -> list[tuple[Arm, ...]]:
+    """The arms in the order of their training: those of a budget that are primary, or not, make a group."""
+    budgets = sorted(dict.fromkeys(arm.budget for arm in study.arms), key=lambda budget: _share(study, budget))
+    found = [
+        tuple(arm for arm in study.arms if arm.budget == budget and arm.primary == primary)
+        for primary in (True, False)
+        for budget in budgets
+    ]
+    return [group for group in found if group]
 
 
-def factor(study: Study, arm: Arm, rows: Mapping[str, Row]) -> float | None:
+def _share(study: Study, budget: str) -> Fraction:
+    """A budget as a share of full training."""
+    if budget in PAPER_SETTINGS:
+        return sum(Schedule.paper(budget, epochs=study.epochs).ratios, start=Fraction(0)) / study.epochs
+    return Fraction(budget)
+
+
+def pilot(study: Study, group: tuple[Arm, ...] | None = None) -> list[Run]:
+    """The pilot's runs of some arms; None: of all."""
+    chosen = study.arms if group is None else group
+    return [Run(study, arm, "pilot", x, seed) for seed in study.pilot_seeds for arm in chosen for x in study.factors]
+
+
+def factor(study: Study, arm: Arm, rows: Rows) -> float | None:
     """The learning rate's factor of an arm: the most images right over the pilot's seeds; None before its pilot ends.
 
     Of equals, the first in the study's order. A study without a pilot has one factor.
@@ -37,46 +58,40 @@ def factor(study: Study, arm: Arm, rows: Mapping[str, Row]) -> float | None:
     return max(right, key=lambda x: right[x])
 
 
-def seeds(study: Study, rows: Mapping[str, Row]) -> range | None:
-    """The seeds of the main runs; None before the primary arms' pilot ends."""
-    count = statistics.seeds_needed(study, rows)
+def seeds(study: Study, budget: str, rows: Rows) -> range | None:
+    """The seeds of a budget's main runs; None before the pilot says how many."""
+    count = statistics.seeds_needed(study, rows, budget=budget)
     return None if count is None else range(study.first_seed, study.first_seed + count)
 
 
-def main(study: Study, rows: Mapping[str, Row], *, primary: bool | None = None) -> Iterator[Run]:
-    """The main runs that the pilot allows by now."""
-    found = seeds(study, rows)
-    for seed in found or ():
-        for arm in study.arms:
-            if primary is None or arm.primary == primary:
-                chosen = factor(study, arm, rows)
-                if chosen is not None:
-                    yield Run(study, arm, "main", chosen, seed)
+def main(study: Study, rows: Rows, group: tuple[Arm, ...] | None = None) -> Iterator[Run]:
+    """The main runs of some arms (None: of all) that the pilot allows by now."""
+    for chosen in groups(study) if group is None else [group]:
+        for seed in seeds(study, chosen[0].budget, rows) or ():
+            for arm in chosen:
+                x = factor(study, arm, rows)
+                if x is not None:
+                    yield Run(study, arm, "main", x, seed)
 
 
-def ready(study: Study, rows: Mapping[str, Row]) -> list[Run]:
+def ready(study: Study, rows: Rows) -> list[Run]:
     """Every run that can be trained by now, in order, those that are done left out."""
-    runs = [
-        *pilot(study, primary=True),
-        *main(study, rows, primary=True),
-        *pilot(study, primary=False),
-        *main(study, rows, primary=False),
-    ]
+    runs = [run for group in groups(study) for run in (*pilot(study, group), *main(study, rows, group))]
     return [run for run in runs if run.name not in rows]
 
 
-def total(study: Study, rows: Mapping[str, Row]) -> int:
-    """Runs of the whole study; those of the least number of seeds before the pilot says how many."""
-    found = seeds(study, rows)
-    return len(pilot(study)) + len(study.arms) * (study.least_seeds if found is None else len(found))
+def total(study: Study, rows: Rows) -> int:
+    """Runs of the whole study; with the least number of seeds where the pilot has not said how many yet."""
+    counts = [seeds(study, arm.budget, rows) for arm in study.arms]
+    return len(pilot(study)) + sum(study.least_seeds if count is None else len(count) for count in counts)
 
 
-def complete(study: Study, rows: Mapping[str, Row]) -> bool:
+def complete(study: Study, rows: Rows) -> bool:
     """Whether there is nothing left to train."""
     return not ready(study, rows) and len([*main(study, rows)]) == total(study, rows) - len(pilot(study))
 
 
-def named(study: Study, name: str, rows: Mapping[str, Row]) -> Run:
+def named(study: Study, name: str, rows: Rows) -> Run:
     """The run of that name.
 
     Raises:

@@ -41,6 +41,7 @@ def add_arguments(add: Add) -> None:
     add("--max-pixels", type=int, default=MAX_PIXELS, help="of an image; larger ones cannot be read")
     add("--background", default="white", help="what transparent images are put on: a colour's name, or #rrggbb")
     add("--on-bad", choices=("raise", "skip"), default="raise", help="what to do with an image that cannot be stored")
+    add("--standard-tables", action="store_true", help="no Huffman tables for each image: faster, 3 %% more bytes")
     add(
         "--raw",
         default="0",
@@ -58,6 +59,11 @@ def add_arguments(add: Add) -> None:
     add("--missing", choices=("raise", "skip"), default="raise", help="what to do with images that have no row")
     add("--masks", metavar="FOLDER", help="of PNGs that are named as the images are")
     add("--append", action="store_true", help="put the images in a file behind FILE's set (see budgetloader.shards)")
+    add(
+        "--resume",
+        action="store_true",
+        help="keep what is done where this is interrupted, and go on from what was kept",
+    )
     add("--overwrite", action="store_true", help="replace the file if it exists")
 
 
@@ -70,6 +76,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.append and options.overwrite:
         raise DatasetError("--append adds a file, and --overwrite replaces one; give one of them")
+    if options.append and options.resume:
+        raise DatasetError("--append adds a file of a new name, which --resume does not know; give one of them")
     settings, source = _settings(options), _source(options)
     for line in source.warnings:
         print(f"warning: {line}", file=sys.stderr)
@@ -80,7 +88,8 @@ def run(options: argparse.Namespace) -> int:
             made, report = append(source, options.file, **how)
             options.file = str(made)
         else:
-            report = convert(source, options.file, exists="replace" if options.overwrite else "raise", **how)
+            exists: Any = "replace" if options.overwrite else "raise"
+            report = convert(source, options.file, exists=exists, resume=options.resume, **how)
     _say(report, source, options)
     return 0
 
@@ -98,6 +107,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         threads=options.threads,
         max_pixels=options.max_pixels,
         background=options.background,
+        optimize=not options.standard_tables,
         raw=options.raw,
     )
 
@@ -146,6 +156,8 @@ def _say(report: Report, source: Source, options: argparse.Namespace) -> None:
         print(f"  {count:,} brought to RGB from {mode}")
     if report.transparent:
         print(f"  {report.transparent:,} transparent, put on {options.background}")
+    if report.copied:
+        print(f"  {report.copied:,} taken over from the conversion that was interrupted")
     if report.raw:
         print(f"  {report.raw:,} stored as pixels")
     if options.lossless:

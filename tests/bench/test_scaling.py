@@ -5,7 +5,7 @@ from budgetloader.engines import rows
 
 
 def test_what_is_under_the_lock_is_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(scaling, "SIDES", (16,))
+    monkeypatch.setattr(scaling, "KINDS", ((16, False),))
     assert scaling.main(["--images", "30", "--small", "300", "--turns", "1", "--out", str(tmp_path)]) == 0
     (row,) = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert 0 < row["lock_us"] <= row["cpu_us"] and row["compiled_us"] > 0 and row["decode_us"] > 0

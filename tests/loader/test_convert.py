@@ -225,6 +225,6 @@ def test_lossless_names_a_truncated_jpeg(folder, tmp_path):
 
 
 def test_lossless_without_jpegtran_says_what_to_install(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("budgetloader.convert._JPEGTRAN", "no-such-program")
+    monkeypatch.setattr("budgetloader.convert.JPEGTRAN", "no-such-program")
     with pytest.raises(DatasetError, match="libjpeg-turbo-progs"):
         convert(image_folder(folder), tmp_path / "x.beton", settings=Settings(lossless=True))

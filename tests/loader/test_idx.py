@@ -71,24 +71,25 @@ def test_a_split_that_is_not_there_is_said(tmp_path):
 GOOD = np.zeros((3, 4, 5), np.uint8)
 
 
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (b"", "no IDX file"),
-        (b"\xff\xd8\xff\xe0", "no IDX file"),
-        (file(GOOD, kind=0x0D), "IDX type 0x0d"),
-        (file(GOOD[0]), "has 2 axes, and 3 are needed"),
-        (file(GOOD)[:9], "ends in its header"),
-        (file(GOOD)[:-1], "ends 1 bytes early"),
-        (file(GOOD) + b"x", "goes on behind the 60 bytes"),
-        (file(GOOD, shape=(0, 4, 5)), "is empty"),
-        (file(GOOD, shape=(0xFFFFFFFF,) * 3), "more than the"),
-        (file(GOOD, shape=(1 << 20, 28, 28)), "ends 822,083,524 bytes early"),
-        (gzip.compress(file(GOOD))[:-9], "cannot be read"),
-        (gzip.compress(file(GOOD))[:12] + b"\xff" * 20, "cannot be read|ends|no IDX file"),
-    ],
-)
-def test_what_is_no_such_file_is_one_error(tmp_path, data, says):
+BAD = {
+    "empty": (b"", "no IDX file"),
+    "jpeg": (b"\xff\xd8\xff\xe0", "no IDX file"),
+    "floats": (file(GOOD, kind=0x0D), "IDX type 0x0d"),
+    "two axes": (file(GOOD[0]), "has 2 axes, and 3 are needed"),
+    "cut header": (file(GOOD)[:9], "ends in its header"),
+    "cut": (file(GOOD)[:-1], "ends 1 bytes early"),
+    "longer": (file(GOOD) + b"x", "goes on behind the 60 bytes"),
+    "no images": (file(GOOD, shape=(0, 4, 5)), "is empty"),
+    "too large": (file(GOOD, shape=(0xFFFFFFFF,) * 3), "more than the"),
+    "promises": (file(GOOD, shape=(1 << 20, 28, 28)), "ends 822,083,524 bytes early"),
+    "cut gzip": (gzip.compress(file(GOOD))[:-9], "cannot be read"),
+    "damaged gzip": (gzip.compress(file(GOOD))[:12] + b"\xff" * 20, "cannot be read|ends|no IDX file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_is_no_such_file_is_one_error(tmp_path, name):
+    data, says = BAD[name]
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(data)
     with pytest.raises(DatasetError, match=says) as caught:

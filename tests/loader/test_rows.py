@@ -103,7 +103,7 @@ def test_a_window_is_decoded_smaller_where_it_stays_as_large_as_the_target(windo
     assert divisor_of(*window, target) == divisor
 
 
-@pytest.mark.parametrize(("option", "mean", "most"), [("decode_scaling", 2.0, 40), ("fast_decode", 1.5, 60)])
+@pytest.mark.parametrize(("option", "mean", "most"), [("decode_scaling", 2.0, 60), ("fast_decode", 1.5, 60)])
 def test_the_difference_in_pixels_is_small_and_there(beton, option, mean, most):
     """As docs/speed.md says: on average below 2 of 255, where a window off by one pixel would differ by more."""
     differences = []

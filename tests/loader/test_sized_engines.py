@@ -11,9 +11,10 @@ from test_engines import ENGINES, create, planner, produce
 
 from budgetloader import BudgetLoader, Dataset, EngineError, Schedule, SizeSchedule
 from budgetloader.engines import Batch, DirectEngine
-from budgetloader.engines.base import Output
+from budgetloader.engines.base import Job, Output
 from budgetloader.engines.buffers import BufferPool
 from budgetloader.plans import stream
+from budgetloader.targets import Rows
 
 SCHEDULE = Schedule.of(["0.5", 1, "0.3", "0.5"])
 SIZES = "24@1,32@2,16"
@@ -163,3 +164,11 @@ def test_memory_of_a_size_that_is_over_is_given_back():
     assert not pool.spare  # and not kept for a size that nobody asks for
     del other
     assert pool.spare == 1
+
+
+def test_targets_follow_the_size_of_their_plan(beton):
+    data = Dataset(beton)
+    job = Job(data, Output(image_size=32), 8, 1, 1, "raise", planner(data).replacement)
+    plan = next(stream(planner(data), epoch=0, step=0))
+    assert Rows(job, plan).image_size == 32
+    assert Rows(job, replace(plan, image_size=24)).image_size == 24
