@@ -23,13 +23,14 @@ import sys
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
+from budgetloader import Dataset
 from budgetloader.bench import console as terminals
 from budgetloader.bench.record import cpu_name, revision
 from budgetloader.bench.study import arms, page, record, sets, statistics, tasks
@@ -76,6 +77,7 @@ class Worker:
     Args:
         study: what is compared.
         files: its set.
+        tuning: what the pilot is measured on; None: on the images that its seeds hold out.
         out: the folder of the record and the claims.
         committed: the record in the repository, whose rows need not be trained again.
         shard: (i, n): the i-th of n machines' part, from 1.
@@ -83,8 +85,17 @@ class Worker:
     """
 
     def __init__(
-        self, study: Study, files: Files, *, out: Path, committed: Path, shard: tuple[int, int], device: str
+        self,
+        study: Study,
+        files: Files,
+        *,
+        out: Path,
+        committed: Path,
+        tuning: Dataset | None = None,
+        shard: tuple[int, int] = (1, 1),
+        device: str = "cpu",
     ) -> None:
+        self._tuning = tuning
         self.study, self._files, self._out, self._committed = study, files, out, committed
         self._shard, self._device = shard, device
         samples = len(files.train) - study.held_out
@@ -104,7 +115,10 @@ class Worker:
     def row(self, run: Run) -> record.Row:
         """Train a run."""
         arm, study = run.arm, run.study
-        found = train(run, self._files, device=self._device)
+        if run.phase == "pilot" and self._tuning is not None:
+            found = train(replace(run, phase="tuning"), Files(self._files.train, self._tuning), device=self._device)
+        else:
+            found = train(run, self._files, device=self._device)
         return {
             "name": run.name,
             "recipe": study.name,
@@ -205,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--recipe", choices=[*STUDIES, "rs2"], default="fashion", help="what is trained and compared")
-    add("--data", type=Path, help="where the images are; none: what a Debian package has (fashion)")
+    add("--data", type=Path, help="where the images are, or for glyphs the fonts; none: what Debian has")
     add("--out", type=Path, help="folder of the record; none: runs/evidence/RECIPE")
     add("--shard", type=_shard, default=(1, 1), metavar="I/N", help="train the I-th of N parts, for several machines")
     add("--runs", type=int, help="train so many runs, and stop")
@@ -260,7 +274,15 @@ def _run(options: Any, console: Console) -> int:
         console.print("\n".join(status(study, rows)), soft_wrap=True)
         return 0
     files = sets.files(study.name, options.data, folder=out / "data", console=console)
-    worker = Worker(study, files, out=out, committed=committed, shard=options.shard, device=options.device)
+    worker = Worker(
+        study,
+        files,
+        tuning=sets.tuning(study.name, options.data, folder=out / "data", console=console),
+        out=out,
+        committed=committed,
+        shard=options.shard,
+        device=options.device,
+    )
     if options.device != "cpu":  # the same weights again, as far as the device's libraries allow
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

@@ -135,6 +135,11 @@ FASHION = Study(
     arms=arms(ratios=RATIOS, settings=("R3", "R2")),
 )
 
+# The same network and budgets on letters and digits, in fonts that training does not have; see `glyphs`.
+GLYPHS = replace(
+    FASHION, name="glyphs", title="Rendered letters and digits, ResNet-8", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
+)
+
 # P. Okanovic et al., "Repeated Random Sampling for Minimizing the Time-to-Accuracy of Learning", ICLR 2024. The
 # protocol, and top-1 read off the data of its plots. RS2 without replacement is our "cyclic".
 _RS2 = Study(
@@ -174,4 +179,4 @@ RS2_IMAGENET = replace(
 )
 RS2 = {10: RS2_CIFAR10, 100: RS2_CIFAR100, 1000: RS2_IMAGENET}  # classes → study
 
-STUDIES = {study.name: study for study in (FASHION, *RS2.values())}
+STUDIES = {study.name: study for study in (FASHION, GLYPHS, *RS2.values())}

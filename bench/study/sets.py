@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from budgetloader import Dataset, DatasetError
+from budgetloader.bench.study import fonts, glyphs
 from budgetloader.bench.study.run import Files
 from budgetloader.convert import convert
 from budgetloader.sources import open_source
@@ -23,12 +24,15 @@ def files(name: str, data: Path | None, *, folder: Path, console: Console) -> Fi
 
     Args:
         name: of the study.
-        data: where the images are; None: what a package has, which is installed where it can be.
+        data: where the images are (for the rendered characters, the fonts); None: what packages have, which are
+            installed where they can be.
         folder: for train.beton and test.beton.
 
     Raises:
         DatasetError: the images are not there.
     """
+    if name == "glyphs":
+        return Files(*(_glyphs(part, data, folder=folder, console=console) for part in ("train", "test")))
     if data is None:
         if name != "fashion":
             raise DatasetError(f"the images of {name} come with no package; say where they are with --data")
@@ -44,6 +48,21 @@ def files(name: str, data: Path | None, *, folder: Path, console: Console) -> Fi
             convert(open_source(source, split=split), path, exists="replace")
         found.append(Dataset(path))
     return Files(*found)
+
+
+def tuning(name: str, data: Path | None, *, folder: Path, console: Console) -> Dataset | None:
+    """What the pilot is measured on, where a set has a part of its own for that; None: on what each seed holds out."""
+    return _glyphs("tuning", data, folder=folder, console=console) if name == "glyphs" else None
+
+
+def _glyphs(part: str, data: Path | None, *, folder: Path, console: Console) -> Dataset:
+    """A part of the rendered characters; `data` is a folder of fonts."""
+    path = folder / f"{part}.beton"
+    if not path.exists():
+        console.print(f"render {glyphs.SIZES[part]:,} characters: {part}", soft_wrap=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        convert(glyphs.source(part, fonts.families(part, data, console=console)), path, exists="replace")
+    return Dataset(path)
 
 
 def classes(data: Path) -> int:
