@@ -6,7 +6,8 @@ The store is a real S3 server (JuiceFS's gateway) on this machine, the latency i
 Both share the cores with the loader. "clients" reads ranges of the samples' sizes with obstore and with s3fs, without
 the proxy. "rates" measures, turn by turn in one process: an epoch of native from the local file; its bytes
 with a plain client and as many connections, decoding nothing; the loader without a cache; and from a warm cache.
-Each begins with nothing fetched ahead.
+Each begins with nothing fetched ahead. "bytes" counts what an epoch of a budget fetches, of whole samples and of
+windows.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from budgetloader.bench.stores import S3
 
+PARTS = ("clients", "bytes", "rates")
 _CLIENT_READS, _CLIENT_THREADS = 600, 32
 
 
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--latency", type=float, default=0.05, help="seconds, at the proxy")
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--parts", nargs="+", choices=("clients", "rates"), default=["clients", "rates"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", default="runs/storage")
     options = parser.parse_args(arguments)
     from budgetloader.bench.console import guarded
@@ -75,6 +77,10 @@ def _main(options: argparse.Namespace, console: Console) -> int:
                     f"{name}: {row['requests_per_second']:,.0f} requests/s, "
                     f"{row['client_ms_per_request']:.2f} ms of this process's time each"
                 )
+        if "bytes" in options.parts:
+            results["bytes"] = {fetch: fetched_bytes(address, fetch, options) for fetch in ("whole", "window")}
+            for fetch, row in results["bytes"].items():
+                console.print(f"{fetch}: {_shown(row)}")
         if "rates" in options.parts:
             results["rates"] = rates(s3, address, local, Path(folder), options)
             for name, value in results["rates"].items():
@@ -89,6 +95,24 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return " ".join(map(_shown, value))
     return f"{value:,.3f}" if isinstance(value, float) else str(value)
+
+
+def fetched_bytes(address: str, fetch: str, options: argparse.Namespace) -> dict[str, float]:
+    """What one epoch at α = 0.618 fetches without a cache, random resized crops: bytes and requests per sample."""
+    from budgetloader import BudgetLoader, Schedule
+    from budgetloader.storage.dataset import RemoteDataset
+
+    far = RemoteDataset(address, fetch=fetch)
+    opened, mean = far.traffic, float(far.sizes.mean())
+    shape: Any = {"batch_size": options.batch_size, "image_size": options.image_size, "engine": "native"}
+    with BudgetLoader(far, schedule=Schedule.flat("0.618", epochs=1), **shape) as batches:
+        samples = sum(len(labels) for _, labels in batches)
+    done = far.traffic
+    return {
+        "samples": samples,
+        "bytes_over_mean_size": (done.fetched_bytes - opened.fetched_bytes) / samples / mean,
+        "requests_per_sample": (done.requests - opened.requests) / samples,
+    }
 
 
 def clients(s3: S3, local: Path) -> dict[str, dict[str, float]]:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import http.client
 import os
+import random
 import re
 import shutil
 import signal
@@ -163,7 +164,8 @@ class FaultProxy(_Served):
         if request.command == "HEAD":
             return
         if fault == "damaged" and data:
-            data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 255]) + data[len(data) // 2 + 1 :]
+            place = random.Random(number).randrange(len(data))  # another one each time, as chance has it
+            data = data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :]
         if fault == "cut":
             request.wfile.write(data[: len(data) // 2])
             request.wfile.flush()

@@ -66,7 +66,7 @@ class Ragged(Sequence[np.ndarray]):
 Values: TypeAlias = np.ndarray | list[Any] | Ragged
 
 
-class Column:
+class Column(Sequence[Any]):
     """One field of every sample: `column[3]`, `column[[5, 1]]` or `column[:]` are values.
 
     Attributes:
@@ -95,8 +95,11 @@ class Column:
         raise NotImplementedError
 
     def __getitem__(self, which: int | slice | ArrayLike) -> Any:
-        chosen = np.arange(len(self), dtype=np.int64)[which]  # type: ignore[index]
-        return self.take(chosen) if np.ndim(chosen) else self.take(np.array([chosen]))[0]
+        if isinstance(which, (int, np.integer)):
+            if not -len(self) <= which < len(self):
+                raise IndexError(f"sample {which} is outside 0 … {len(self) - 1}")
+            return self.take(np.array([which % len(self)]))[0]
+        return self.take(np.arange(len(self), dtype=np.int64)[which])  # type: ignore[index]
 
     def __repr__(self) -> str:
         one = self.field

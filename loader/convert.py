@@ -119,6 +119,15 @@ class Report:
         if encoded.mode != "RGB":
             self.converted[encoded.mode] += 1
 
+    def skip(self, name: str, problem: str, *, on_bad: str) -> None:
+        """Leave out an image that cannot be converted, or raise, as `Settings.on_bad` has it."""
+        if on_bad == "raise":
+            raise DatasetError(
+                f"{name} cannot be converted: {problem}; "
+                "mend or remove it, or have `budgetloader convert --on-bad skip` leave it out"
+            )
+        self.skipped.append(f"{name}: {problem}")
+
 
 def convert(
     source: Source,
@@ -159,37 +168,34 @@ def convert(
         "interval": settings.interval,
     }
     report = Report()
-    fields, labelled = [one.field for one in source.columns], bool(len(source.labels))
-    what: Any = {"capacity": len(source), "notes": notes, "fields": fields, "labelled": labelled}
+    fields = [one.field for one in source.columns]
+    what: Any = {"capacity": len(source), "notes": notes, "fields": fields, "labelled": bool(len(source.labels))}
     with (
         resumable(local(path), source, settings, resume=resume) as journal,
         Writer(local(path), exists=exists, keep=resume, **what) as writer,
         encoders(encode, source, settings) as work,
     ):
-        if journal is not None:
-            work = journal.encoder(work, len(source))
+        work = journal.encoder(work, len(source)) if journal is not None else work
         for i, encoded in enumerate(in_order(work, len(source), threads=settings.threads)):
             if encoded.problem:
-                if settings.on_bad == "raise":
-                    raise DatasetError(
-                        f"{source.names[i]} cannot be converted: {encoded.problem}; "
-                        "mend or remove it, or have `budgetloader convert --on-bad skip` leave it out"
-                    )
-                report.skipped.append(f"{source.names[i]}: {encoded.problem}")
+                report.skip(source.names[i], encoded.problem, on_bad=settings.on_bad)
             else:
-                mode = MODE_RAW if encoded.raw else MODE_JPEG
-                size = {"width": encoded.width, "height": encoded.height}
-                label = int(source.labels[i]) if labelled else None
-                values = values_of(source, i, **size, scale=encoded.scale)
-                writer.add(encoded.data, **size, label=label, values=values, mode=mode)
-                report.add(encoded, label=label)
-                if journal is not None:
+                _write(writer, source, i, encoded)
+                report.add(encoded, label=source.labels[i] if len(source.labels) else None)
+                if journal:
                     journal.note(i, encoded, start=writer.last_start)
             progress(i + 1)
         report.copied = journal.copied if journal is not None else 0
         if not writer.count:
             raise DatasetError(f"none of the {len(source)} images can be read; the first: {report.skipped[0]}")
     return report
+
+
+def _write(writer: Writer, source: Source, i: int, encoded: Encoded) -> None:
+    size = {"width": encoded.width, "height": encoded.height}
+    label = int(source.labels[i]) if len(source.labels) else None
+    values = values_of(source, i, **size, scale=encoded.scale)
+    writer.add(encoded.data, **size, label=label, values=values, mode=MODE_RAW if encoded.raw else MODE_JPEG)
 
 
 def _check_labels(source: Source) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,14 @@ from budgetloader.errors import DatasetError
 from budgetloader.given import GivenDataset, load_callable
 from budgetloader.limits import MAX_PIXELS, max_bytes
 from budgetloader.ordinary import printable
+from budgetloader.packed import parquet_source, shard_source
 from budgetloader.paths import local
-from budgetloader.sources import SUFFIXES, Source, image_of, open_source
+from budgetloader.sources import SUFFIXES, Filled, Source, image_of, open_source
 from budgetloader.tars import Labelled, label_members, members_of_tar, open_regular
 
 
 def any_source(path: str | Path, *, split: str = "train", max_pixels: int = MAX_PIXELS) -> Source:
-    """The source that a path is: a `.beton`, a tar, a folder of class folders, or one with CIFAR's pickles.
+    """The source that a path is: a `.beton`, a tar, Parquet, a folder of class folders, or one with CIFAR's pickles.
 
     Raises:
         DatasetError: it is none; says what to do with a file of that kind.
@@ -29,15 +31,21 @@ def any_source(path: str | Path, *, split: str = "train", max_pixels: int = MAX_
     if found.is_file() and found.name.lower().endswith(".beton"):
         return beton_source(found, max_pixels=max_pixels)
     if found.is_file() and found.name.lower().endswith(".tar"):
-        return tar_source(found, max_pixels=max_pixels)
+        return shard_source(found, max_pixels=max_pixels) or tar_source(found, max_pixels=max_pixels)
+    if found.suffix.lower() == ".parquet" or any(any(found.glob(there)) for there in ("*.parquet", "data/*.parquet")):
+        return parquet_source(found, split=split, max_pixels=max_pixels)
     return open_source(found, split=split, max_pixels=max_pixels)
 
 
 def beton_source(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:
-    """The images of a `.beton`, such as one that FFCV wrote."""
+    """The images of a `.beton`, such as one that FFCV wrote, with its fields."""
     dataset = Dataset(path, max_pixels=max_pixels)
     names = [f"sample {sample} of {dataset.path}" for sample in range(len(dataset))]
-    return _jpegs(lambda i: dataset.jpeg(i).tobytes(), names, dataset.labels, dataset.classes, max_pixels=max_pixels)
+    labels = np.empty(0, np.int64) if dataset.label_field is None else dataset.labels
+    made = _jpegs(lambda i: dataset.jpeg(i).tobytes(), names, labels, dataset.classes, max_pixels=max_pixels)
+    others = [name for name in dataset.fields if name not in (dataset.image_field, dataset.label_field)]
+    columns = [dataset.column(name) for name in others]
+    return dataclasses.replace(made, columns=tuple(Filled(column.field, column) for column in columns))
 
 
 def tar_source(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:

@@ -188,7 +188,7 @@ class BudgetLoader(Choosing, Closing):
         pace: Any = {"ranks": shard.world_size if train else 1, "workers": workers, "prefetch": prefetch}
         pace |= {"sizes": sizes, "views": self._views, "on_corrupt": on_corrupt}
         self._job = options.make_job(self._planner, self.dataset, Output(*shown, decode_scaling, fast_decode), **pace)
-        self._targets = Targets(targets, self.dataset, job=self._job)
+        self._targets = Targets(targets, self.dataset, job=self._job, views=self._views.count)
         self.batch_size, self.num_workers = self._job.batch_size // self._views.count, self._job.workers
         self.stats, self._dropped, self._busy = [], {}, BusySince(self.dataset)
         stage = options.make_stage(transform, seed=self.seed, targets=self._targets, views=self._views.count)

@@ -177,15 +177,24 @@ def _of_rows(rows: list[Any], what: str) -> dict[str, list[Any]]:
 
 
 def _parquet(path: Path) -> dict[str, list[Any]]:
-    table = parquet_of(path)
-    return {name: table.column(name).to_pylist() for name in table.column_names}
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise DatasetError(f"{path} has no .parquet in it")
+    columns: dict[str, list[Any]] = {}
+    for number, file in enumerate(files):
+        table = parquet_file(file).read()
+        if number and list(columns) != table.column_names:
+            raise DatasetError(f"{file} has other columns than {files[0].name}: {', '.join(table.column_names[:20])}")
+        for name in table.column_names:
+            columns.setdefault(name, []).extend(table.column(name).to_pylist())
+    return columns
 
 
-def parquet_of(path: Path) -> Any:
-    """A Parquet file, or those of a folder by their names, as one pyarrow table.
+def parquet_file(path: Path) -> Any:
+    """An open `pyarrow.parquet.ParquetFile`.
 
     Raises:
-        DatasetError: pyarrow is not installed, or there is no such file.
+        DatasetError: pyarrow is not installed, or the file cannot be read.
     """
     try:
         import pyarrow
@@ -194,11 +203,10 @@ def parquet_of(path: Path) -> Any:
         raise DatasetError(
             "pyarrow, which reads Parquet, is not installed; pip install 'budgetloader[tables]'"
         ) from None
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise DatasetError(f"{path} has no .parquet in it")
     try:
-        return pyarrow.concat_tables([parquet.read_table(file, memory_map=True, partitioning=None) for file in files])
+        return parquet.ParquetFile(path, memory_map=True)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from None
     except (pyarrow.ArrowException, ValueError) as error:
         raise DatasetError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 

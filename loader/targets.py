@@ -75,22 +75,29 @@ class Targets:
         asked: as `BudgetLoader(…, targets=…)` has it; None: the labels.
         dataset: what numbers of samples are of.
         job: the engine's.
+        views: images of each sample.
 
     Raises:
-        ArgumentError: there is no such field, or an array is not of the set's length.
+        ArgumentError: there is no such field, an array is not of the set's length, or what lies in the image is asked
+            for of several views.
         ArgumentTypeError: it is nothing that can be looked up.
     """
 
-    def __init__(self, asked: Any, dataset: Any, *, job: Job) -> None:
+    def __init__(self, asked: Any, dataset: Any, *, job: Job, views: int = 1) -> None:
         self._job = job
         source = _Source(dataset)
         self._make = None if asked is None else _made(asked, source)
+        if source.spatial and views > 1:
+            raise ArgumentError(
+                f"targets={str(asked)[:60]}: boxes, points and masks are of one crop, and each sample has {views}; "
+                "leave them out, or views= and crops="
+            )
         self._pool = ThreadPoolExecutor(job.workers, "targets") if source.slow else None
         self._begun: dict[tuple[int, int], Future[Any]] = {}
         if asked is None and not source.labelled:
             raise ArgumentError(
-                f"{dataset.path} has no integers that could be labels; say what a batch gives, as targets=…, of its "
-                f"fields {_listed(getattr(dataset, 'fields', ()))}"
+                f"{dataset.path} has no integers that could be labels; say what a batch gives, as targets=…"
+                + (f", of its fields {_listed(dataset.fields)}" if hasattr(dataset, "fields") else "")
             )
 
     def __call__(self, batch: Batch) -> Any:
@@ -138,12 +145,12 @@ class _Source:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset, self.size = dataset, len(dataset.labels)
-        self.slow = False  # whether something that was asked for is
+        self.slow = self.spatial = False  # whether something that was asked for is
 
     @functools.cached_property
     def labelled(self) -> bool:
         """Whether samples have labels: a file without integers has none."""
-        return getattr(self.dataset, "label_field", "label") is not None or not (self.dataset.labels < 0).all()
+        return getattr(self.dataset, "label_field", None) is not None or not (self.dataset.labels < 0).all()
 
     @functools.cached_property
     def _file(self) -> Any:
@@ -183,7 +190,7 @@ def _made(asked: Any, source: _Source, *, moved: bool = True) -> Callable[[Rows]
         moved: whether fields that are known to be boxes, points or masks follow the crop and the flip.
     """
     if isinstance(asked, Spatial):
-        source.slow |= asked.slow
+        source.slow, source.spatial = source.slow or asked.slow, True
         parts = {name: _made(part, source, moved=False) for name, part in asked.parts.items()}
         return lambda rows: asked.move({name: part(rows) for name, part in parts.items()}, rows)
     if isinstance(asked, Mapping):

@@ -27,7 +27,7 @@ def add_arguments(add: Add) -> None:
         help="folder of CLASS/IMAGE, of CIFAR's pickles or of IDX files; a .tar; an .npz; a .beton; with "
         "--torchvision the dataset's root; with --dataset what the function is called with, or left out",
     )
-    add("file", help="the .beton to make")
+    add("file", help="the .beton to make, or the address to store it at: s3://bucket/train.beton")
     add("--quality", type=int, help="JPEG quality; none: 90, or 100 for pixels that were never compressed")
     add("--subsampling", choices=("4:2:0", "4:2:2", "4:4:4"), help="none: 4:2:0, or 4:4:4 for such pixels")
     add(
@@ -73,11 +73,16 @@ def run(options: argparse.Namespace) -> int:
     from budgetloader.console import bars
     from budgetloader.convert import convert
     from budgetloader.growing import append
+    from budgetloader.storage import is_address
+    from budgetloader.storage.upload import stored
 
     if options.append and options.overwrite:
         raise DatasetError("--append adds a file, and --overwrite replaces one; give one of them")
     if options.append and options.resume:
         raise DatasetError("--append adds a file of a new name, which --resume does not know; give one of them")
+    if is_address(options.file) and (options.append or options.resume):
+        which = "--append" if options.append else "--resume"
+        raise DatasetError(f"{options.file}: {which} is for sets on this machine; leave it out, or convert to a path")
     settings, source = _settings(options), _source(options)
     for line in source.warnings:
         print(f"warning: {line}", file=sys.stderr)
@@ -87,6 +92,9 @@ def run(options: argparse.Namespace) -> int:
         if options.append:
             made, report = append(source, options.file, **how)
             options.file = str(made)
+        elif is_address(options.file):
+            with stored(options.file, replace=options.overwrite) as path:
+                report = convert(source, path, **how)
         else:
             exists: Any = "replace" if options.overwrite else "raise"
             report = convert(source, options.file, exists=exists, resume=options.resume, **how)

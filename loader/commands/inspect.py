@@ -38,6 +38,12 @@ def run(options: argparse.Namespace) -> int:
         "written by": _writer(dataset.notes),
         "fingerprint": dataset.fingerprint,
     }
+    others = [name for name in dataset.fields if name not in (dataset.image_field, dataset.label_field)]
+    if others:
+        fields = [dataset.column(name).field for name in others]
+        lines["fields"] = printable(", ".join(f"{one.name} ({one.role or one.kind})" for one in fields))
+    if dataset.label_field is None:
+        lines["classes"] = "none: it has no integers that could be labels"
     for name, value in lines.items():
         print(f"{name:>12}: {value}")
     if len(dataset.raw):

@@ -6,6 +6,8 @@ Python's lock is held for the decoder's calls alone, and for what a task of many
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 import simplejpeg
@@ -238,15 +240,14 @@ def decoder_options(*, fast: bool) -> dict[str, bool]:
     return {"fastdct": True, "fastupsample": True} if fast else {}
 
 
-def _plain(dataset: object) -> list[tuple[int, Dataset]]:
+def _plain(dataset: Any) -> list[tuple[int, Dataset]]:
     """The files whose map may be read without a check of each sample, and the number of each one's first sample."""
     parts = dataset.parts if isinstance(dataset, JoinedDataset) else (dataset,)
     found, first = [], 0
     for part in parts:
-        if isinstance(part, Dataset):
-            if part.plans_mapped and not part.verifies:
-                found.append((first, part))
-            first += len(part)
+        if isinstance(part, Dataset) and part.plans_mapped and not part.verifies:
+            found.append((first, part))
+        first += len(part)
     return found
 
 

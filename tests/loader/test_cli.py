@@ -112,9 +112,9 @@ def test_bad_input_is_one_clear_line_and_loses_nothing(folder, tmp_path, capsys)
     assert kept.read_bytes() == b"mine"
     assert "no images" in fails(capsys, "convert", tmp_path, tmp_path / "x.beton")
     assert "does not exist" in fails(capsys, "convert", tmp_path / "none", tmp_path / "x.beton")
-    assert "s3://b/x.beton is an address" in fails(capsys, "convert", folder, "s3://b/x.beton")
+    assert "give an address that begins with s3://" in fails(capsys, "convert", folder, "ftp://b/x.beton")
     assert "give an address that begins with s3://" in fails(capsys, "inspect", "ftp://b/x.beton")
-    assert "is a .beton already" in fails(capsys, "convert", kept, tmp_path / "x.beton")
+    assert "is no .beton file" in fails(capsys, "convert", kept, tmp_path / "x.beton")
     assert "'mauve-ish' is no colour" in fails(
         capsys, "convert", folder, tmp_path / "x.beton", "--background", "mauve-ish"
     )

@@ -22,7 +22,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"joined"},
     {"batch", "encoding", "views", "where"},
     {"encoding_apart", "resuming"},
-    {"convert", "converted", "engines", "generate", "verify"},
+    {"convert", "converted", "engines", "generate", "packed", "verify"},
     {"feed", "growing", "options", "targets"},
     {"choosing"},
     {"loader", "prepare", "sampler"},
@@ -35,7 +35,7 @@ LAYERS = (  # each imports from its own line or those above it
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
     "storage": (
         {"address", "folder", "mirror", "oracle", "pool", "ranges", "traffic", "windows"},
-        {"client", "ledger"},
+        {"client", "ledger", "upload"},
         {"cost", "index", "shared"},
         {"source"},
         {"ahead", "costs", "runs"},

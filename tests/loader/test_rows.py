@@ -12,7 +12,7 @@ from budgetloader.engines.base import Job, Output, Work
 from budgetloader.engines.buffers import BufferPool
 from budgetloader.engines.rendering import Renderer
 from budgetloader.engines.rows import RowRenderer, divisor_of
-from budgetloader.joined import join
+from budgetloader.joined import JoinedDataset, join
 from budgetloader.plans import Planner, stream
 
 CASES = [
@@ -72,9 +72,17 @@ def test_what_is_damaged_is_left_and_the_rest_made(beton, tmp_path):
         np.testing.assert_array_equal(ours[done], reference[done])
 
 
-def test_files_that_are_read_or_verified_are_left(beton):
-    for options in ({"mapped": False}, {"verify": True}):
-        assert not any(done.any() for done, _, _ in rendered(Dataset(beton, **options), dtype="uint8"))
+def test_files_that_are_read_or_verified_and_other_kinds_are_left(beton, small_beton):
+    class Remote(Dataset):
+        """Whose map has holes, as that of a file in object storage may."""
+
+        plans_mapped = False
+
+    for left in (Dataset(beton, mapped=False), Dataset(beton, verify=True), Remote(beton)):
+        assert not any(done.any() for done, _, _ in rendered(left, dtype="uint8", count=1))
+        for done, ours, reference in rendered(JoinedDataset([Dataset(small_beton), left]), dtype="uint8", count=1):
+            assert 0 < np.count_nonzero(done) < len(done)
+            np.testing.assert_array_equal(ours[done], reference[done])
 
 
 @pytest.mark.parametrize("options", [{"mapped": False}, {"verify": True}], ids=str)

@@ -247,5 +247,7 @@ def test_what_cannot_be_asked_for_is_refused(path):
     for wrong in (lambda: Points("p", mirrored=[0, 0]), lambda: Mask("m", fill=300), lambda: Detection("b", least=0)):
         with pytest.raises(ArgumentError, match="give"):
             wrong()
+    with pytest.raises(ArgumentError, match="are of one crop, and each sample has 2"):
+        list(batches_of(path, "boxes", views=2))
     with pytest.raises(DatasetError, match="sample .* has .* boxes, and its 'labels' are of shape"):
         list(batches_of(path, Detection("boxes", labels="eyes")))

@@ -264,8 +264,11 @@ def test_a_file_without_labels_needs_targets(tmp_path):
         for i in range(8):
             writer.add(b"x", width=8, height=8, values={"score": i / 4})
     full = {"schedule": Schedule.full(epochs=1)}
-    with pytest.raises(ArgumentError, match="no integers that could be labels.*targets=.*'score'"):
-        drawn(tmp_path / "x.beton", None, **full)
+    for given in (tmp_path / "x.beton", served(Dataset(tmp_path / "x.beton"))):
+        with pytest.raises(ArgumentError, match="no integers that could be labels.*targets=…"):
+            drawn(given, None, **full)
+    with pytest.raises(ArgumentError, match="there is no such field; there are 'image', 'score'"):
+        drawn(tmp_path / "x.beton", "label", **full)
     found, _ = drawn(tmp_path / "x.beton", "score", **full)
     assert all((given * 4).tolist() == ids for given, ids in found)
 

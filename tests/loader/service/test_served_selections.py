@@ -1,8 +1,6 @@
 """What trainers draw, over the service: the private loader's batches, shared by those that draw the same."""
 
 import json
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -10,12 +8,17 @@ import pytest
 pytest.importorskip("ray")
 
 from learning import losses_of
-from service_trainer import digest, hashes, options_of, private
-from services import SAMPLES, bridges
+from service_trainer import digest, options_of, private
+from services import SAMPLES
 
-from budgetloader import ArgumentError, BudgetLoader, InfoBatch
-from budgetloader.service import protocol
+from budgetloader import ArgumentError, BudgetLoader, Dataset, InfoBatch, Schedule
+from budgetloader.engines.base import Job, Output, Work
+from budgetloader.plans import Planner
+from budgetloader.selections import Wanted
+from budgetloader.service import maker, protocol
+from budgetloader.service.blocks import BLOCK
 from budgetloader.service.client import status
+from budgetloader.service.connection import BridgeEnded
 
 
 class Rotated:
@@ -46,16 +49,60 @@ def test_a_selections_stream_is_the_private_loaders(served, kind):
     assert halves == [private(served.data, schedule, rank=r, world_size=2, **options) for r in range(2)]
 
 
-@pytest.mark.parametrize("kind", ["weights", "own"])
-def test_a_bridge_that_is_killed_is_told_anew_what_its_blocks_consist_of(served, kind):
-    options, got = {**KINDS[kind], "seed": 22}, []
-    with served.connect("shared", "full@2", **options) as batches:
-        for line in hashes(batches):
-            got.append(line)
-            if line[:2] in ((0, 5), (1, 20)):
-                (bridge,) = bridges(os.getpid())
-                os.kill(bridge, signal.SIGKILL)
-    assert got == private(served.data, "full@2", **options)
+class _Forgetful:
+    """A bridge that ends instead of its third answer; what it is told, in order."""
+
+    given_up = False
+
+    class entry:
+        name, pid, alive = "fake", 1, False
+
+    def __init__(self, index):
+        self.index, self.told, self.asked = index, [], 0
+
+    def send(self, request, descriptors):
+        self.told.append(request)
+
+    def answer(self, expected):
+        self.asked += 1
+        if self.asked == 3:
+            raise BridgeEnded
+        return protocol.BatchAnswer(decoded=0, decode_busy_seconds=0.0, copied=0), []
+
+    def start(self):
+        self.told.append("started")
+        return None, []
+
+    def close(self):
+        pass
+
+
+def test_a_bridge_that_is_started_again_is_told_anew_what_its_blocks_consist_of(data, monkeypatch):
+    monkeypatch.setattr(maker, "check_alive", lambda entry: None)
+    dataset, schedule = Dataset(data), Schedule.full(epochs=1)
+    dataset.capacity_bytes = 1 << 30
+    wanted = Wanted(weights=np.arange(SAMPLES) % 5)
+    planner = Planner(dataset, schedule=schedule, batch_size=48, seed=0, wanted=wanted)
+    job = Job(dataset, Output(16, "uint8"), 48, 1, 1, "raise", planner.replacement)
+    bridge = _Forgetful(dataset)
+    made = maker.BridgeMaker(job, Work(), bridge, budget=planner.budget, seed=0)
+    made.follow(planner.selection)
+    for step in range(4):
+        plan = planner.plan(0, step)
+        made.begin(plan)
+        made.finish(plan)
+    again = bridge.told.index("started")
+    for part in (bridge.told[:again], bridge.told[again:]):
+        known = set()
+        for message in part:
+            if isinstance(message, protocol.BlockIds):
+                known.add((message.epoch, message.number))
+                start = message.number * BLOCK
+                expected = planner.selection.ids(0, np.arange(start, min(start + BLOCK, SAMPLES)))
+                assert message.samples == tuple(expected.tolist())
+            elif isinstance(message, protocol.BatchRequest):
+                assert {(message.epoch, start // BLOCK) for start, _ in message.spans} <= known
+        assert len(known) == 6  # all that the set has
 
 
 def test_trainers_that_draw_the_same_samples_share_and_others_do_not(served):
