@@ -35,6 +35,7 @@ from budgetloader.bench.interleaving import Interleaving
 from budgetloader.dataset import corrupt
 from budgetloader.engines import base_threaded, render_threads, upload
 from budgetloader.engines.rendering import Renderer
+from budgetloader.engines.rows import RowRenderer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -140,7 +141,7 @@ def _on(stream: torch.cuda.Stream | None) -> AbstractContextManager:
 @contextmanager
 def _host_writes(fake: FakeCUDA, chance: random.Random) -> Iterator[None]:
     """Tell the fake what is written to host memory without torch, and have some images not decode."""
-    fill = Renderer.fill
+    fill, render = Renderer.fill, RowRenderer.render
 
     def logged(renderer: Any, plan: Any, row: int, out: np.ndarray) -> int:
         fake.on_operation()
@@ -149,6 +150,14 @@ def _host_writes(fake: FakeCUDA, chance: random.Random) -> Iterator[None]:
         sample = fill(renderer, plan, row, out)
         fake.host_writes(out)
         return sample
+
+    def rendered(rows: Any, plan: Any, which: slice, out: np.ndarray) -> np.ndarray:
+        fake.on_operation()
+        if chance.random() < 0.5:  # all of them are left to `fill`
+            return np.zeros(len(out), np.bool_)
+        done = render(rows, plan, which, out)
+        fake.host_writes(out)
+        return done
 
     class Numpy:
         def __getattr__(self, name: str) -> Any:
@@ -161,6 +170,7 @@ def _host_writes(fake: FakeCUDA, chance: random.Random) -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(Renderer, "fill", logged))
+        stack.enter_context(mock.patch.object(RowRenderer, "render", rendered))
         stack.enter_context(mock.patch.object(upload, "np", Numpy()))
         yield
 

@@ -58,8 +58,8 @@ def _ffcv(fake: FakeCUDA) -> Iterator[Make]:
 
     run_pipeline = ours._Endless._run_pipeline
 
-    def logged(endless: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        buffer, status = run_pipeline(endless, rows)
+    def logged(endless: Any, rows: np.ndarray, image_size: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        buffer, status = run_pipeline(endless, rows, image_size)
         fake.host_writes(buffer)
         return buffer, status
 

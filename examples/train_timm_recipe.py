@@ -90,7 +90,7 @@ def train(
     losses = []
     for epoch in range(num_epochs):
         loader_train.sampler.set_epoch(epoch)
-        losses_m = AverageMeter()
+        losses_m, steps = AverageMeter(), len(loader_train)
         for input, target in loader_train:
             output = network(input)
             loss = train_loss_fn(output, target)
@@ -98,7 +98,7 @@ def train(
             loss.backward()
             optimizer.step()
             losses_m.update(loss.item(), input.size(0))
-        print(f"Train: {epoch} [{len(loader_train)} batches]  Loss: {losses_m.avg:#.3g}")
+        print(f"Train: {epoch} [{steps} batches]  Loss: {losses_m.avg:#.3g}")
         lr_scheduler.step(epoch + 1, losses_m.avg)
         losses.append(losses_m.avg)
     print(f"The loader: {loader_train.verdict()}")

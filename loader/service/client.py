@@ -50,6 +50,8 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "decode_scaling": ((False,), "a service decodes images whole, for all of its trainers; leave it out"),
     "fast_decode": ((False,), "a service decodes exactly, for all of its trainers; leave it out"),
+    "cache": ((None,), "the service has the dataset; leave it out"),
+    "cache_bytes": ((None,), "the service has the dataset; leave it out"),
     "label_field": ((None,), "the service opens the file, and takes the field named 'label'; leave it out"),
 }
 # What else does not mean the same over a service as for a BudgetLoader (see `budgetloader.options`).

@@ -50,7 +50,9 @@ def test_no_region_is_asked_of_a_gpus_decoder(dataset, monkeypatch):
     job = engine_job(dataset, device="cpu")
     tuning = dali.Tuning(hardware_share=0.8, preallocate_width=500)
     pipe = dali._decoded
-    monkeypatch.setattr(dali, "_decoded", lambda jpegs, device, tuning: pipe(jpegs, torch.device("cuda:0"), tuning))
+    monkeypatch.setattr(
+        dali, "_decoded", lambda jpegs, device, *how, **also: pipe(jpegs, torch.device("cuda:0"), *how, **also)
+    )
     assert dali._build(job, tuning=tuning, cropped=True) is not None
     assert asked["device"] == "mixed" and asked["jpeg_fancy_upsampling"] and not asked["adjust_orientation"]
     assert asked["hw_decoder_load"] == 0.8 and asked["preallocate_width_hint"] == 500
