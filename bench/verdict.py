@@ -155,7 +155,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         prepare(None, folder=out / "small", images=1440, builtin="digits", image_size=32, **made)
     data, small = out / "data" / "train.beton", out / "small" / "train.beton"
     installed = {name: find_spec("ray") if name == "service" else engines.installed(name) for name in options.engines}
-    wanted = serving(data, name=NAME, memory="500MB") if installed.get("service") else contextlib.nullcontext()
+    wanted = serving(data, name=NAME, memory="2GB") if installed.get("service") else contextlib.nullcontext()
     with wanted:
         names = [name for name in options.engines if installed[name]]
         rows = measure(str(data), str(small), engines=names, turns=options.turns, say=console.print)
