@@ -43,9 +43,22 @@ def beton_source(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:
     names = [f"sample {sample} of {dataset.path}" for sample in range(len(dataset))]
     labels = np.empty(0, np.int64) if dataset.label_field is None else dataset.labels
     made = _jpegs(lambda i: dataset.jpeg(i).tobytes(), names, labels, dataset.classes, max_pixels=max_pixels)
+    if len(dataset.raw):
+        made = dataclasses.replace(made, load=_or_pixels(dataset, made.load), read=None, plain=False)
     others = [name for name in dataset.fields if name not in (dataset.image_field, dataset.label_field)]
     columns = [dataset.column(name) for name in others]
     return dataclasses.replace(made, columns=tuple(Filled(column.field, column) for column in columns))
+
+
+def _or_pixels(dataset: Dataset, decoded: Callable[[int], Any]) -> Callable[[int], Any]:
+    """What gives the image of a sample, of which some are stored as pixels."""
+    from PIL import Image
+
+    def load(i: int) -> Image.Image:
+        size = int(dataset.widths[i]), int(dataset.heights[i])
+        return Image.frombytes("RGB", size, dataset.jpeg(i).tobytes()) if dataset.raw[i] else decoded(i)
+
+    return load
 
 
 def tar_source(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:

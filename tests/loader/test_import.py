@@ -23,7 +23,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"batch", "encoding", "views", "where"},
     {"encoding_apart", "resuming"},
     {"convert", "converted", "engines", "generate", "packed", "verify"},
-    {"feed", "growing", "options", "targets"},
+    {"feed", "growing", "options", "pictures", "targets"},
     {"choosing"},
     {"loader", "prepare", "sampler"},
     {"service", "noise", "throughput"},
@@ -51,7 +51,7 @@ INSIDE = {  # the same within a folder: its parts first, and what is made of the
     "transforms": ({"draws", "keys", "rows"}, {"adapters"}, {"chain"}, {"__init__"}),
     "engines": (
         {"laps", "threads"},
-        {"base"},
+        {"base", "channels"},
         {"base_direct", "base_threaded", "buffers", "normalize"},
         {"stage_call", "stage_driver", "upload"},
         {"rows"},
