@@ -186,7 +186,7 @@ class BudgetLoader(Choosing, Closing):
         shown: Any = sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std, decode_scaling
         pace: Any = {"ranks": shard.world_size if train else 1, "workers": workers, "prefetch": prefetch}
         pace |= {"sizes": sizes, "views": self._views, "on_corrupt": on_corrupt}
-        self._job = options.make_job(self._planner, self.dataset, Output(*shown, fast_decode, channels), **pace)
+        self._job = options.make_job(self._planner, self.dataset, Output(*shown, fast_decode, channels), **pace)  # type: ignore[call-arg]
         self._targets = Targets(targets, self.dataset, job=self._job)
         self.batch_size, self.num_workers = self._job.batch_size // self._views.count, self._job.workers
         self.stats, self._dropped, self._busy = [], {}, BusySince(self.dataset)
