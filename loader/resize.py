@@ -140,9 +140,13 @@ def _tone(line, slope, offset, tone, to, channels):
         for i in range(np.uint64(len(to))):
             to[i] = np.float32(np.int32(min(max(line[i], low), high))) * slope[i] + offset[i]
         return
-    for x in range(len(to) // channels):
-        for c in range(channels):
-            at = np.uint64(channels * x + c)
+    if channels == 1:
+        for x in range(np.uint64(len(to))):
+            to[x] = tone[0, np.uint8(min(max(line[x], low), high))]
+        return
+    for x in range(len(to) // 3):
+        for c in range(3):
+            at = np.uint64(3 * x + c)
             to[at] = tone[c, np.uint8(min(max(line[at], low), high))]
 
 
@@ -193,8 +197,9 @@ def resample(source, top, left, height, width, antialias, flip, tone, out, divis
     line = np.empty(out_width * channels + 1, np.float32)
     affine = out_width if tone.shape[1] == 2 else 0
     slope, offset = np.empty(affine * channels, np.float32), np.empty(affine * channels, np.float32)
-    for i in range(affine * channels):
-        slope[i], offset[i] = tone[i % channels, 0], tone[i % channels, 1]
+    for x in range(affine):
+        for c in range(channels):
+            slope[channels * x + c], offset[channels * x + c] = tone[c, 0], tone[c, 1]
     rows, in_place = _rows(out)
     for y in range(out_height):
         _blend_rows(flat, row_first[y], row_count[y], row_weights[y], first * channels, last * channels, row)
@@ -222,8 +227,9 @@ def _tone_pixels(pixels, tone, out):
             for i in range(np.uint64(size)):
                 to[i] = np.float32(row[i]) * slope[i] + offset[i]
         else:
-            for i in range(size):
-                to[i] = tone[i % channels, row[i]]
+            for c in range(channels):
+                for i in range(c, size, channels):
+                    to[i] = tone[c, row[i]]
 
 
 def apply_tone(images: np.ndarray, tone: np.ndarray, out: np.ndarray) -> None:
