@@ -161,6 +161,7 @@ def convert(
         raise DatasetError(f"lossless conversion needs {JPEGTRAN}; install libjpeg-turbo-progs")
     encode = Encoder(source, settings)
     notes = {
+        **source.notes,
         "writer": "budgetloader",
         "classes": source.classes,
         "quality": encode.quality,

@@ -22,7 +22,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"joined"},
     {"batch", "encoding", "views", "where"},
     {"encoding_apart", "resuming"},
-    {"convert", "converted", "engines", "generate", "packed", "verify"},
+    {"convert", "converted", "engines", "generate", "packed", "sharding", "verify"},
     {"feed", "growing", "options", "targets"},
     {"choosing"},
     {"loader", "prepare", "sampler"},
