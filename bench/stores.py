@@ -26,7 +26,7 @@ from typing import Any
 
 from budgetloader.errors import LoaderError
 
-Fault = str  # "500", "503", "cut", "hang", "damaged"
+Fault = str  # "403", "500", "503", "cut", "hang", "damaged"
 HANG_SECONDS = 3.0
 USER, PASSWORD = "tester", "testers-own-secret"
 
@@ -53,8 +53,15 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Served:
+    """A server on the loopback.
+
+    Attributes:
+        requests: that came.
+        sent_bytes: of the answers' bodies.
+    """
+
     def __init__(self) -> None:
-        self.requests = 0
+        self.requests = self.sent_bytes = 0
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = _Server(("127.0.0.1", 0), handler)
@@ -69,6 +76,12 @@ class _Served:
         with self._lock:
             self.requests += 1
             return self.requests
+
+    def send(self, request: _Handler, data: bytes) -> None:
+        """Send a body, and count it."""
+        with self._lock:
+            self.sent_bytes += len(data)
+        request.wfile.write(data)
 
     def answer(self, request: _Handler) -> None:
         raise NotImplementedError
@@ -110,7 +123,8 @@ class RangeServer(_Served):
         if wanted:
             request.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(data)}")
         request.end_headers()
-        request.wfile.write(part)
+        if request.command != "HEAD":
+            self.send(request, part)
 
 
 @dataclass
@@ -151,7 +165,7 @@ class FaultProxy(_Served):
             time.sleep(HANG_SECONDS)
             request.close_connection = True
             return
-        if fault in ("500", "503"):
+        if fault in ("403", "500", "503"):
             request.send_response(int(fault))
             request.send_header("Content-Length", "0")
             return request.end_headers()
@@ -167,13 +181,13 @@ class FaultProxy(_Served):
             place = random.Random(number).randrange(len(data))  # another one each time, as chance has it
             data = data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :]
         if fault == "cut":
-            request.wfile.write(data[: len(data) // 2])
+            self.send(request, data[: len(data) // 2])
             request.wfile.flush()
             request.close_connection = True
             with contextlib.suppress(OSError):
                 request.connection.shutdown(socket.SHUT_RDWR)
             return
-        request.wfile.write(data)
+        self.send(request, data)
 
     def _ask(self, request: _Handler, body: bytes | None) -> tuple[int, list[tuple[str, str]], bytes]:
         upstream = http.client.HTTPConnection("127.0.0.1", self._to, timeout=30)
