@@ -310,7 +310,16 @@ def late(port: int, *, seconds: float) -> Iterator[int]:
 
 
 async def _be_late(own: int, port: int, seconds: float) -> None:
+    served = set()  # asyncio itself would let a connection that waits be collected
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.add(task := asyncio.current_task())
+        try:
+            await both(reader, writer)
+        finally:
+            served.discard(task)
+
+    async def both(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
         loop = asyncio.get_running_loop()
 
