@@ -70,7 +70,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     ranks = simulate(options, index)
     shown = {key: value for key, value in vars(options).items() if key != "out"}
     results: dict[str, Any] = {
-        "command": " ".join(["python -m budgetloader.bench.scale", *sys.argv[1:]]).strip(),
+        "command": "python -m budgetloader.bench.scale",
         "environment": environment(),
         "options": shown,
         "index": index,
