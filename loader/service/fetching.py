@@ -43,6 +43,20 @@ class Clock:
         self.waited = 0.0
 
 
+class Spent:
+    """How long this process has been at its blocks, seconds, by the clock."""
+
+    seconds = 0.0
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
 @contextlib.contextmanager
 def fetched(dataset: Any, plan: BatchPlan, planner: Planner, clock: Clock) -> Iterator[Wait]:
     """Ask for all samples of a plan at once, for as long as the block lasts; of a file on this machine nothing is done.

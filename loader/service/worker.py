@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import uuid
-from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,15 @@ from budgetloader.errors import CorruptSampleError, DatasetError
 from budgetloader.plans import Planner
 from budgetloader.schedule import Schedule
 from budgetloader.service.blocks import BLOCK, Content, Key, Reading, Spec
-from budgetloader.service.fetching import Clock, fetched, opened, traffic_of
+from budgetloader.service.fetching import Clock, Spent, fetched, opened, traffic_of
 from budgetloader.service.stores import Report
 
 
 class Meter:
-    """How long a worker's blocks take it: the decoding, and Ray's storing of the block before."""
+    """How long a worker's blocks take it: the decoding, and Ray's storing of the block before.
+
+    Waiting for a core does not count: the trainer's bridge, which works on the same cores, counts its own time.
+    """
 
     def __init__(self) -> None:
         self._laps, self._stored = Laps(), time.process_time()
@@ -31,26 +33,21 @@ class Meter:
 
     def begin(self) -> None:
         self._storing = time.process_time() - self._stored
-        self._began = time.perf_counter()
+        self._began = time.perf_counter() - _delayed_seconds()
 
     def end(self, samples: int) -> float:
-        seconds = self._laps.usual(time.perf_counter() - self._began + self._storing, samples)
+        decoding = time.perf_counter() - _delayed_seconds() - self._began
+        seconds = self._laps.usual(decoding + self._storing, samples)
         self._stored = time.process_time()
         return seconds
 
 
-class Spent:
-    """How long this process has been at its blocks, seconds, by the clock."""
-
-    seconds = 0.0
-
-    @contextlib.contextmanager
-    def counted(self) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += time.perf_counter() - began
+def _delayed_seconds() -> float:
+    """How long this thread has been ready to run, and had no core; 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_bytes().split()[1]) / 1e9
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 meter = Meter()

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -186,7 +187,9 @@ def test_a_signal_in_the_first_seconds_ends_the_server(services, seed):
         server.wait(timeout=30)
         assert time.monotonic() - began < 20  # 5 where nothing else runs
         assert server.returncode in (0, 1, 130, 143, -how)
-        assert len(server.error_text().strip().splitlines()) <= 1, server.error_text()
+        # While Ray starts, its own handler may be the process's for a moment, and prints where the signal came.
+        said = server.error_text().strip().splitlines()
+        assert not said or not re.match(r"[\w.]+(Error|Exit|Exception|Interrupt)\b", said[-1]), said
         assert gone(below) and not list(services.folder.glob(f"{name}.*"))
 
 
