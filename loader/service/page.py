@@ -15,6 +15,7 @@ from budgetloader.service.history import HOUR_SECONDS, READ_SECONDS, Reading
 from budgetloader.service.status import SILENT_SECONDS, ServiceStatus, StoreStatus, TrainerStatus
 
 _WAITS = 0.05  # of a trainer's time, beyond which it counts as waiting
+_LEFT = ("schedule", "over the last hour", "who waits")
 _WIDTH, _HEIGHT = 240, 36  # of a chart, pixels
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -55,7 +56,7 @@ def page(name: str, status: ServiceStatus, readings: Sequence[Reading]) -> str:
         f"{status.hits / asked if asked else 0:.0%} of blocks were cached",
         f"{status.decoded:,} samples decoded for {status.emitted:,} emitted",
     ]
-    body = [f"<h1>{_text(name)}</h1>", *(f"<p>{_text(fact)}</p>" for fact in facts), _trainers(status, readings)]
+    body = [f"<h1>{_text(name)}</h1>", f"<p>{_text('; '.join(facts))}</p>", _trainers(status, readings)]
     body += ["<h2>The last hour</h2>", _hour(status.store, readings)]
     return _document(f"{name}: budgetloader", "\n".join(body))
 
@@ -77,7 +78,7 @@ def _trainers(status: ServiceStatus, readings: Sequence[Reading]) -> str:
     if not status.trainers:
         return "<h2>Trainers</h2>\n<p>none is connected</p>"
     columns = ("trainer", "schedule", "epoch", "step", "samples", "images/s", "over the last hour", "who waits")
-    heads = "".join(f"<th>{_text(column)}</th>" for column in columns)
+    heads = "".join(f"<th{' class=left' if column in _LEFT else ''}>{_text(column)}</th>" for column in columns)
     rows = "\n".join(_row(trainer, status.store, readings) for trainer in status.trainers)
     return f"<h2>Trainers</h2>\n<table><tr>{heads}</tr>\n{rows}</table>"
 
