@@ -20,7 +20,7 @@ from budgetloader.bench import compared, report
 from budgetloader.bench.grid import Grid
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/results.md", "docs/selecting.md", "docs/converting.md")
+PAGES = ("README.md", "docs/results.md", "docs/selecting.md", "docs/converting.md", "docs/storage.md")
 _BLOCK = re.compile(r"(<!-- quote:([\w-]+) -->\n).*?(<!-- /quote -->)", re.S)
 
 
@@ -60,6 +60,18 @@ def _boundaries(record: dict[str, Any]) -> Grid:
     return report.boundaries(record["boundary"])
 
 
+def _scale(part: str) -> Callable[[dict[str, Any]], Grid]:
+    from budgetloader.bench import scale
+
+    return scale.index_grid if part == "index" else scale.ranks_grid
+
+
+def _storage_resume(record: dict[str, Any]) -> Grid:
+    from budgetloader.bench.storage_resume import grid
+
+    return grid(record)
+
+
 # name → record, function that makes the table
 QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "demo": ("imagenet_mnv2_quick_2_cores", _training),
@@ -74,6 +86,9 @@ QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "selecting": ("selecting_2_cores", _selecting),
     "ordinary": ("selecting_2_cores", _ordinary),
     "verdict": ("verdict_2_cores", _verdict),
+    "scale-index": ("scale_2_cores", _scale("index")),
+    "scale-ranks": ("scale_2_cores", _scale("ranks")),
+    "storage-resume": ("storage_resume_2_cores", _storage_resume),
 }
 
 

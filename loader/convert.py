@@ -167,14 +167,7 @@ def convert(
     settings = settings or Settings()
     _check(source, settings, resume=resume)
     encode = Encoder(source, settings)
-    notes = {
-        "writer": "budgetloader",
-        "classes": source.classes,
-        "quality": encode.quality,
-        "subsampling": encode.subsampling,
-        "interval": settings.interval,
-    }
-    report = Report()
+    notes, report = _notes(source, encode, settings), Report()
     fields = [*([_ALPHA] if settings.alpha == "keep" else []), *(one.field for one in source.columns)]
     what: Any = {"capacity": len(source), "notes": notes, "fields": fields, "labelled": bool(len(source.labels))}
     with (
@@ -196,6 +189,17 @@ def convert(
         if not writer.count:
             raise DatasetError(f"none of the {len(source)} images can be read; the first: {report.skipped[0]}")
     return report
+
+
+def _notes(source: Source, encode: Encoder, settings: Settings) -> dict[str, Any]:
+    return {
+        **source.notes,
+        "writer": "budgetloader",
+        "classes": source.classes,
+        "quality": encode.quality,
+        "subsampling": encode.subsampling,
+        "interval": settings.interval,
+    }
 
 
 def _write(writer: Writer, source: Source, i: int, encoded: Encoded) -> None:

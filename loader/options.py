@@ -23,6 +23,7 @@ from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerL
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
+from budgetloader.sharding import is_list, open_list
 from budgetloader.sizes import SizeSchedule
 from budgetloader.storage import open_file
 from budgetloader.tars import is_ordinary, open_ordinary
@@ -90,6 +91,8 @@ def open_dataset(
     if isinstance(path, (str, os.PathLike)):
         if is_ordinary(path) and cache is None and cache_bytes is None:
             return open_ordinary(path, verify=verify, label_field=label_field)
+        if is_list(path):
+            return open_list(path, verify=verify, label_field=label_field, **stored)
         return open_file(path, verify=verify, label_field=label_field, **stored)
     if isinstance(path, (list, tuple, Mixture)):
         return join(path, verify=verify, label_field=label_field, **stored)

@@ -22,7 +22,8 @@ from budgetloader.service import SHARE, registry
 from budgetloader.service.blocks import BLOCK
 from budgetloader.service.connection import Bridge
 from budgetloader.service.maker import BridgeMaker
-from budgetloader.service.protocol import ServiceStatus, StatusRequest
+from budgetloader.service.protocol import StatusRequest
+from budgetloader.service.status import ServiceStatus
 from budgetloader.sizes import one_size
 
 if TYPE_CHECKING:

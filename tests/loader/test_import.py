@@ -22,7 +22,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"joined"},
     {"batch", "encoding", "views", "where"},
     {"encoding_apart", "resuming"},
-    {"convert", "converted", "engines", "generate", "packed", "streamed", "verify"},
+    {"convert", "converted", "engines", "generate", "packed", "sharding", "streamed", "verify"},
     {"feed", "growing", "options", "pictures", "targets"},
     {"choosing"},
     {"loader", "prepare", "sampler"},

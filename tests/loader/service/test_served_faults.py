@@ -260,7 +260,7 @@ def test_rays_memory_monitor_ends_no_decoder(faulty):
 def test_top_shows_a_name_as_it_is_and_what_is_copied():
     from rich.console import Console
 
-    from budgetloader.service.protocol import ServiceStatus, TrainerStatus
+    from budgetloader.service.status import ServiceStatus, TrainerStatus
     from budgetloader.service.top import table
 
     trainer = TrainerStatus("id", "[red]x[/", "[b]", 0, 1, 2, 3, 1.0, 0.0, 4321, 0.0)
