@@ -119,7 +119,8 @@ def mosaic_epochs(
         batch_size=batch_size,
         predownload=2 * batch_size,
     )
-    loader: Any = DataLoader(dataset, batch_size=batch_size, num_workers=2)
+    # Workers that stay: those that `break` ends in the middle of a download leave a part of a shard behind.
+    loader: Any = DataLoader(dataset, batch_size=batch_size, num_workers=2, persistent_workers=True)
     return lambda: _timed(loader, int(ratio * -(-samples // batch_size)))
 
 
