@@ -6,6 +6,7 @@ map.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import stat
@@ -192,6 +193,11 @@ class Dataset:
         if len(data) != size:
             raise DatasetError(f"{self.path} ends before byte {start + size:,}; it was cut short while it was in use")
         return np.frombuffer(data, np.uint8)
+
+    def will_need(self, start: int, stop: int) -> None:
+        """Have the system read a part of the file into its page cache, while others are worked on."""
+        with contextlib.suppress(OSError):  # a file system that cannot is read when it is needed
+            os.posix_fadvise(self._file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def _check_sum(self, sample: int, data: np.ndarray) -> None:
         assert self.checksums is not None

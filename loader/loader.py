@@ -78,7 +78,8 @@ class BudgetLoader(Choosing, Closing):
         workers: threads of the engine; default: one per core.
         prefetch: batches under way ahead of the trainer.
         rank, world_size: this process's share of each batch; default: torch.distributed's, else 0 of 1.
-        sampling: "independent", "cyclic" or "static"; see `budgetloader.order.Order`.
+        sampling: "independent", "cyclic" or "static", see `budgetloader.order.Order`; or "blocks" (of neighbours in the
+            file, for slow storage), also as "blocks:BLOCK/BUFFER", see `budgetloader.block_order.BlockOrder`.
         samples: a subset to train (or, with train=False, to evaluate) on: numbers of samples, each once, a boolean
             mask with an entry per sample of the set, or a condition such as "height >= 256 and label in (3, 5)" (see
             `budgetloader.where`). An epoch is then ⌊α·⌈n/B⌉⌋ batches of its n samples.

@@ -167,17 +167,26 @@ class RemoteDataset(Dataset):
         """Fetch samples, ahead of when they are read: int64 [n]. `jpeg` gives views until the ticket is released."""
         return self._source.begin(samples, lend=True)
 
-    def announce(self, samples: np.ndarray, windows: np.ndarray, *, cropped: bool) -> Ticket:
+    def announce(self, samples: np.ndarray, windows: np.ndarray, *, cropped: bool, held: bool = False) -> Ticket:
         """Fetch what a plan needs.
 
         Args:
             samples: int64 [n].
             windows: int64 [n, 4]: top, left, height and width, pixels.
             cropped: whether nobody will look at the bytes of rows that the windows do not touch.
+            held: whether `hold` was asked for the samples.
         """
         if cropped and self._windowed:
             return self._source.begin_windows(samples, windows)
-        return self.begin(samples)
+        return self._source.begin(samples, lend=True, counted=not held)
+
+    def hold(self, samples: np.ndarray, held: Ticket | None = None) -> Ticket:
+        """Fetch samples ahead of the plans that want them: int64 [n], each once; with those that a ticket holds."""
+        return self._source.hold(samples, held)
+
+    def holds(self, *, cropped: bool) -> bool:
+        """Whether samples are fetched whole, so that `hold` can fetch neighbours together."""
+        return not (cropped and self._windowed)
 
     def bytes_of(self, samples: np.ndarray) -> int:
         """The bytes of some samples."""

@@ -16,6 +16,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"schedule"},
     {"cursor", "forecast", "shard", "theory"},
     {"beton", "columns", "fields", "geometry", "jpeg", "order", "resize", "spatial", "tables", "windows"},
+    {"block_order"},
     {"selections", "transforms"},
     {"dataset", "labelling", "plans", "scaled", "sources"},
     {"storage"},
@@ -34,10 +35,11 @@ LAYERS = (  # each imports from its own line or those above it
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
     "storage": (
-        {"address", "folder", "mirror", "oracle", "pool", "ranges", "traffic", "windows"},
+        {"address", "folder", "mirror", "oracle", "pool", "pools", "ranges", "traffic", "windows"},
         {"client", "ledger", "upload"},
         {"cost", "index", "shared"},
         {"source"},
+        {"disk"},
         {"ahead", "costs", "runs"},
         {"dataset"},
         {"__init__"},
