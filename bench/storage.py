@@ -5,9 +5,9 @@
 The store is a real S3 server (JuiceFS's gateway) on this machine, the latency is a proxy's in a process of its own.
 Both share the cores with the loader. "clients" reads ranges of the samples' sizes with obstore and with s3fs, without
 the proxy. "rates" measures, turn by turn in one process: an epoch of native from the local file; its bytes
-with a plain client and as many connections, decoding nothing; the loader without a cache; and from a warm cache.
-Each begins with nothing fetched ahead. "bytes" counts what an epoch of a budget fetches, of whole samples and of
-windows.
+with a plain client and as many connections, decoding nothing, sample by sample and block by block; the loader
+without a cache, with uniform draws and with blocks; and from a warm cache. Each begins with nothing fetched ahead.
+"bytes" counts what an epoch of a budget fetches, of whole samples, of windows, and of blocks.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--latency", type=float, default=0.05, help="seconds, at the proxy")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--blocks", default="blocks:32/256", help="the order by blocks")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", default="runs/storage")
     options = parser.parse_args(arguments)
@@ -78,7 +79,9 @@ def _main(options: argparse.Namespace, console: Console) -> int:
                     f"{row['client_ms_per_request']:.2f} ms of this process's time each"
                 )
         if "bytes" in options.parts:
-            results["bytes"] = {fetch: fetched_bytes(address, fetch, options) for fetch in ("whole", "window")}
+            results["bytes"] = {
+                fetch: fetched_bytes(address, fetch, options) for fetch in ("whole", "window", "blocks")
+            }
             for fetch, row in results["bytes"].items():
                 console.print(f"{fetch}: {_shown(row)}")
         if "rates" in options.parts:
@@ -102,9 +105,11 @@ def fetched_bytes(address: str, fetch: str, options: argparse.Namespace) -> dict
     from budgetloader import BudgetLoader, Schedule
     from budgetloader.storage.dataset import RemoteDataset
 
-    far = RemoteDataset(address, fetch=fetch)
+    blocks = fetch == "blocks"
+    far = RemoteDataset(address, fetch="whole" if blocks else fetch)
     opened, mean = far.traffic, float(far.sizes.mean())
     shape: Any = {"batch_size": options.batch_size, "image_size": options.image_size, "engine": "native"}
+    shape |= {"sampling": options.blocks} if blocks else {}
     with BudgetLoader(far, schedule=Schedule.flat("0.618", epochs=1), **shape) as batches:
         samples = sum(len(labels) for _, labels in batches)
     done = far.traffic
@@ -176,28 +181,44 @@ def rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Nam
 
 
 def _rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    from budgetloader.block_order import Blocks
     from budgetloader.storage import open_file
 
     began = time.perf_counter()
     far: Any = open_file(address)
-    first_batch = time.perf_counter() - began + _run(far, options)["first"]
+    opened = time.perf_counter() - began
+    first = {"loader": opened + _run(far, options)["first"]}
+    first["blocks"] = opened + _run(far, options, sampling=options.blocks)["first"]
     sets = {"local": open_file(local), "loader": far, "cache": open_file(address, cache=folder / "cache")}
-    for one in (sets["local"], sets["cache"]):
-        _run(one, options)  # numba compiles, and the cache is filled
+    ways: dict[str, tuple[Any, str]] = {name: (one, "independent") for name, one in sets.items()}
+    ways["blocks"] = (far, options.blocks)
+    for name in ("local", "cache"):
+        _run(sets[name], options)  # numba compiles, and the cache is filled
     read, connections = obstore_reader(s3.bucket, "train.beton"), far.cost.connections
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in (*sets, "client")}
+    shape = Blocks.parse(options.blocks)
+    assert shape is not None, f"--blocks {options.blocks}: give blocks:BLOCK/BUFFER"
+    clients = {"client": 1, "client of blocks": shape.block}  # samples of a request
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in (*ways, *clients)}
     for _ in range(options.turns):
-        for name, one in sets.items():
-            turns[name].append(_run(one, options))
-        turns["client"].append({"rate": _plain(read, far, connections)})
-    boundaries = {name: _run(one, options, epochs=2)["boundary"] for name, one in sets.items()}
+        for name, (one, sampling) in ways.items():
+            turns[name].append(_run(one, options, sampling=sampling))
+        for name, samples in clients.items():
+            turns[name].append({"rate": _plain(read, far, connections, samples=samples)})
+    boundaries = {
+        name: _run(one, options, epochs=2, sampling=sampling)["boundary"] for name, (one, sampling) in ways.items()
+    }
     rates = {name: [turn["rate"] for turn in of] for name, of in turns.items()}
-    lower = [min(a, b) for a, b in zip(rates["local"], rates["client"], strict=True)]
+
+    def over(name: str, *others: str) -> float:
+        lower = [min(turn) for turn in zip(*(rates[other] for other in others), strict=True)]
+        return statistics.median(a / b for a, b in zip(rates[name], lower, strict=True))
+
     return {
         "images_per_second": {name: statistics.median(of) for name, of in rates.items()},
-        "loader_over_the_lower": statistics.median(a / b for a, b in zip(rates["loader"], lower, strict=True)),
-        "cache_over_local": statistics.median(a / b for a, b in zip(rates["cache"], rates["local"], strict=True)),
-        "first_batch_seconds": first_batch,
+        "loader_over_the_lower": over("loader", "local", "client"),
+        "blocks_over_the_lower": over("blocks", "local", "client of blocks"),
+        "cache_over_local": over("cache", "local"),
+        "first_batch_seconds": first,
         "boundary_seconds": boundaries,
         "store": str(far.cost),
         "traffic": str(far.traffic),
@@ -206,7 +227,9 @@ def _rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Na
     }
 
 
-def _run(dataset: Any, options: argparse.Namespace, *, epochs: int = 1) -> dict[str, Any]:
+def _run(
+    dataset: Any, options: argparse.Namespace, *, epochs: int = 1, sampling: str = "independent"
+) -> dict[str, Any]:
     """Some epochs of a loader that begins with nothing: images per second, and seconds."""
     from budgetloader import BudgetLoader, Schedule
 
@@ -215,6 +238,7 @@ def _run(dataset: Any, options: argparse.Namespace, *, epochs: int = 1) -> dict[
         "image_size": options.image_size,
         "dtype": "uint8",
         "engine": "native",
+        "sampling": sampling,
     }
     with BudgetLoader(dataset, schedule=Schedule.full(epochs=epochs), seed=epochs, **shape) as batches:
         began, samples = time.perf_counter(), 0
@@ -225,16 +249,18 @@ def _run(dataset: Any, options: argparse.Namespace, *, epochs: int = 1) -> dict[
         return {"rate": samples / seconds, "first": first, "boundary": last, "verdict": batches.verdict()}
 
 
-def _plain(read: Callable[[int, int], Any], dataset: Any, connections: int) -> float:
-    """Every sample in an order of chance, fetched and dropped: samples per second."""
-    samples = np.random.default_rng(0).permutation(len(dataset))
-    spans = [(int(dataset.starts[i]), int(dataset.starts[i] + dataset.sizes[i])) for i in samples]
+def _plain(read: Callable[[int, int], Any], dataset: Any, connections: int, *, samples: int) -> float:
+    """Every sample, or every few neighbours, in an order of chance, fetched and dropped: samples per second."""
+    firsts = np.random.default_rng(0).permutation(np.arange(0, len(dataset), samples))
+    lasts = np.minimum(firsts + samples, len(dataset)) - 1
+    stops = dataset.starts[lasts] + dataset.sizes[lasts]
+    spans = list(zip(dataset.starts[firsts].tolist(), stops.tolist(), strict=True))
     with ThreadPoolExecutor(connections) as pool:
         list(pool.map(lambda span: read(*span), spans[:connections]))
         began = time.perf_counter()
         for _ in pool.map(lambda span: len(read(*span)), spans):
             pass
-        return len(spans) / (time.perf_counter() - began)
+        return len(dataset) / (time.perf_counter() - began)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def add_arguments(add: Add) -> None:
     add("--max-side", type=int, help="make images with a longer side smaller")
     add("--max-pixels", type=int, default=MAX_PIXELS, help="of an image; larger ones cannot be read")
     add("--background", default="white", help="what transparent images are put on: a colour's name, or #rrggbb")
+    add("--alpha", choices=("flatten", "keep"), default="flatten", help="keep: as a second image, for channels=4")
     add("--on-bad", choices=("raise", "skip"), default="raise", help="what to do with an image that cannot be stored")
     add("--standard-tables", action="store_true", help="no Huffman tables for each image: faster, 3 %% more bytes")
     add(
@@ -134,6 +135,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         background=options.background,
         optimize=not options.standard_tables,
         raw=options.raw,
+        alpha=options.alpha,
     )
 
 
@@ -180,7 +182,8 @@ def _say(report: Report, source: Source, options: argparse.Namespace) -> None:
     for mode, count in sorted(report.converted.items()):
         print(f"  {count:,} brought to RGB from {mode}")
     if report.transparent:
-        print(f"  {report.transparent:,} transparent, put on {options.background}")
+        how = "whose alpha was kept" if options.alpha == "keep" else f"put on {options.background}"
+        print(f"  {report.transparent:,} transparent, {how}")
     if report.copied:
         print(f"  {report.copied:,} taken over from the conversion that was interrupted")
     if report.raw:

@@ -27,7 +27,7 @@ def add_arguments(add: Add) -> None:
     add("--network", default="resnet56", help=f"one of {_NETWORKS}, or MODULE:FUNCTION of your own")
     add("--recipe", choices=("cifar", "imagenet", "crnet"), default="cifar", help="optimiser and learning rate")
     add("--schedule", default="full", help="of sampling ratios, such as R3 or 0.618")
-    add("--sampling", choices=("independent", "cyclic", "static"), default="independent", help="see BudgetLoader")
+    add("--sampling", default="independent", help="independent, cyclic, static, blocks or blocks:BLOCK/BUFFER")
     for name, kind in (("epochs", int), ("batch-size", int), ("image-size", int), ("learning-rate", float)):
         add(f"--{name}", type=kind, help="none: the recipe's")
     add("--device", default="cpu", help="cpu, cuda or cuda:N; with torchrun, cuda is each rank's own")

@@ -55,6 +55,8 @@ def other_beton(folder, tmp_path_factory):
 KINDS = {
     "subset": {"samples": list(range(3, 60, 2))},
     "mask": {"samples": np.arange(70) % 3 == 0, "sampling": "cyclic"},
+    "blocks": {"sampling": "blocks:4/16"},
+    "blocks of a subset": {"sampling": "blocks:4/12", "samples": list(range(3, 60, 2))},
     "weights": {"weights": np.arange(70.0)},
     "balanced subset": {"weights": "balanced", "samples": list(range(50))},
     "own": {"selection": Reversed()},
