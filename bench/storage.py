@@ -129,8 +129,8 @@ def rates_grid(record: dict[str, Any]) -> Grid:
         cells,
         f"Medians of {options['turns']} turns of one epoch of {options['images']} images ({options['blocks']}) with "
         f"{latency}; store, proxy and loader share the cores. The lower: of the local file's rate and the plain "
-        "client's, turn by turn (of the warm cache: the local file's). Both: what is left if decoding and fetching cost "
-        "what they cost alone, one after the other, 1/(1/local + 1/client).",
+        "client's, turn by turn (of the warm cache: the local file's). Both: what is left if decoding and fetching "
+        "cost what they cost alone, one after the other, 1/(1/local + 1/client).",
     )
 
 
