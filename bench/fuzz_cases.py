@@ -312,7 +312,7 @@ class _Link:
 
     def call(self, method: str, *arguments: Any) -> Any:
         from budgetloader.service.exchange import Taken
-        from budgetloader.service.protocol import ServiceStatus
+        from budgetloader.service.status import ServiceStatus
 
         if method != "take":
             return ServiceStatus("p", 64, 0.0, 1, 0, 0, 0, 0, 0, 0, ())

@@ -72,6 +72,18 @@ def _boundaries(record: dict[str, Any]) -> Grid:
     return report.boundaries(record["boundary"])
 
 
+def _scale(part: str) -> Callable[[dict[str, Any]], Grid]:
+    from budgetloader.bench import scale
+
+    return scale.index_grid if part == "index" else scale.ranks_grid
+
+
+def _storage_resume(record: dict[str, Any]) -> Grid:
+    from budgetloader.bench.storage_resume import grid
+
+    return grid(record)
+
+
 # name → record, function that makes the table
 QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "demo": ("imagenet_mnv2_quick_2_cores", _training),
@@ -89,6 +101,9 @@ QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "storage": ("storage_2_cores", _storage("rates")),
     "storage-bytes": ("storage_2_cores", _storage("bytes")),
     "streaming": ("streaming_2_cores", _streaming),
+    "scale-index": ("scale_2_cores", _scale("index")),
+    "scale-ranks": ("scale_2_cores", _scale("ranks")),
+    "storage-resume": ("storage_resume_2_cores", _storage_resume),
 }
 
 

@@ -6,6 +6,7 @@ Python's lock is held for the decoder's calls alone, and for what a task of many
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numba
@@ -15,6 +16,7 @@ import simplejpeg
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Job, Output
 from budgetloader.engines.buffers import BufferPool, tone
+from budgetloader.engines.channels import Part, grey
 from budgetloader.joined import JoinedDataset
 from budgetloader.jpeg import (
     BASELINE,
@@ -35,6 +37,7 @@ from budgetloader.resize import resample
 from budgetloader.windows import PAD
 
 _AT_ONCE_BYTES = 1 << 20  # of decoded pixels between the decoder and the resize: they should still be in the cache
+_MCU, _CALL_PIXELS = 16, 1000  # pixels: what a window has besides, on average, and a decoder's call is worth
 _COLUMNS = 8
 _FROM, _BEGIN, _END, _TOP, _LEFT, _HEIGHT, _WIDTH, _DIVISOR = range(_COLUMNS)
 _LEAVE, _IN_SCRATCH, _IN_FILE, _PIXELS = range(4)  # what a row is decoded from; _PIXELS: it is decoded
@@ -47,6 +50,38 @@ def divisor_of(height, width, target):
     while divisor < 8 and min(height, width) >= 2 * divisor * target:
         divisor *= 2
     return divisor
+
+
+@numba.njit(nogil=True, cache=True)
+def unite(which, samples, windows, leaders):
+    """Find rows that show parts of one image, and are decoded together in less time than each by itself.
+
+    Args:
+        which: int64, the rows to look at.
+        samples: int64 [n].
+        windows: int64 [n, 4]; of a leader, it becomes what all its rows show together.
+        leaders: int64 [n], 0 … n − 1; of a row that another one's image shows, it becomes that row.
+    """
+    for b in range(1, len(which)):
+        i = which[b]
+        for a in range(b):
+            j = which[a]
+            if leaders[j] != j or samples[j] != samples[i]:
+                continue
+            top, left = min(windows[i, 0], windows[j, 0]), min(windows[i, 1], windows[j, 1])
+            bottom = max(windows[i, 0] + windows[i, 2], windows[j, 0] + windows[j, 2])
+            right = max(windows[i, 1] + windows[i, 3], windows[j, 1] + windows[j, 3])
+            alone = _effort(windows[i, 2], windows[i, 3]) + _effort(windows[j, 2], windows[j, 3])
+            if _effort(bottom - top, right - left) <= alone:
+                windows[j, 0], windows[j, 1], windows[j, 2], windows[j, 3] = top, left, bottom - top, right - left
+                leaders[i] = j
+                break
+
+
+@numba.njit(nogil=True, cache=True)
+def _effort(height, width):
+    """What decoding a window takes, in pixels: whole MCUs, and the call itself."""
+    return (height + _MCU) * (width + _MCU) + _CALL_PIXELS
 
 
 @numba.njit(nogil=True, cache=True)
@@ -108,17 +143,18 @@ def _resample_row(source, window, row, border, antialias, flip, tone, out):
     top, left = window[0] - row[_TOP], window[1] - row[_LEFT]
     if border == 0:
         return resample(source, top, left, window[2], window[3], antialias, flip, tone, out, row[_DIVISOR])
-    padded = np.zeros((source.shape[0] + 2 * border, source.shape[1] + 2 * border, 3), np.uint8)
+    padded = np.zeros((source.shape[0] + 2 * border, source.shape[1] + 2 * border, source.shape[2]), np.uint8)
     padded[border:-border, border:-border] = source
     return resample(padded, top + border, left + border, window[2], window[3], antialias, flip, tone, out, 1)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def resample_rows(which, pixels, at, mapped, rows, windows, flips, border, antialias, tone, out, done):
+def resample_rows(which, leaders, pixels, at, mapped, rows, windows, flips, border, antialias, tone, out, to, done):
     """Resize rows whose images are decoded into a batch; `done` says which could be.
 
     Args:
         which: int64, the rows to do.
+        leaders: int64 [n], of each row, that whose decoded image shows it, too: see `unite`.
         pixels: uint8, the decoded images.
         at: int64 [n], where each begins; below 0: it is not decoded.
         mapped: uint8, the file, where `rows` says that pixels are in it.
@@ -126,18 +162,25 @@ def resample_rows(which, pixels, at, mapped, rows, windows, flips, border, antia
         windows, flips: int64 [n, 4] and bool [n].
         border: black pixels around an image.
         antialias, tone: see `resample`.
-        out: [n, h, w, 3], any strides.
+        out: [batch, h, w, channels], any strides.
+        to: int64 [n], which images of `out` they are.
         done: bool [n], filled.
     """
+    channels = out.shape[3]
     for i in which:
-        row = rows[i]
+        leader = leaders[i]
+        row = rows[leader]
         height, width = -(-row[_HEIGHT] // row[_DIVISOR]), -(-row[_WIDTH] // row[_DIVISOR])
         if row[_FROM] == _PIXELS:
             stored = mapped[row[_BEGIN] : row[_END]].reshape((height, width, 3))
-            done[i] = _resample_row(stored, windows[i], row, border, antialias, flips[i], tone, out[i])
-        elif at[i] >= 0:
-            decoded = pixels[at[i] : at[i] + height * width * 3].reshape((height, width, 3))
-            done[i] = _resample_row(decoded, windows[i], row, border, antialias, flips[i], tone, out[i])
+            if channels == 1:
+                shown = grey(stored)
+                done[i] = _resample_row(shown, windows[i], row, border, antialias, flips[i], tone, out[to[i]])
+            else:
+                done[i] = _resample_row(stored, windows[i], row, border, antialias, flips[i], tone, out[to[i]])
+        elif at[leader] >= 0:
+            decoded = pixels[at[leader] : at[leader] + height * width * channels].reshape((height, width, channels))
+            done[i] = _resample_row(decoded, windows[i], row, border, antialias, flips[i], tone, out[to[i]])
 
 
 class RowRenderer:
@@ -146,22 +189,30 @@ class RowRenderer:
     Args:
         job: what to make.
         output: the format to write.
+        part: the channels to make; default: all, of the job's images.
+
+    Attributes:
+        shared: rows of the last call that were cut from what was decoded for another.
     """
 
-    def __init__(self, job: Job, output: Output) -> None:
-        self._parts = _plain(job.dataset)
-        self._tone = tone(output)
+    def __init__(self, job: Job, output: Output, part: Part | None = None) -> None:
+        self._part = part or Part(job.dataset, 0, output.channels)
+        self._parts = _plain(self._part.dataset)
+        self._tone = self._part.tone(tone(output))
         self._antialias = job.output.interpolation == "antialias"
         self._border = PAD if job.output.crop == "pad" else 0
-        self._scaling, self._options = job.output.decode_scaling, decoder_options(fast=job.output.fast_decode)
+        self._scaling = job.output.decode_scaling
+        self._options = decoder_options(fast=job.output.fast_decode, grey=self._part.count == 1)
         self._scratch, self._pixels = np.empty(0, np.uint8), np.empty(0, np.uint8)
+        self.shared = 0
 
-    def render(self, plan: BatchPlan, rows: slice, out: np.ndarray) -> np.ndarray:
+    def render(self, plan: BatchPlan, which: np.ndarray, images: np.ndarray) -> np.ndarray:
         """Render rows of a plan.
 
         Args:
-            plan, rows: what to make.
-            out: those rows' images, [n, h, w, 3] with any strides.
+            plan: of the batch.
+            which: int64 [n], its rows to make.
+            images: all of the batch, [batch, h, w, channels] with any strides.
 
         Returns:
             bool [n]: which of them are made. The others were left, and are perhaps half written.
@@ -169,58 +220,61 @@ class RowRenderer:
         Raises:
             DatasetError: the file was cut short or written to.
         """
-        samples, windows, flips = plan.samples[rows], np.ascontiguousarray(plan.windows[rows]), plan.flips[rows]
-        done = np.zeros(len(samples), np.bool_)
-        for first, part in self._parts:
-            inside = samples - first
-            which = np.flatnonzero((inside >= 0) & (inside < len(part)))
-            if len(which):
-                self._render(part, which, inside, windows, flips, out, done)
+        rows = _Rows(which, plan.samples[which], plan.windows[which], plan.flips[which])
+        out, done = self._part.of(images), np.zeros(len(which), np.bool_)
+        self.shared = 0
+        for first, file in self._parts:
+            inside = rows.samples - first
+            mine = np.flatnonzero((inside >= 0) & (inside < len(file)))
+            if len(mine):
+                self._render(file, mine, inside, rows, out, done)
         return done
 
     def compile(self, output: Output) -> None:
         """Compile, or load from numba's cache, what a batch of this output needs."""
         pool = BufferPool(output, 1)
-        nothing = np.empty(0, np.int64), np.empty((0, 4), np.int64), np.empty(0, np.bool_)
-        samples, windows, flips = nothing
-        for _, part in self._parts[:1]:
-            out = pool.images(pool.take(1))
-            self._render(part, samples, samples, windows, flips, out[:0], flips)
+        none = np.empty(0, np.int64)
+        rows = _Rows(none, none, np.empty((0, 4), np.int64), np.empty(0, np.bool_))
+        for _, file in self._parts[:1]:
+            images = self._part.of(pool.images(pool.take(1)))
+            self._render(file, none, none, rows, images[:0], np.zeros(0, np.bool_))
 
     def _render(
-        self,
-        part: Dataset,
-        which: np.ndarray,
-        samples: np.ndarray,
-        windows: np.ndarray,
-        flips: np.ndarray,
-        out: np.ndarray,
-        done: np.ndarray,
+        self, file: Dataset, mine: np.ndarray, samples: np.ndarray, rows: _Rows, out: np.ndarray, done: np.ndarray
     ) -> None:
         """Render the rows of one file."""
-        part.check_unchanged()  # the compiled code reads the map without a check
-        mapped, sizes = part.file_bytes, part.sizes
-        self._scratch = _at_least(self._scratch, int(sizes[samples[which]].sum()) + 2 * len(which))
-        rows, at = np.empty((len(samples), _COLUMNS), np.int64), np.full(len(samples), -1, np.int64)
-        where = mapped, part.starts, sizes, part.heights, part.widths, part.raw
+        file.check_unchanged()  # the compiled code reads the map without a check
+        mapped, sizes = file.file_bytes, file.sizes
+        shown, leaders = rows.windows.copy(), np.arange(len(samples))
+        if not self._scaling:  # which may make each window smaller in another way
+            unite(mine, samples, shown, leaders)
+        leading = mine[leaders[mine] == mine]
+        self._scratch = _at_least(self._scratch, int(sizes[samples[leading]].sum()) + 2 * len(leading))
+        found, at = np.empty((len(samples), _COLUMNS), np.int64), np.full(len(samples), -1, np.int64)
+        where = mapped, file.starts, sizes, file.heights, file.widths, file.raw
         scale_to = min(out.shape[1:3]) if self._scaling and not self._border else 0
-        crop_rows(*where, which, samples, windows, self._border, scale_to, self._scratch, rows)
-        shape = self._border, self._antialias, self._tone, out, done
+        crop_rows(*where, leading, samples, shown, self._border, scale_to, self._scratch, found)
+        # Rows behind their leaders, and where those of each leader begin.
+        behind = mine[np.argsort(leaders[mine], kind="stable")]
+        begins = np.searchsorted(leaders[behind], leading)
+        shape = self._border, self._antialias, self._tone, out, rows.which, done
         begin, filled = 0, 0
-        for end, (source, first, last, _, _, height, width, divisor) in enumerate(rows[which].tolist()):
+        for number, (source, first, last, _, _, height, width, divisor) in enumerate(found[leading].tolist()):
             if source in (_IN_SCRATCH, _IN_FILE):
                 height, width = -(-height // divisor), -(-width // divisor)
-                need = 3 * height * width
+                need = self._part.count * height * width
                 if filled and filled + need > max(_AT_ONCE_BYTES, len(self._pixels)):
-                    resample_rows(which[begin:end], self._pixels, at, mapped, rows, windows, flips, *shape)
-                    begin, filled = end, 0
+                    some = behind[begin : begins[number]]
+                    resample_rows(some, leaders, self._pixels, at, mapped, found, rows.windows, rows.flips, *shape)
+                    begin, filled = begins[number], 0
                 if need > len(self._pixels):
                     self._pixels = np.empty(max(need, _AT_ONCE_BYTES), np.uint8)
                 data = (self._scratch if source == _IN_SCRATCH else mapped)[first:last]
                 if self._decode(data, self._pixels[filled : filled + need], height, width, divisor):
-                    at[which[end]] = filled
+                    at[leading[number]] = filled
                     filled += need
-        resample_rows(which[begin:], self._pixels, at, mapped, rows, windows, flips, *shape)
+        resample_rows(behind[begin:], leaders, self._pixels, at, mapped, found, rows.windows, rows.flips, *shape)
+        self.shared += int(np.count_nonzero(done[mine] & (leaders[mine] != mine)))
 
     def _decode(self, data: np.ndarray, pixels: np.ndarray, height: int, width: int, divisor: int) -> bool:
         """Whether a JPEG decodes to so many pixels."""
@@ -232,12 +286,23 @@ class RowRenderer:
                 decoded = simplejpeg.decode_jpeg(data, buffer=pixels, **least, **self._options)
         except ValueError:
             return False
-        return decoded.shape == (height, width, 3)
+        return decoded.shape == (height, width, self._part.count)
 
 
-def decoder_options(*, fast: bool) -> dict[str, bool]:
-    """What simplejpeg is asked for; see `Output.fast_decode`."""
-    return {"fastdct": True, "fastupsample": True} if fast else {}
+@dataclass(frozen=True)
+class _Rows:
+    """Some rows of a plan: which they are, their samples, windows and flips."""
+
+    which: np.ndarray
+    samples: np.ndarray
+    windows: np.ndarray
+    flips: np.ndarray
+
+
+def decoder_options(*, fast: bool, grey: bool = False) -> dict[str, Any]:
+    """What simplejpeg is asked for; see `Output.fast_decode`. Grey is the luma that a JPEG stores."""
+    options: dict[str, Any] = {"fastdct": True, "fastupsample": True} if fast else {}
+    return {**options, "colorspace": "Gray"} if grey else options
 
 
 def _plain(dataset: Any) -> list[tuple[int, Dataset]]:

@@ -59,18 +59,22 @@ class Reading:
     """How the dataset is opened.
 
     Args:
-        path: of the file.
+        path: of the file, or its address.
         verify, max_pixels: as in `budgetloader.dataset.Dataset`.
+        cache, cache_bytes: of a file in object storage, as in `BudgetLoader`.
     """
 
     path: str
     verify: bool
     max_pixels: int
+    cache: str | None = None
+    cache_bytes: float | None = None
 
     def open(self) -> Dataset:
-        from budgetloader.dataset import Dataset
+        from budgetloader.storage import open_file
 
-        return Dataset(self.path, verify=self.verify, max_pixels=self.max_pixels)
+        stored: Any = {"cache": self.cache, "cache_bytes": self.cache_bytes}
+        return open_file(self.path, verify=self.verify, max_pixels=self.max_pixels, **stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +110,14 @@ class Content:
         replaced: row → sample, of the rows where another sample stands in for one that does not decode.
         corrupt: row → (message, sample), of the rows that do not decode; their images are black.
         seconds: that decoding took, see `budgetloader.engines.laps`.
+        store_seconds: in which it waited for object storage besides.
     """
 
     images: np.ndarray
     replaced: dict[int, int]
     corrupt: dict[int, tuple[str, int]]
     seconds: float
+    store_seconds: float = 0.0
 
 
 class Part(NamedTuple):

@@ -74,6 +74,7 @@ class RemoteDataset(Dataset):
         self.path = url  # type: ignore[assignment]  # for messages
         self._max_pixels = check_max_pixels(max_pixels)
         self._verify, self.mapped = verify, False
+        self._others: dict[str, Dataset] = {}
         self._spans, self._spans_lock = index.Spans(), threading.RLock()
         self._images = (0, 0)  # where they stand, once that is known
         self._counter = Counter()
@@ -125,6 +126,19 @@ class RemoteDataset(Dataset):
         if self._verify:
             self._check_sum(sample, data)
         return data
+
+    def image(self, name: str) -> Dataset:
+        """See `Dataset.image`; of a file in object storage, one image of each sample is fetched.
+
+        Raises:
+            DatasetError: another one is asked for.
+        """
+        if name == self.image_field:
+            return self
+        raise DatasetError(
+            f"{self.url}: of each sample, the image {self.image_field!r} is fetched, and {name!r} is not; copy the "
+            f"file to this machine, or open it with image_field={name!r}"
+        )
 
     @property
     def plans_mapped(self) -> bool:
