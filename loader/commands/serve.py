@@ -12,7 +12,7 @@ HELP = "decode once for many trainers, which connect by name (needs Ray)"
 
 
 def add_arguments(add: Add) -> None:
-    add("file", nargs="+", help="the .beton, or its address: s3://bucket/train.beton")
+    add("file", nargs="+", help="the .beton or .shards.json, or its address: s3://bucket/train.beton")
     add("--name", required=True, help="what trainers connect to")
     add("--memory", type=bytes_of, default="2GB", help="shared memory for decoded images, such as 500MB or 4GB")
     add("--workers", type=int, help="decoding processes; none: one per core")

@@ -52,7 +52,7 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "sampling": (
         ("independent",),
-        "only sampling='independent' can be shared; the order of the others depends on the schedule",
+        "only sampling='independent' can be shared: it is the order that the service decodes ahead in",
     ),
     "decode_scaling": ((False,), "a service decodes images whole, for all of its trainers; leave it out"),
     "fast_decode": ((False,), "a service decodes exactly, for all of its trainers; leave it out"),

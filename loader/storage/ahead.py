@@ -16,6 +16,7 @@ from budgetloader.storage.pools import Ends, Pools
 from budgetloader.storage.source import Ticket
 
 _AHEAD_BYTES = 192 << 20  # of all plans that are ahead of the engine
+_POOLED_BYTES = 16 << 20  # the same of plans whose pool is held: the next pool is not to get in the way of this one
 _MOST_AHEAD = 64  # plans
 _SHARE = 3  # of what a file's cache lets be fetched ahead, for pools, which are large
 
@@ -57,12 +58,13 @@ class Ahead:
         ends: Ends | None = None,
     ) -> None:
         self._cropped = cropped
-        self._parts = _remote_parts(dataset)
+        self._parts = remote_parts(dataset)
         self._plans, self._capacity = plans, capacity
         self._most_bytes = min([ahead_bytes, *(part.ahead_bytes for _, part in self._parts)])
         self._pools: Pools | None = None
         if ends is not None and all(part.holds(cropped=cropped) for _, part in self._parts):
             most_bytes = min(_SHARE * part.ahead_bytes for _, part in self._parts)
+            self._most_bytes = min(self._most_bytes, _POOLED_BYTES)
             self._plans = self._pools = Pools(_slow_parts(dataset), plans, ends=ends, most_bytes=most_bytes)
         self._coming: deque[_Coming] = deque()
         self._under_way: deque[_Coming] = deque()
@@ -156,7 +158,7 @@ def fetched(dataset: Any, plans: Iterator[BatchPlan], planner: PlannerLike, engi
         engine: that makes the batches; one whose `reads_samples` is False needs none of them, and one whose
             `crops_bytes` is True looks at no bytes but those of a window's rows.
     """
-    parts = _remote_parts(dataset)
+    parts = remote_parts(dataset)
     if not getattr(engine, "reads_samples", True):
         return plans
     if not parts:
@@ -189,7 +191,7 @@ def _draws(planner: Any, first: int, count: int) -> Draws:
     return draws
 
 
-def _remote_parts(dataset: Any) -> list[tuple[int, Any]]:
+def remote_parts(dataset: Any) -> list[tuple[int, Any]]:
     """The files of a dataset that are fetched, and the number of the first sample of each."""
     parts, first = [], 0
     for part in getattr(dataset, "parts", (dataset,)):
