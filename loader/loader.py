@@ -366,7 +366,7 @@ class BudgetLoader(Choosing, Closing):
             plans = self._targets.ahead(self.image_sizes.sized(plans))
             self._feed = Feed(engine, fetched(self.dataset, plans, self._planner, engine), here)
         try:
-            return self.image_sizes.checked(self._feed.get())
+            return self.image_sizes.checked(self._feed.get(), channels=self._job.output.channels)
         except BaseException:
             self._feed = None  # what was under way is aborted before anything else is asked for
             raise

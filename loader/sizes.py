@@ -160,12 +160,17 @@ class SizeSchedule:
         for plan in plans:
             yield replace(plan, image_size=self.sizes[plan.epoch])
 
-    def checked(self, batch: Batch) -> Batch:
-        """A batch that an engine made, if it made images of its plan's size.
+    def checked(self, batch: Batch, *, channels: int = 3) -> Batch:
+        """A batch that an engine made, if it made images of its plan's size, and of so many channels.
 
         Raises:
             EngineError: it did not: an engine of somebody's own that looks at the output's size alone.
         """
+        if batch.images.ndim == 4 and batch.images.shape[1] != channels:
+            raise EngineError(
+                f"the engine made images of {batch.images.shape[1]} channels, and channels={channels} was asked for; "
+                "an engine of your own reads job.output.channels"
+            )
         if batch.plan.image_size and batch.images.shape[-1] != batch.plan.image_size:
             raise EngineError(
                 f"the engine made images of {batch.images.shape[-1]} pixels in epoch {batch.plan.epoch}, and the plan "

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from budgetloader import ArgumentError, BudgetLoader, Dataset, DatasetError, EngineError, Schedule, connect, engines
 from budgetloader.convert import Settings, convert
+from budgetloader.engines import Batch, DirectEngine
 from budgetloader.engines.base import Output
 from budgetloader.engines.channels import grey
 from budgetloader.engines.rendering import Decoder
@@ -254,6 +255,19 @@ def test_what_cannot_be_is_refused_in_words(beton, veils, tmp_path):
             Settings(**settings)
     with pytest.raises(DatasetError, match="'label' for image_field"):
         Dataset(veils).image("label")
+
+
+def test_an_engine_of_ones_own_that_knows_three_channels_alone_is_refused(beton):
+    class Coloured(DirectEngine):
+        def __init__(self, job):
+            super().__init__(capacity=job.capacity)
+
+        def make(self, plan):
+            return Batch(torch.zeros(len(plan), 3, 24, 24), torch.from_numpy(plan.labels), plan)
+
+    assert len(all_of(beton, engine=Coloured)) > 3
+    with pytest.raises(EngineError, match="made images of 3 channels, and channels=1 was asked for"):
+        all_of(beton, engine=Coloured, channels=1)
 
 
 @pytest.mark.slow
