@@ -56,6 +56,18 @@ def _ordinary(record: dict[str, Any]) -> Grid:
     return ordinary_grid(record)
 
 
+def _storage(part: str) -> Callable[[dict[str, Any]], Grid]:
+    from budgetloader.bench import storage
+
+    return {"rates": storage.rates_grid, "bytes": storage.bytes_grid}[part]
+
+
+def _streaming(record: dict[str, Any]) -> Grid:
+    from budgetloader.bench.streaming import grid
+
+    return grid(record)
+
+
 def _boundaries(record: dict[str, Any]) -> Grid:
     return report.boundaries(record["boundary"])
 
@@ -86,6 +98,9 @@ QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "selecting": ("selecting_2_cores", _selecting),
     "ordinary": ("selecting_2_cores", _ordinary),
     "verdict": ("verdict_2_cores", _verdict),
+    "storage": ("storage_2_cores", _storage("rates")),
+    "storage-bytes": ("storage_2_cores", _storage("bytes")),
+    "streaming": ("streaming_2_cores", _streaming),
     "scale-index": ("scale_2_cores", _scale("index")),
     "scale-ranks": ("scale_2_cores", _scale("ranks")),
     "storage-resume": ("storage_resume_2_cores", _storage_resume),

@@ -27,16 +27,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from budgetloader.bench.grid import Grid
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from budgetloader.bench.stores import S3
 
 PARTS = ("clients", "bytes", "rates")
+_TITLES = {
+    "local": "native, the local file",
+    "client": "plain client, sample by sample",
+    "loader": "native, uniform draws",
+    "client of blocks": "plain client, block by block",
+    "blocks": "native, blocks",
+    "cache": "native, a warm cache",
+}
+_FETCHED = {"whole": "samples", "window": 'windows (`fetch="window"`)', "blocks": "samples, in blocks"}
 _CLIENT_READS, _CLIENT_THREADS = 600, 32
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="python -m budgetloader.bench.storage",
         description=(__doc__ or "").split("\n\n")[0],
@@ -53,12 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     from budgetloader.bench.console import guarded
 
-    return guarded(functools.partial(_main, options), interrupted="nothing was recorded")
+    return guarded(functools.partial(_main, options, arguments), interrupted="nothing was recorded")
 
 
-def _main(options: argparse.Namespace, console: Console) -> int:
+def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from budgetloader.bench.console import bars
-    from budgetloader.bench.record import environment, write_json
+    from budgetloader.bench.record import command, environment, write_json
     from budgetloader.bench.stores import serve_s3
     from budgetloader.prepare import prepare
 
@@ -67,7 +79,8 @@ def _main(options: argparse.Namespace, console: Console) -> int:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
     local = out / "data" / "train.beton"
     shown = {**vars(options), "out": None}
-    results: dict[str, Any] = {"environment": environment(), "options": shown}
+    said = command("budgetloader.bench.storage", arguments)
+    results: dict[str, Any] = {"environment": environment(), "command": said, "options": shown}
     with tempfile.TemporaryDirectory() as folder, serve_s3(Path(folder)) as s3:
         address = s3.put("train.beton", local.read_bytes())
         os.environ.update(s3.environment(), XDG_CACHE_HOME=f"{folder}/home")
@@ -90,6 +103,51 @@ def _main(options: argparse.Namespace, console: Console) -> int:
                 console.print(f"{name}: {_shown(value)}")
     write_json(out / "results.json", results)
     return 0
+
+
+def rates_grid(record: dict[str, Any]) -> Grid:
+    """How fast each way is, beside what the machine and the store let it be."""
+    options, measured = record["options"], record["rates"]
+    first, latency = measured["first_batch_seconds"], f"{1000 * options['latency']:.0f} ms of latency"
+
+    def ratio(kind: str, name: str) -> str:
+        return f"{measured[kind][name]:.2f}" if name in measured[kind] else "–"
+
+    cells = [
+        (
+            title,
+            f"{measured['images_per_second'][name]:,.0f}",
+            ratio("over_the_lower", name),
+            ratio("over_both", name),
+            f"{first[name]:.2f}" if name in first else "–",
+        )
+        for name, title in _TITLES.items()
+    ]
+    return Grid(
+        f"images/s at {options['image_size']} pixels, with {latency}",
+        ("", "images/s", "of the lower", "of both on these cores", "opened, and the first batch, s"),
+        cells,
+        f"Medians of {options['turns']} turns of one epoch of {options['images']} images ({options['blocks']}) with "
+        f"{latency}; store, proxy and loader share the cores. The lower: of the local file's rate and the plain "
+        "client's, turn by turn (of the warm cache: the local file's). Both: what is left if decoding and fetching "
+        "cost what they cost alone, one after the other, 1/(1/local + 1/client).",
+    )
+
+
+def bytes_grid(record: dict[str, Any]) -> Grid:
+    """What an epoch of a budget fetches."""
+    cells = [
+        (title, f"{row['bytes_over_mean_size']:.3f}", f"{row['requests_per_sample']:.3f}")
+        for name, title in _FETCHED.items()
+        if (row := record["bytes"].get(name)) is not None
+    ]
+    blocks = record["options"]["blocks"]
+    return Grid(
+        "an epoch at α = 0.618, without a cache",
+        ("", "bytes of a sample, × its mean size", "requests for a sample"),
+        cells,
+        f"{record['bytes']['whole']['samples']} samples in batches of {record['options']['batch_size']}; {blocks}.",
+    )
 
 
 def _shown(value: Any) -> str:
@@ -209,15 +267,18 @@ def _rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Na
     }
     rates = {name: [turn["rate"] for turn in of] for name, of in turns.items()}
 
-    def over(name: str, *others: str) -> float:
-        lower = [min(turn) for turn in zip(*(rates[other] for other in others), strict=True)]
-        return statistics.median(a / b for a, b in zip(rates[name], lower, strict=True))
+    bounds = {"loader": ("local", "client"), "blocks": ("local", "client of blocks"), "cache": ("local",)}
+
+    def over(name: str, bound: Callable[..., float]) -> float:
+        others = zip(*(rates[other] for other in bounds[name]), strict=True)
+        return statistics.median(a / bound(*turn) for a, turn in zip(rates[name], others, strict=True))
 
     return {
         "images_per_second": {name: statistics.median(of) for name, of in rates.items()},
-        "loader_over_the_lower": over("loader", "local", "client"),
-        "blocks_over_the_lower": over("blocks", "local", "client of blocks"),
-        "cache_over_local": over("cache", "local"),
+        "over_the_lower": {name: over(name, lambda *turn: min(turn)) for name in bounds},
+        "over_both": {
+            name: over(name, lambda *turn: 1 / sum(1 / one for one in turn)) for name in ("loader", "blocks")
+        },
         "first_batch_seconds": first,
         "boundary_seconds": boundaries,
         "store": str(far.cost),

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 PEERS = {"litdata": "litdata", "mosaic": "streaming"}  # and the module that each needs
 OURS = {"windows": "byte ranges of windows, no cache", "samples": "samples, cache", "blocks": "blocks, cache"}
 _MB = 1_000_000
+_ATTEMPTS = 3  # of a peer, of which some end with an error of its own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,7 +122,8 @@ class _Bench:
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The measurements of a contender."""
-        found = [self._ours(name)] if name in OURS else [self._peer(name, size) for size in self._options.shards]
+        measured = [self._ours(name)] if name in OURS else [self._peer(name, size) for size in self._options.shards]
+        found = [row for row in measured if row is not None]
         for row in found:
             self._console.print(
                 f"{row['name']}: {row['bytes_per_epoch'] / self.set_bytes:.3f} of the set an epoch, "
@@ -135,7 +137,8 @@ class _Bench:
         arguments |= {"kind": options.blocks if kind == "blocks" else kind, "ratio": options.ratio, **self._shape()}
         return self._measured("ours", f"ours: {OURS[kind]}", arguments)
 
-    def _peer(self, name: str, megabytes: float) -> dict[str, Any]:
+    def _peer(self, name: str, megabytes: float) -> dict[str, Any] | None:
+        """A peer's row, or None where no attempt came to its end."""
         from budgetloader.bench.child import once
         from budgetloader.bench.streaming_peers import files_of
 
@@ -148,9 +151,16 @@ class _Bench:
         for path in files_of(str(out)):
             self._s3.put(f"{out.name}/{path.relative_to(out)}", path.read_bytes())
         arguments = {"address": f"s3://{self._s3.bucket}/{out.name}", "ratio": float(self._options.ratio)}
-        arguments |= {"samples": self.samples, "endpoint": f"http://127.0.0.1:{self._proxy.port}", **self._shape()}
-        row = self._measured(f"{name}_epochs", f"{name}, shards of {megabytes:g} MB", arguments)
-        return {**row, "peer": name, "shard_megabytes": megabytes}
+        arguments |= {"samples": self.samples, "endpoint": f"http://127.0.0.1:{self._proxy.port}"}
+        title = f"{name}, shards of {megabytes:g} MB"
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                row = self._measured(f"{name}_epochs", title, {**arguments, **self._shape()})
+            except RuntimeError as error:  # a cache that is too small, with `break`, is not what it is tested with
+                self._console.print(f"{title}: attempt {attempt} of {_ATTEMPTS}: {error}")
+            else:
+                return {**row, "peer": name, "shard_megabytes": megabytes, "attempts": attempt}
+        return None
 
     def _shape(self) -> dict[str, Any]:
         cache = Path(tempfile.mkdtemp(dir=self._folder))
@@ -217,6 +227,8 @@ def grid(record: dict[str, Any]) -> Grid:
             )
         )
     options = record["options"]
+    again = [f"{row['name']}: {row['attempts']}" for row in record["rows"] if row.get("attempts", 1) > 1]
+    retried = f" Started anew after an error of its own, attempts: {'; '.join(again)}." if again else ""
     missing = f" Not installed, and left out: {', '.join(record['missing'])}." if record["missing"] else ""
     return Grid(
         f"an epoch at α = {options['ratio']} from object storage",
@@ -224,7 +236,7 @@ def grid(record: dict[str, Any]) -> Grid:
         cells,
         f"Means of {options['epochs']} epochs of {record['rows'][0]['samples_per_epoch']} samples, the first with an "
         f"empty cache; the set has {record['set_bytes'] / _MB:,.1f} MB, a cache half of it; "
-        f"{1000 * options['latency']:.0f} ms of latency are added at the proxy.{missing}",
+        f"{1000 * options['latency']:.0f} ms of latency are added at the proxy.{retried}{missing}",
     )
 
 

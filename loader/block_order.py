@@ -146,17 +146,25 @@ class BlockOrder:
         return blocks * (1 - math.exp(_log_choose(blocks * block - block, batch) - _log_choose(blocks * block, batch)))
 
 
+def check_sampling(sampling: str) -> str:
+    """A word for `sampling`.
+
+    Raises:
+        ScheduleError: it is not known.
+    """
+    if Blocks.parse(sampling) is None:
+        check_choice(sampling, (*OWN_ORDERS, "blocks"), what="sampling", error=ScheduleError)
+    return sampling
+
+
 def order_of(budget: Budget, *, seed: int, sampling: str) -> Order | BlockOrder:
     """The order that a word for `sampling` means.
 
     Raises:
         ScheduleError: it is not known.
     """
-    shape = Blocks.parse(sampling)
-    if shape is not None:
-        return BlockOrder(budget, seed=seed, shape=shape)
-    check_choice(sampling, (*OWN_ORDERS, "blocks"), what="sampling", error=ScheduleError)
-    return Order(budget, seed=seed, sampling=sampling)
+    shape = Blocks.parse(check_sampling(sampling))
+    return Order(budget, seed=seed, sampling=sampling) if shape is None else BlockOrder(budget, seed=seed, shape=shape)
 
 
 def classes_in_batch(order: Any, labels: np.ndarray, *, batches: int = 64) -> float:

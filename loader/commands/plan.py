@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from budgetloader.commands.arguments import Add
+from budgetloader.commands.arguments import Add, add_sampling
 from budgetloader.commands.store_costs import add_costs, print_costs, swap
 from budgetloader.errors import ArgumentError, DatasetError, LoaderError
 from budgetloader.schedule import PAPER_SETTINGS, Schedule
@@ -30,7 +30,7 @@ def add_arguments(add: Add) -> None:
     add("--batch-size", type=int, default=256)
     add("--weights", choices=("balanced",), help="every class equally often, with replacement (needs --data)")
     add("--only", metavar="CONDITION", help="a subset, such as 'height >= 256 and label in (3, 5)' (needs --data)")
-    add("--sampling", default="independent", help="independent, cyclic, static, blocks or blocks:BLOCK/BUFFER")
+    add_sampling(add)
     add("--image-size", help="of each epoch: a number, '128@30,160@30,192@30', or 'ramp:128-192'; see SizeSchedule")
     add(
         "--batch-seconds", metavar="SIZE=SECONDS,…", help="measured times of a batch by image size, as 128=0.11,192=0.2"

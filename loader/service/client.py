@@ -52,7 +52,7 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "sampling": (
         ("independent",),
-        "only sampling='independent' can be shared; the order of the others depends on the schedule",
+        "only sampling='independent' can be shared: it is the order that the service decodes ahead in",
     ),
     "decode_scaling": ((False,), "a service decodes images whole, for all of its trainers; leave it out"),
     "fast_decode": ((False,), "a service decodes exactly, for all of its trainers; leave it out"),
@@ -129,6 +129,11 @@ def connect(
     options = {keyword: value for keyword, value in locals().items() if keyword not in _OWN}
     options["image_size"] = one_size(image_size, where="a service")
     _refuse(unknown)
+    if not isinstance(name, str):
+        raise ArgumentTypeError(
+            f"name is a {type(name).__name__}, and not the name of a service, which has one file; of several files or "
+            "a Mixture make a BudgetLoader, or convert them to one file, serve it, and give weights= for the shares"
+        )
     return _loader(_connect(name, label=label, wait_seconds=wait_seconds), options)
 
 

@@ -16,6 +16,7 @@ from budgetloader.storage.pools import Ends, Pools
 from budgetloader.storage.source import Ticket
 
 _AHEAD_BYTES = 192 << 20  # of all plans that are ahead of the engine
+_POOLED_BYTES = 16 << 20  # the same of plans whose pool is held: the next pool is not to get in the way of this one
 _MOST_AHEAD = 64  # plans
 _SHARE = 3  # of what a file's cache lets be fetched ahead, for pools, which are large
 
@@ -63,6 +64,7 @@ class Ahead:
         self._pools: Pools | None = None
         if ends is not None and all(part.holds(cropped=cropped) for _, part in self._parts):
             most_bytes = min(_SHARE * part.ahead_bytes for _, part in self._parts)
+            self._most_bytes = min(self._most_bytes, _POOLED_BYTES)
             self._plans = self._pools = Pools(_slow_parts(dataset), plans, ends=ends, most_bytes=most_bytes)
         self._coming: deque[_Coming] = deque()
         self._under_way: deque[_Coming] = deque()

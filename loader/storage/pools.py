@@ -15,8 +15,9 @@ import numpy as np
 from budgetloader.plans import BatchPlan
 
 _PORTION_BYTES = 8 << 20  # that are asked for at a time; blocks are not divided
-_MOST_POOLS = 4  # of which all plans were read
 _AHEAD = 1.25  # pools that are held: the next one is asked for before the last quarter of one is used
+_LEAST_BYTES = 32 << 20  # the same of small pools: what is on its way, where latency is long
+_MOST_POOLS = 4  # of which all plans were read
 
 Ends = Callable[[np.ndarray], np.ndarray]
 """Positions of an epoch's order to the ends of the pools in which they stand: int64 [n] in and out."""
@@ -179,7 +180,7 @@ class Pools:
         while True:
             if not self._portions and (len(self._whole) >= _MOST_POOLS or not self._read_pool()):
                 return
-            if self._held_bytes >= min(_AHEAD * self._largest, self._most_bytes):
+            if self._held_bytes >= min(max(_AHEAD * self._largest, _LEAST_BYTES), self._most_bytes):
                 return
             self._ask_next()
 

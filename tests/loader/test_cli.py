@@ -194,8 +194,10 @@ def test_plan_says_how_well_blocks_mix(beton, capsys):
     assert main(["plan", "0.5@2", "--data", str(beton), "--batch-size", "10", "--sampling", "blocks:5/10"]) == 0
     assert "classes in the mean; uniform draws: " in capsys.readouterr().out
     for wrong in ("blocks:10/5", "blocky", "random"):
-        assert main(["plan", "0.5@2", *size, "--sampling", wrong]) == 1
-        assert wrong in capsys.readouterr().err
+        for command in (["plan", "0.5@2", *size], ["train", "--data", "digits"]):
+            with pytest.raises(SystemExit):
+                main([*command, "--sampling", wrong])
+            assert wrong in capsys.readouterr().err
     assert main(["plan", "1@2", "--data", str(beton), "--sampling", "blocks", "--weights", "balanced"]) == 1
 
 
