@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import functools
 import importlib.util
+import json
 import os
 import statistics
 import subprocess
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 PEERS = {"litdata": "litdata", "mosaic": "streaming"}  # and the module that each needs
 OURS = {"windows": "byte ranges of windows, no cache", "samples": "samples, cache", "blocks": "blocks, cache"}
 _MB = 1_000_000
-_ATTEMPTS = 3  # of a peer, of which some end with an error of its own
+_ATTEMPTS = 2  # of a peer, of which some end with an error of its own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--latency", type=float, default=0.0, help="seconds, at the proxy")
     parser.add_argument("--blocks", default="blocks:32/512", help="the order by blocks that is measured")
     parser.add_argument("--shards", type=float, nargs="+", default=[1, 4, 12], help="sizes of the peers' shards, MB")
+    parser.add_argument("--add", action="store_true", help="to the rows of an earlier run in --out, of the same set")
     parser.add_argument("--patience", type=float, default=90.0, help="seconds after which a contender is given up")
     parser.add_argument("--contenders", nargs="+", choices=(*OURS, *PEERS), default=[*OURS, *PEERS])
     parser.add_argument("--out", default="runs/streaming")
@@ -88,13 +90,16 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         os.environ.update(s3.environment(proxy.port))
         bench = _Bench(options, s3, local, folder, proxy, console)
         rows = [row for name in options.contenders if name not in missing for row in bench.rows(name)]
+    given_up = bench.given_up
+    if options.add:
+        rows, given_up = _added(out / "results.json", rows, given_up)
     results: dict[str, Any] = {
         "environment": environment(),
         "command": command("budgetloader.bench.streaming", arguments),
         "options": {**vars(options), "out": None},
         "set_bytes": bench.set_bytes,
         "missing": missing,
-        "given_up": bench.given_up,
+        "given_up": given_up,
         "rows": rows,
         "compared": compared(rows),
     }
@@ -107,6 +112,14 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         parts=[grid(results)],
     )
     return 0
+
+
+def _added(path: Path, rows: list[dict[str, Any]], given_up: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of an earlier run with these, which take the place of those of the same name."""
+    earlier = json.loads(path.read_text()) if path.exists() else {"rows": [], "given_up": []}
+    found = {row["name"]: row for row in (*earlier["rows"], *rows)}
+    ours_first = sorted(found.values(), key=lambda row: "peer" in row)
+    return ours_first, sorted({*earlier["given_up"], *given_up} - set(found))
 
 
 class _Bench:
