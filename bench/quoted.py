@@ -90,6 +90,12 @@ def _storage_resume(record: dict[str, Any]) -> Grid:
     return grid(record)
 
 
+def _storage_servers(record: dict[str, Any]) -> Grid:
+    from budgetloader.bench.storage_servers import grid
+
+    return grid(record)
+
+
 # name → record, function that makes the table
 QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "demo": ("imagenet_mnv2_quick_2_cores", _training),
@@ -111,6 +117,7 @@ QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "scale-index": ("scale_2_cores", _scale("index")),
     "scale-ranks": ("scale_2_cores", _scale("ranks")),
     "storage-resume": ("storage_resume_2_cores", _storage_resume),
+    "storage-servers": ("storage_servers_2_cores", _storage_servers),
 }
 
 

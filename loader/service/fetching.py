@@ -33,8 +33,10 @@ def _opened_once(reading: Reading) -> Any:
 
 
 def traffic_of(reading: Reading) -> Traffic | None:
-    """What this process has asked of the store so far; None of a file on this machine."""
-    return getattr(opened(reading), "traffic", None) if is_address(reading.path) else None
+    """What this process has asked of the store so far; None of a file on this machine, or one that was not opened."""
+    if not is_address(reading.path) or not _opened_once.cache_info().currsize:  # to open it now could take a minute
+        return None
+    return getattr(opened(reading), "traffic", None)
 
 
 class Clock:

@@ -8,6 +8,7 @@ pytest.importorskip("msgspec")
 
 from budgetloader import Dataset, StorageError
 from budgetloader.convert import Settings, convert
+from budgetloader.service import fetching
 from budgetloader.service.blocks import Key, Reading, Spec
 from budgetloader.service.fetching import opened
 from budgetloader.service.worker import decode_block, report
@@ -72,6 +73,15 @@ def test_a_store_that_fails_fails_the_block_and_not_the_next(web, beton):
     web.files["train.beton"] = whole
     assert (images(far, key(beton)) == expected).all()
     assert not opened(far)._source.lent.any(), "nothing is kept in memory"
+
+
+def test_a_file_that_cannot_be_opened_is_one_error_and_is_asked_for_once(web, beton):
+    fetching._opened_once.cache_clear()
+    far, before = Reading(f"{web.url}/none.beton", False, 1 << 26), web.requests
+    with pytest.raises(StorageError, match="not found"):
+        images(far, key(beton))
+    assert web.requests == before + 1 and report(far) is None
+    assert web.requests == before + 1, "what is reported behind an error asks for nothing"
 
 
 def test_a_damaged_sample_is_its_rows_and_no_others(web, beton):
