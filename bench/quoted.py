@@ -20,7 +20,7 @@ from budgetloader.bench import compared, report
 from budgetloader.bench.grid import Grid
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/results.md", "docs/selecting.md", "docs/converting.md", "docs/storage.md")
+PAGES = ("README.md", "docs/results.md", "docs/selecting.md", "docs/converting.md", "docs/views.md", "docs/storage.md")
 _BLOCK = re.compile(r"(<!-- quote:([\w-]+) -->\n).*?(<!-- /quote -->)", re.S)
 
 
@@ -48,6 +48,12 @@ def _selecting(record: dict[str, Any]) -> Grid:
     from budgetloader.bench.selecting import costs_grid
 
     return costs_grid(record)
+
+
+def _overlapping(record: dict[str, Any]) -> Grid:
+    from budgetloader.bench.overlapping import grid
+
+    return grid(record)
 
 
 def _ordinary(record: dict[str, Any]) -> Grid:
@@ -101,8 +107,9 @@ QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "boundary": ("throughput_cut_2_cores", _of("boundary")),
     "cut": ("throughput_cut_2_cores", _of("cut")),
     "threads": ("threads_2_cores", _threads),
-    "selecting": ("selecting_2_cores", _selecting),
+    "selecting": ("selecting_costs_2_cores", _selecting),
     "ordinary": ("selecting_2_cores", _ordinary),
+    "overlapping": ("overlapping_2_cores", _overlapping),
     "verdict": ("verdict_2_cores", _verdict),
     "storage": ("storage_2_cores", _storage("rates")),
     "storage-bytes": ("storage_2_cores", _storage("bytes")),

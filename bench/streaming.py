@@ -19,11 +19,13 @@ import argparse
 import contextlib
 import functools
 import importlib.util
+import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 PEERS = {"litdata": "litdata", "mosaic": "streaming"}  # and the module that each needs
 OURS = {"windows": "byte ranges of windows, no cache", "samples": "samples, cache", "blocks": "blocks, cache"}
 _MB = 1_000_000
-_ATTEMPTS = 3  # of a peer, of which some end with an error of its own
+_ATTEMPTS = 2  # of a peer, of which some end with an error of its own
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--latency", type=float, default=0.0, help="seconds, at the proxy")
     parser.add_argument("--blocks", default="blocks:32/512", help="the order by blocks that is measured")
     parser.add_argument("--shards", type=float, nargs="+", default=[1, 4, 12], help="sizes of the peers' shards, MB")
+    parser.add_argument("--add", action="store_true", help="to the rows of an earlier run in --out, of the same set")
+    parser.add_argument("--patience", type=float, default=90.0, help="seconds after which a contender is given up")
     parser.add_argument("--contenders", nargs="+", choices=(*OURS, *PEERS), default=[*OURS, *PEERS])
     parser.add_argument("--out", default="runs/streaming")
     options = parser.parse_args(arguments)
@@ -86,12 +90,16 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         os.environ.update(s3.environment(proxy.port))
         bench = _Bench(options, s3, local, folder, proxy, console)
         rows = [row for name in options.contenders if name not in missing for row in bench.rows(name)]
+    given_up = bench.given_up
+    if options.add:
+        rows, given_up = _added(out / "results.json", rows, given_up)
     results: dict[str, Any] = {
         "environment": environment(),
         "command": command("budgetloader.bench.streaming", arguments),
         "options": {**vars(options), "out": None},
         "set_bytes": bench.set_bytes,
         "missing": missing,
+        "given_up": given_up,
         "rows": rows,
         "compared": compared(rows),
     }
@@ -106,6 +114,14 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
     return 0
 
 
+def _added(path: Path, rows: list[dict[str, Any]], given_up: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of an earlier run with these, which take the place of those of the same name."""
+    earlier = json.loads(path.read_text()) if path.exists() else {"rows": [], "given_up": []}
+    found = {row["name"]: row for row in (*earlier["rows"], *rows)}
+    ours_first = sorted(found.values(), key=lambda row: "peer" in row)
+    return ours_first, sorted({*earlier["given_up"], *given_up} - set(found))
+
+
 class _Bench:
     """What every contender is measured with."""
 
@@ -116,6 +132,7 @@ class _Bench:
 
         self._options, self._s3, self._local, self._folder, self._proxy = options, s3, local, folder, proxy
         self._console = console
+        self.given_up: list[str] = []
         sizes = Dataset(local).sizes
         self.samples, self.set_bytes = len(sizes), int(sizes.sum())
         self._address = s3.put("ours/train.beton", local.read_bytes())
@@ -155,11 +172,13 @@ class _Bench:
         title = f"{name}, shards of {megabytes:g} MB"
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                row = self._measured(f"{name}_epochs", title, {**arguments, **self._shape()})
+                workers = {"workers": 2 if attempt < _ATTEMPTS else 0}  # without, nothing can be ended in mid-download
+                row = self._measured(f"{name}_epochs", title, {**arguments, **workers, **self._shape()})
             except RuntimeError as error:  # a cache that is too small, with `break`, is not what it is tested with
                 self._console.print(f"{title}: attempt {attempt} of {_ATTEMPTS}: {error}")
             else:
-                return {**row, "peer": name, "shard_megabytes": megabytes, "attempts": attempt}
+                return {**row, **workers, "peer": name, "shard_megabytes": megabytes, "attempts": attempt}
+        self.given_up.append(title)
         return None
 
     def _shape(self) -> dict[str, Any]:
@@ -177,9 +196,14 @@ class _Bench:
         made = f"budgetloader.bench.streaming_peers:{make}"
         before, turns, fetched = self._proxy.bytes(), [], []
         with Child(made, name=name, arguments=arguments, environment=home) as child:
-            for _ in range(self._options.epochs):
-                turns.append(child.ask())
-                fetched.append(self._proxy.bytes() - before)
+            late = threading.Timer(self._options.patience, child.kill)
+            late.start()
+            try:
+                for _ in range(self._options.epochs):
+                    turns.append(child.ask())
+                    fetched.append(self._proxy.bytes() - before)
+            finally:
+                late.cancel()
         total = self._proxy.bytes() - before  # with what was under way when the last epoch was left
         full = -(-self.samples // self._options.batch_size)
         wanted = int(float(self._options.ratio) * full) * self._options.batch_size
@@ -227,8 +251,14 @@ def grid(record: dict[str, Any]) -> Grid:
             )
         )
     options = record["options"]
-    again = [f"{row['name']}: {row['attempts']}" for row in record["rows"] if row.get("attempts", 1) > 1]
-    retried = f" Started anew after an error of its own, attempts: {'; '.join(again)}." if again else ""
+    again = [
+        f"{row['name']} (attempt {row['attempts']}, {row['workers']} workers)"
+        for row in record["rows"]
+        if row.get("attempts", 1) > 1
+    ]
+    retried = f" After errors of its own, or waiting for ever: {'; '.join(again)}." if again else ""
+    given_up = "; ".join(record["given_up"])
+    retried += f" Given up after {_ATTEMPTS} attempts: {given_up}." if given_up else ""
     missing = f" Not installed, and left out: {', '.join(record['missing'])}." if record["missing"] else ""
     return Grid(
         f"an epoch at α = {options['ratio']} from object storage",

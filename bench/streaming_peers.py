@@ -62,7 +62,15 @@ def _ours(batches: Any) -> Iterator[Epoch]:
 
 
 def litdata_epochs(
-    address: str, *, ratio: float, batch_size: int, image_size: int, samples: int, cache: dict[str, Any], endpoint: str
+    address: str,
+    *,
+    ratio: float,
+    batch_size: int,
+    image_size: int,
+    samples: int,
+    cache: dict[str, Any],
+    endpoint: str,
+    workers: int,
 ) -> Epoch:
     """LitData, from its chunks in the store.
 
@@ -84,7 +92,7 @@ def litdata_epochs(
         storage_options=options | {"region_name": os.environ["AWS_REGION"]},
         transform=partial(_made, image_size=image_size),
     )
-    loader = StreamingDataLoader(dataset, batch_size=batch_size, num_workers=2)
+    loader = StreamingDataLoader(dataset, batch_size=batch_size, num_workers=workers)
 
     def epoch() -> dict[str, float]:
         found = _timed(loader, int(ratio * -(-samples // batch_size)))
@@ -97,7 +105,15 @@ def litdata_epochs(
 
 
 def mosaic_epochs(
-    address: str, *, ratio: float, batch_size: int, image_size: int, samples: int, cache: dict[str, Any], endpoint: str
+    address: str,
+    *,
+    ratio: float,
+    batch_size: int,
+    image_size: int,
+    samples: int,
+    cache: dict[str, Any],
+    endpoint: str,
+    workers: int,
 ) -> Epoch:
     """Mosaic streaming, from its shards in the store; it shuffles blocks that its cache can hold."""
     os.environ["S3_ENDPOINT_URL"] = endpoint
@@ -120,7 +136,7 @@ def mosaic_epochs(
         predownload=2 * batch_size,
     )
     # Workers that stay: those that `break` ends in the middle of a download leave a part of a shard behind.
-    loader: Any = DataLoader(dataset, batch_size=batch_size, num_workers=2, persistent_workers=True)
+    loader: Any = DataLoader(dataset, batch_size=batch_size, num_workers=workers, persistent_workers=workers > 0)
     return lambda: _timed(loader, int(ratio * -(-samples // batch_size)))
 
 
