@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from budgetloader.bench.grid import Grid
+from budgetloader.bench.record import command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=8, help="simulated")
     parser.add_argument("--out", default="runs/scale")
     options = parser.parse_args(arguments)
+    options.command = command("budgetloader.bench.scale", sys.argv[1:] if arguments is None else arguments)
     from budgetloader.bench.console import guarded
 
     return guarded(functools.partial(_main, options), interrupted="nothing was recorded")
@@ -68,9 +70,9 @@ def _main(options: argparse.Namespace, console: Console) -> int:
     with tempfile.TemporaryDirectory() as folder:
         index = measure(options.measured, turns=options.turns, folder=Path(folder))
     ranks = simulate(options, index)
-    shown = {key: value for key, value in vars(options).items() if key != "out"}
+    shown = {key: value for key, value in vars(options).items() if key not in ("out", "command")}
     results: dict[str, Any] = {
-        "command": "python -m budgetloader.bench.scale",
+        "command": options.command,
         "environment": environment(),
         "options": shown,
         "index": index,

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from budgetloader.bench.grid import Grid
+from budgetloader.bench.record import command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--out", default="runs/storage_servers")
     options = parser.parse_args(arguments)
+    options.command = command("budgetloader.bench.storage_servers", sys.argv[1:] if arguments is None else arguments)
     from budgetloader.bench.console import guarded
 
     return guarded(functools.partial(_main, options), interrupted="nothing was recorded")
@@ -69,8 +71,8 @@ def _main(options: argparse.Namespace, console: Console) -> int:
         with serve_nginx(folder) as url:
             (folder / "files" / "train.beton").write_bytes(local.read_bytes())
             rows = measure(local, readers(s3, url), options)
-    shown = {key: value for key, value in vars(options).items() if key != "out"}
-    results: dict[str, Any] = {"command": "python -m budgetloader.bench.storage_servers", "environment": environment()}
+    shown = {key: value for key, value in vars(options).items() if key not in ("out", "command")}
+    results: dict[str, Any] = {"command": options.command, "environment": environment()}
     results |= {"options": shown, "servers": rows}
     write_json(out / "results.json", results)
     console.print(grid(results).rich())
