@@ -342,7 +342,7 @@ def _served() -> Any:
 class _Index:
     heights = widths = np.full(64, 40)
     labels = np.arange(64)
-    fingerprint, classes, capacity_bytes = "f", (), 1 << 30
+    fingerprint, classes, capacity_bytes, store_wait_seconds = "f", (), 1 << 30, 0.0
 
     def __len__(self) -> int:
         return 64

@@ -20,7 +20,7 @@ from budgetloader.bench import compared, report
 from budgetloader.bench.grid import Grid
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/results.md", "docs/selecting.md", "docs/converting.md", "docs/storage.md")
+PAGES = ("README.md", "docs/results.md", "docs/selecting.md", "docs/converting.md", "docs/views.md", "docs/storage.md")
 _BLOCK = re.compile(r"(<!-- quote:([\w-]+) -->\n).*?(<!-- /quote -->)", re.S)
 
 
@@ -48,6 +48,12 @@ def _selecting(record: dict[str, Any]) -> Grid:
     from budgetloader.bench.selecting import costs_grid
 
     return costs_grid(record)
+
+
+def _overlapping(record: dict[str, Any]) -> Grid:
+    from budgetloader.bench.overlapping import grid
+
+    return grid(record)
 
 
 def _ordinary(record: dict[str, Any]) -> Grid:
@@ -84,6 +90,12 @@ def _storage_resume(record: dict[str, Any]) -> Grid:
     return grid(record)
 
 
+def _storage_servers(record: dict[str, Any]) -> Grid:
+    from budgetloader.bench.storage_servers import grid
+
+    return grid(record)
+
+
 # name → record, function that makes the table
 QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "demo": ("imagenet_mnv2_quick_2_cores", _training),
@@ -95,8 +107,9 @@ QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "boundary": ("throughput_cut_2_cores", _of("boundary")),
     "cut": ("throughput_cut_2_cores", _of("cut")),
     "threads": ("threads_2_cores", _threads),
-    "selecting": ("selecting_2_cores", _selecting),
+    "selecting": ("selecting_costs_2_cores", _selecting),
     "ordinary": ("selecting_2_cores", _ordinary),
+    "overlapping": ("overlapping_2_cores", _overlapping),
     "verdict": ("verdict_2_cores", _verdict),
     "storage": ("storage_2_cores", _storage("rates")),
     "storage-bytes": ("storage_2_cores", _storage("bytes")),
@@ -104,6 +117,7 @@ QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "scale-index": ("scale_2_cores", _scale("index")),
     "scale-ranks": ("scale_2_cores", _scale("ranks")),
     "storage-resume": ("storage_resume_2_cores", _storage_resume),
+    "storage-servers": ("storage_servers_2_cores", _storage_servers),
 }
 
 

@@ -177,14 +177,14 @@ def _held() -> int:
 
 def simulate(options: argparse.Namespace, index: Mapping[str, Any]) -> dict[str, Any]:
     """What an epoch of the large set reads, and what each rank holds and asks for."""
+    from budgetloader.block_order import BlockOrder, Blocks
     from budgetloader.order import Order
     from budgetloader.schedule import Schedule
 
     batch = options.ranks * options.batch_of_a_rank
     budget = Schedule.flat(options.ratio, epochs=1).budget(options.samples, batch_size=batch)
-    order = Order(budget, seed=0)
-    drawn = [_asked(order, options, step, rank) for step in range(options.steps) for rank in range(options.ranks)]
-    requests, shards = (statistics.mean(column) for column in zip(*drawn, strict=True))
+    requests, shards = _mean_asked(Order(budget, seed=0), options)
+    in_blocks, _ = _mean_asked(BlockOrder(budget, seed=0, shape=Blocks()), options)
     steps = budget.batches[0]
     used, machines = budget.epoch_samples(0), -(-options.ranks // options.ranks_of_a_machine)
     each = {name: index[name] / index["samples"] for name in ("kept_bytes",)}
@@ -195,6 +195,7 @@ def simulate(options: argparse.Namespace, index: Mapping[str, Any]) -> dict[str,
         "epoch_bytes": used * options.sample_bytes,
         "rank_epoch_bytes": used * options.sample_bytes / options.ranks,
         "requests_of_a_batch": requests,
+        "requests_of_a_batch_in_blocks": in_blocks,
         "shards_of_a_batch": shards,
         "requests_of_an_epoch": requests * options.ranks * steps,
         "index_bytes": each["kept_bytes"] * options.samples,
@@ -205,6 +206,13 @@ def simulate(options: argparse.Namespace, index: Mapping[str, Any]) -> dict[str,
         "opening_requests": index["kept"]["requests"] * options.shards * options.ranks,
         "descriptors_of_a_rank": index["kept"]["descriptors"] * options.shards,
     }
+
+
+def _mean_asked(order: Any, options: argparse.Namespace) -> tuple[float, float]:
+    """Requests and shards of a rank's part of a batch, in the mean over ranks and some steps."""
+    drawn = [_asked(order, options, step, rank) for step in range(options.steps) for rank in range(options.ranks)]
+    requests, shards = (statistics.mean(column) for column in zip(*drawn, strict=True))
+    return requests, shards
 
 
 def _asked(order: Any, options: argparse.Namespace, step: int, rank: int) -> tuple[int, int]:
@@ -260,6 +268,7 @@ def ranks_grid(results: Mapping[str, Any]) -> Grid:
         ("read in an epoch, by all ranks", f"{found['epoch_bytes'] / 1e12:,.1f} TB"),
         ("read in an epoch, by one rank", f"{found['rank_epoch_bytes'] / 1e9:,.0f} GB"),
         ("requests of a rank's batch", f"{found['requests_of_a_batch']:,.2f}"),
+        ('the same with `sampling="blocks"`', f"{found['requests_of_a_batch_in_blocks']:,.2f}"),
         ("shards that it is of", f"{found['shards_of_a_batch']:,.1f}"),
         ("requests in an epoch, by all ranks", f"{found['requests_of_an_epoch'] / 1e6:,.0f} million"),
         ("index on the disk of a machine", f"{found['index_bytes'] / 1e9:,.0f} GB"),

@@ -227,17 +227,18 @@ class Images(Column):
 
     Args:
         field: of kind "image".
-        images: the samples with this image.
+        count: of samples.
+        images: gives the samples with this image; called when it is first looked at.
     """
 
-    def __init__(self, field: Field, images: Imaged) -> None:
-        self.field, self._images = field, images
+    def __init__(self, field: Field, count: int, images: Callable[[], Imaged]) -> None:
+        self.field, self._count, self._images = field, count, images
 
     def __len__(self) -> int:
-        return len(self._images.heights)
+        return self._count
 
     def take(self, ids: np.ndarray) -> list[Picture]:
-        of = self._images
+        of = self._images()  # which a file keeps
         sizes = zip(ids.tolist(), of.widths[ids].tolist(), of.heights[ids].tolist(), strict=True)
         return [Picture(of.jpeg(i).tobytes(), w, h, len(of.raw) > 0 and bool(of.raw[i])) for i, w, h in sizes]
 
@@ -321,7 +322,7 @@ class Columns:
         row, metadata = self._descriptors[place], self._samples[f"f{place}"]
         field = noted(described(name, int(row["type_id"]), row["arguments"].tobytes()), self._notes.get(name))
         if field.kind == "image":
-            return Images(field, self._file.image(name))
+            return Images(field, len(metadata), lambda: self._file.image(name))
         if field.scalar:
             return Scalars(field, metadata.astype("<i8" if field.kind == "int" else "<f8"))
         if field.kind in ("array", "tensor"):

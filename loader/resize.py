@@ -108,15 +108,27 @@ def _blend_pixel(typing_context, row, at, weights, first, count, line, to):
 
 
 @numba.njit(nogil=True, cache=True)
+def _blend_greys(row, first, weights, most, line):
+    """`_blend_columns` of one channel, added up in the same order: a grey image has the bits of a coloured one."""
+    half = np.float32(0.5)
+    if most == 2:
+        for x in range(np.uint64(len(first))):
+            at = np.uint64(first[x])
+            line[x] = half + weights[x, 0] * row[at] + weights[x, 1] * row[at + np.uint64(1)]
+        return
+    for x in range(np.uint64(len(first))):
+        at, total, own = np.uint64(first[x]), half, weights[x]
+        for k in range(np.uint64(most)):
+            total += own[k] * row[at + k]
+        line[x] = total
+
+
+@numba.njit(nogil=True, cache=True)
 def _blend_columns(row, first, weights, most, line, channels):
     """line = a half to round by + Σ weights · pixels of `row`, with as many taps for every pixel."""
     size = weights.shape[1]
     if channels == 1:
-        for x in range(len(first)):
-            total, at = np.float32(0.5), first[x]
-            for k in range(most):  # in the order of `_blend_pixel`: a grey image has the bits of a coloured one
-                total += weights[x, k] * row[at + k]
-            line[x] = total
+        _blend_greys(row, first, weights, most, line)
     elif most == 2:  # a constant number of taps is unrolled
         for x in range(len(first)):
             _blend_pixel(row, 3 * first[x], weights, x * size, 2, line, 3 * x)  # type: ignore[call-arg]

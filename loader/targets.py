@@ -220,6 +220,7 @@ def _of_column(column: Column, source: _Source, moved: bool) -> tuple[Callable[[
     if moved and column.field.kind == "image":
         from budgetloader.pictures import Image  # numba's import costs a trainer of other targets half a second
 
+        column[:0]  # where its entries are damaged, or it is not fetched, that is told now
         known = Image(column)
     return _made(known, source) if known is not None else (lambda rows: column.take(rows.ids), False)
 

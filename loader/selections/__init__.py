@@ -215,7 +215,9 @@ def _weights(given: ArrayLike | str, labels: np.ndarray, members: np.ndarray | N
         if given != "balanced":
             raise ArgumentError(f"weights {given!r} is not known; give 'balanced', or a number per sample")
         return balanced(labels)
-    weights = np.asarray(given, dtype=np.float64)
+    weights = np.asarray(given)
+    if weights.dtype.kind not in "biuf":  # numbers stay as they are: a copy of a billion is 8 GB
+        weights = np.asarray(given, dtype=np.float64)
     if weights.shape != (total,):
         raise ScheduleError(f"weights of shape {weights.shape}: give one number for each of the set's {total} samples")
     return weights if members is None else weights[members]

@@ -10,6 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:  # the coordinator restarts fast because it imports neither torch nor numba
     from budgetloader.dataset import Dataset
+    from budgetloader.joined import JoinedDataset
 
 Spans = Sequence[tuple[int, int]]  # positions, as stretches [start, stop)
 BLOCK = 256  # positions
@@ -59,7 +60,7 @@ class Reading:
     """How the dataset is opened.
 
     Args:
-        path: of the file, or its address.
+        path: of the file, or its address; or of a list of shards.
         verify, max_pixels: as in `budgetloader.dataset.Dataset`.
         cache, cache_bytes: of a file in object storage, as in `BudgetLoader`.
     """
@@ -70,10 +71,14 @@ class Reading:
     cache: str | None = None
     cache_bytes: float | None = None
 
-    def open(self) -> Dataset:
+    def open(self) -> Dataset | JoinedDataset:
+        stored: Any = {"cache": self.cache, "cache_bytes": self.cache_bytes}
+        if self.path.endswith(".shards.json"):
+            from budgetloader.sharding import open_list
+
+            return open_list(self.path, verify=self.verify, max_pixels=self.max_pixels, **stored)
         from budgetloader.storage import open_file
 
-        stored: Any = {"cache": self.cache, "cache_bytes": self.cache_bytes}
         return open_file(self.path, verify=self.verify, max_pixels=self.max_pixels, **stored)
 
 

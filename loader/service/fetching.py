@@ -13,6 +13,7 @@ import numpy as np
 from budgetloader.plans import BatchPlan, Planner
 from budgetloader.service.blocks import Reading
 from budgetloader.storage import is_address
+from budgetloader.storage.ahead import remote_parts
 from budgetloader.storage.traffic import Traffic
 
 _ROWS = 32  # that are waited for at a time
@@ -32,8 +33,10 @@ def _opened_once(reading: Reading) -> Any:
 
 
 def traffic_of(reading: Reading) -> Traffic | None:
-    """What this process has asked of the store so far; None of a file on this machine."""
-    return getattr(opened(reading), "traffic", None) if is_address(reading.path) else None
+    """What this process has asked of the store so far; None of a file on this machine, or one that was not opened."""
+    if not is_address(reading.path) or not _opened_once.cache_info().currsize:  # to open it now could take a minute
+        return None
+    return getattr(opened(reading), "traffic", None)
 
 
 class Clock:
@@ -62,7 +65,7 @@ def fetched(dataset: Any, plan: BatchPlan, planner: Planner, clock: Clock) -> It
     """Ask for all samples of a plan at once, for as long as the block lasts; of a file on this machine nothing is done.
 
     Args:
-        dataset: that the plan is of.
+        dataset: that the plan is of; it may be of several files.
         plan: whose rows are decoded in order.
         planner: that made it; its order says what a cache needs last.
         clock: is told how long was waited.
@@ -70,37 +73,52 @@ def fetched(dataset: Any, plan: BatchPlan, planner: Planner, clock: Clock) -> It
     Raises:
         StorageError: from the call for a row that cannot be fetched.
     """
-    if not hasattr(dataset, "announce"):
+    parts = remote_parts(dataset)
+    if not parts:
         yield lambda row: None
         return
-    dataset.oracle.follow(_draws(planner, len(dataset)))
-    dataset.oracle.at(plan.epoch, int(plan.positions.min()))
-    tickets: list[Any] = []
+    for first, part in parts:
+        part.oracle.follow(_draws(planner, len(dataset), first=first, count=len(part)))
+        part.oracle.at(plan.epoch, int(plan.positions.min()))
+    tickets: list[list[Any]] = []
 
     def wait(row: int) -> None:
         if row % _ROWS:
             return
         began = time.perf_counter()
-        tickets[row // _ROWS].wait()
+        for ticket in tickets[row // _ROWS]:
+            ticket.wait()
         seconds = time.perf_counter() - began
         clock.waited += seconds
-        dataset.waited(seconds)
+        parts[0][1].waited(seconds)
 
     try:
-        for first in range(0, len(plan), _ROWS):
-            rows = slice(first, first + _ROWS)
-            tickets.append(dataset.announce(plan.samples[rows], plan.windows[rows], cropped=False))
+        for start in range(0, len(plan), _ROWS):
+            tickets.append(_announced(parts, plan, slice(start, start + _ROWS)))
         yield wait
     finally:
-        for ticket in tickets:
-            ticket.release()
+        for group in tickets:
+            for ticket in group:
+                ticket.release()
 
 
-def _draws(planner: Planner, count: int) -> Any:
-    """The whole order of an epoch: trainers go through it, each as far as its budget reaches."""
+def _announced(parts: list[tuple[int, Any]], plan: BatchPlan, rows: slice) -> list[Any]:
+    """Tickets for some rows of a plan, one of each file that they are of."""
+    samples, windows, found = plan.samples[rows], plan.windows[rows], []
+    for first, part in parts:
+        own = (samples >= first) & (samples < first + len(part))
+        if own.any():
+            found.append(part.announce(samples[own] - first, windows[own], cropped=False))
+    return found
+
+
+def _draws(planner: Planner, size: int, *, first: int, count: int) -> Any:
+    """What the whole order of an epoch draws of one file: trainers go through it, each as far as its budget reaches."""
 
     def draws(epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        positions = np.arange(count, dtype=np.int64)
-        return planner.selection.ids(epoch, positions), positions
+        positions = np.arange(size, dtype=np.int64)
+        ids = planner.selection.ids(epoch, positions)
+        own = (ids >= first) & (ids < first + count)
+        return ids[own] - first, positions[own]
 
     return draws

@@ -58,7 +58,7 @@ class Ahead:
         ends: Ends | None = None,
     ) -> None:
         self._cropped = cropped
-        self._parts = _remote_parts(dataset)
+        self._parts = remote_parts(dataset)
         self._plans, self._capacity = plans, capacity
         self._most_bytes = min([ahead_bytes, *(part.ahead_bytes for _, part in self._parts)])
         self._pools: Pools | None = None
@@ -158,7 +158,7 @@ def fetched(dataset: Any, plans: Iterator[BatchPlan], planner: PlannerLike, engi
         engine: that makes the batches; one whose `reads_samples` is False needs none of them, and one whose
             `crops_bytes` is True looks at no bytes but those of a window's rows.
     """
-    parts = _remote_parts(dataset)
+    parts = remote_parts(dataset)
     if not getattr(engine, "reads_samples", True):
         return plans
     if not parts:
@@ -191,7 +191,7 @@ def _draws(planner: Any, first: int, count: int) -> Draws:
     return draws
 
 
-def _remote_parts(dataset: Any) -> list[tuple[int, Any]]:
+def remote_parts(dataset: Any) -> list[tuple[int, Any]]:
     """The files of a dataset that are fetched, and the number of the first sample of each."""
     parts, first = [], 0
     for part in getattr(dataset, "parts", (dataset,)):

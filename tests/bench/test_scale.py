@@ -19,6 +19,7 @@ def test_a_small_index_is_measured_and_a_large_set_simulated(tmp_path, monkeypat
     assert index["kept"]["fetched_bytes"] < index["first"]["fetched_bytes"]
     assert ranks["samples_of_an_epoch"] == pytest.approx(0.618e9, rel=1e-3)
     assert 255 < ranks["requests_of_a_batch"] <= 256, "neighbours are hardly ever drawn together"
+    assert 245 < ranks["requests_of_a_batch_in_blocks"] < ranks["requests_of_a_batch"]
     assert 245 < ranks["shards_of_a_batch"] < 256
 
 

@@ -18,6 +18,7 @@ from budgetloader.engines.base import Output
 from budgetloader.engines.channels import grey
 from budgetloader.engines.rendering import Decoder
 from budgetloader.sources import Source, image_folder
+from budgetloader.verify import problems
 
 SCHEDULE = Schedule.of(["0.5", 1])
 OPTIONS = {"schedule": SCHEDULE, "batch_size": 8, "image_size": 24, "dtype": "uint8", "workers": 2}
@@ -218,6 +219,8 @@ def test_a_sample_whose_colours_or_alpha_do_not_decode_is_replaced_as_one(veils,
             start = int(alpha.starts[sample])
             content[start : start + 600] = bytes(600)
         broken.write_bytes(content)
+    told = {sample: why for sample, why in enumerate(problems(Dataset(broken), threads=2)) if why}
+    assert set(told) == set(which) and all(("'alpha'" in why) == (field == "alpha") for why in told.values())
     four = all_of(broken, channels=4, on_corrupt="replace", engine="native")
     assert not {int(i) for _, _, ids in four for i in ids} & set(which)
     with pytest.raises(DatasetError, match=r"sample (3|40) does not decode"):

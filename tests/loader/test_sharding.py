@@ -156,6 +156,18 @@ def test_a_shard_that_was_made_anew_since_is_refused(source, listed, tmp_path):
         BudgetLoader(listed, schedule=Schedule.full(epochs=1), batch_size=8, image_size=16)
 
 
+def test_verify_takes_a_list_and_numbers_its_samples_as_one_set(listed, tmp_path, capsys):
+    assert main(["verify", listed]) == 0
+    assert "all 70 images decode, and have their checksums" in capsys.readouterr().out
+    third = Dataset(shard_path(tmp_path / "train.beton", 3, 3))
+    place, before = int(third.starts[1]) + 200, 70 - len(third)
+    copy = Path(third.path).read_bytes()
+    os.unlink(third.path)  # a link to what other tests use
+    Path(third.path).write_bytes(copy[:place] + bytes([copy[place] ^ 255]) + copy[place + 1 :])
+    assert main(["verify", listed]) == 1
+    assert f"sample {before + 1}: " in capsys.readouterr().err
+
+
 BLOCKING = """
 import time
 from pathlib import Path
