@@ -90,12 +90,14 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         os.environ.update(s3.environment(proxy.port))
         bench = _Bench(options, s3, local, folder, proxy, console)
         rows = [row for name in options.contenders if name not in missing for row in bench.rows(name)]
-    given_up = bench.given_up
-    if options.add:
-        rows, given_up = _added(out / "results.json", rows, given_up)
+    given_up, said = bench.given_up, command("budgetloader.bench.streaming", arguments)
+    if options.add and (out / "results.json").exists():
+        earlier = json.loads((out / "results.json").read_text())
+        rows, given_up = _added(earlier, rows, given_up)
+        said = f"{earlier['command']}; {said}"
     results: dict[str, Any] = {
         "environment": environment(),
-        "command": command("budgetloader.bench.streaming", arguments),
+        "command": said,
         "options": {**vars(options), "out": None},
         "set_bytes": bench.set_bytes,
         "missing": missing,
@@ -114,9 +116,10 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
     return 0
 
 
-def _added(path: Path, rows: list[dict[str, Any]], given_up: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+def _added(
+    earlier: dict[str, Any], rows: list[dict[str, Any]], given_up: list[str]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of an earlier run with these, which take the place of those of the same name."""
-    earlier = json.loads(path.read_text()) if path.exists() else {"rows": [], "given_up": []}
     found = {row["name"]: row for row in (*earlier["rows"], *rows)}
     ours_first = sorted(found.values(), key=lambda row: "peer" in row)
     return ours_first, sorted({*earlier["given_up"], *given_up} - set(found))

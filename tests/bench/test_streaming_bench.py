@@ -59,6 +59,12 @@ def test_ours_is_compared_with_the_best_of_the_peers():
     assert streaming.compared(rows) == {"ours": {"bytes": 0.5, "seconds": 1.5}}
 
 
+def test_what_is_measured_anew_takes_the_place_of_what_was():
+    earlier = {"rows": [{"name": "b", "peer": "b", "n": 1}, {"name": "a", "n": 1}], "given_up": ["c", "d"]}
+    rows, given_up = streaming._added(earlier, [{"name": "a", "n": 2}, {"name": "c", "peer": "c", "n": 2}], ["e"])
+    assert [(row["name"], row["n"]) for row in rows] == [("a", 2), ("b", 1), ("c", 2)] and given_up == ["d", "e"]
+
+
 def test_the_proxy_counts_what_the_store_sends(tmp_path):
     server = socket.create_server(("127.0.0.1", 0))
 
