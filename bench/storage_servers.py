@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=(__doc__ or "").split("\n\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--images", type=int, default=1000, help="JPEGs to generate")
-    parser.add_argument("--reads", type=int, default=1000, help="of a turn")
+    parser.add_argument("--images", type=int, default=300, help="JPEGs to generate")
+    parser.add_argument("--reads", type=int, default=600, help="of a turn")
     parser.add_argument("--threads", type=int, default=32)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--out", default="runs/storage_servers")
