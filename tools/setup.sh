@@ -13,8 +13,8 @@ what=${1:?demo or all}
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
 ffcv_packages=(libopencv-dev libturbojpeg0-dev pkg-config g++)
-# jpegtran, for lossless conversion; a browser that opens pages; a server of files for the tests of object storage.
-test_packages=(libjpeg-turbo-progs chromium nginx-light)
+# jpegtran, for lossless conversion, and a browser that opens the benches' pages.
+test_packages=(libjpeg-turbo-progs chromium)
 
 "$python" -c 'import sys; assert sys.version_info >= (3, 10), f"Python 3.10 or newer is needed, and this is {sys.version.split()[0]}; run make PYTHON=python3.12"'
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
