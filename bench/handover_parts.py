@@ -128,7 +128,10 @@ class _Bridge:
     """Stands in for the bridge to a service, and for the service."""
 
     def __init__(self, dataset: Dataset, fake: FakeCUDA) -> None:
-        self.index, self._fake = dataset, fake
+        from budgetloader.service.connection import Index
+
+        known = {name: getattr(dataset, name) for name in ("fingerprint", "classes", "heights", "widths", "labels")}
+        self.index, self._fake = Index(path=str(dataset.path), capacity_bytes=1 << 30, **known), fake
         self._buffers: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._requests: deque[protocol.BatchRequest] = deque()
 
