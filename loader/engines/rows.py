@@ -1,7 +1,8 @@
-"""Some rows of a batch at a time: cropped in one compiled call, decoded one by one, resized in another call.
+"""Some rows of a batch at a time: cropped, decoded and resized in one compiled call, without Python's lock.
 
-Python's lock is held for the decoder's calls alone, and for what a task of many rows costs once. What is not plain
-(a damaged image, a file that is not mapped) is left to the caller, row by row.
+Where the system has no libjpeg-turbo of its own, rows are decoded by simplejpeg between two compiled calls, each under
+the lock for a few microseconds. What is not plain (a damaged image, a file that is not mapped) is left to the caller,
+row by row.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import simplejpeg
 
 from budgetloader.dataset import Dataset
+from budgetloader.engines import turbojpeg
 from budgetloader.engines.base import Job, Output
 from budgetloader.engines.buffers import BufferPool, tone
 from budgetloader.joined import JoinedDataset
@@ -64,8 +66,12 @@ def crop_rows(mapped, starts, sizes, heights, widths, raw, which, samples, windo
         scale_to: the size that windows need not be decoded larger than; 0: they are not made smaller.
         scratch: uint8, as large as all of the samples, and 2 bytes for each.
         rows: int64 [n, 8], filled: a row that is not plain is left.
+
+    Returns:
+        The most bytes that one of them has when it is decoded.
     """
     head, place, lengths, to = np.zeros(FIELDS, np.int64), np.zeros(2, np.int64), np.empty(1024, np.int64), 0
+    most = 0
     for i in which:
         rows[i, _FROM] = _LEAVE
         sample = samples[i]
@@ -88,19 +94,21 @@ def crop_rows(mapped, starts, sizes, heights, widths, raw, which, samples, windo
         size = crop_into(data, top, left, h, w, out, head, lengths, place)
         divisor = divisor_of(h, w, scale_to) if scale_to > 0 else 1
         if size == NO_TABLE:
-            _note(rows[i], _IN_FILE, begin, end, 0, 0, height, width, divisor)
+            most = max(most, _note(rows[i], _IN_FILE, begin, end, 0, 0, height, width, divisor))
         elif size > 0:
             sof = head[SOF]  # in what was written
             part_height = (np.int64(out[sof + 5]) << 8) | out[sof + 6]
             part_width = (np.int64(out[sof + 7]) << 8) | out[sof + 8]
-            _note(rows[i], _IN_SCRATCH, to, to + size, place[0], place[1], part_height, part_width, divisor)
-            to += size
+            noted = _note(rows[i], _IN_SCRATCH, to, to + size, place[0], place[1], part_height, part_width, divisor)
+            most, to = max(most, noted), to + size
+    return most
 
 
 @numba.njit(nogil=True, cache=True)
 def _note(row, source, begin, end, top, left, height, width, divisor):
     row[_FROM], row[_BEGIN], row[_END], row[_TOP], row[_LEFT] = source, begin, end, top, left
     row[_HEIGHT], row[_WIDTH], row[_DIVISOR] = height, width, divisor
+    return 3 * -(-height // divisor) * -(-width // divisor)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -140,6 +148,33 @@ def resample_rows(which, pixels, at, mapped, rows, windows, flips, border, antia
             done[i] = _resample_row(decoded, windows[i], row, border, antialias, flips[i], tone, out[i])
 
 
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def decode_rows(which, tools, how, scratch, pixels, mapped, rows, windows, flips, border, antialias, tone, out, done):
+    """Decode and resize rows; `done` says which could be.
+
+    Args:
+        which: int64, the rows to do.
+        tools, how: see `turbojpeg.decode`.
+        scratch: uint8, what `crop_rows` wrote.
+        pixels: uint8, as many bytes as `crop_rows` asks for.
+        mapped, rows, windows, flips, border, antialias, tone, out, done: see `resample_rows`.
+    """
+    for i in which:
+        row = rows[i]
+        height, width = -(-row[_HEIGHT] // row[_DIVISOR]), -(-row[_WIDTH] // row[_DIVISOR])
+        if row[_FROM] == _PIXELS:
+            image = mapped[row[_BEGIN] : row[_END]].reshape((height, width, 3))
+        elif row[_FROM] != _LEAVE:
+            data = (scratch if row[_FROM] == _IN_SCRATCH else mapped)[row[_BEGIN] : row[_END]]
+            decoded = pixels[: 3 * height * width]
+            if not turbojpeg.decode(tools, data, row[_HEIGHT], row[_WIDTH], row[_DIVISOR], how, decoded):
+                continue
+            image = decoded.reshape((height, width, 3))
+        else:
+            continue
+        done[i] = _resample_row(image, windows[i], row, border, antialias, flips[i], tone, out[i])
+
+
 class RowRenderer:
     """Renders what is plain of some rows of a batch; one per thread, for its scratch memory.
 
@@ -154,6 +189,8 @@ class RowRenderer:
         self._antialias = job.output.interpolation == "antialias"
         self._border = PAD if job.output.crop == "pad" else 0
         self._scaling, self._options = job.output.decode_scaling, decoder_options(fast=job.output.fast_decode)
+        library, self._how = turbojpeg.library(), turbojpeg.flags(fast=job.output.fast_decode)
+        self._tools = None if library is None else library.tools(self)
         self._scratch, self._pixels = np.empty(0, np.uint8), np.empty(0, np.uint8)
 
     def render(self, plan: BatchPlan, rows: slice, out: np.ndarray) -> np.ndarray:
@@ -201,18 +238,26 @@ class RowRenderer:
         part.check_unchanged()  # the compiled code reads the map without a check
         mapped, sizes = part.file_bytes, part.sizes
         self._scratch = _at_least(self._scratch, int(sizes[samples[which]].sum()) + 2 * len(which))
-        rows, at = np.empty((len(samples), _COLUMNS), np.int64), np.full(len(samples), -1, np.int64)
+        rows = np.empty((len(samples), _COLUMNS), np.int64)
         where = mapped, part.starts, sizes, part.heights, part.widths, part.raw
         scale_to = min(out.shape[1:3]) if self._scaling and not self._border else 0
-        crop_rows(*where, which, samples, windows, self._border, scale_to, self._scratch, rows)
-        shape = self._border, self._antialias, self._tone, out, done
-        begin, filled = 0, 0
+        most = crop_rows(*where, which, samples, windows, self._border, scale_to, self._scratch, rows)
+        shape = mapped, rows, windows, flips, self._border, self._antialias, self._tone, out, done
+        if self._tools is not None:
+            self._pixels = _at_least(self._pixels, most)
+            decode_rows(which, self._tools, self._how, self._scratch, self._pixels, *shape)
+        else:
+            self._one_by_one(which, *shape)
+
+    def _one_by_one(self, which: np.ndarray, mapped: np.ndarray, rows: np.ndarray, *shape: Any) -> None:
+        """Decode rows by simplejpeg, and resize what was decoded now and then."""
+        at, begin, filled = np.full(len(rows), -1, np.int64), 0, 0
         for end, (source, first, last, _, _, height, width, divisor) in enumerate(rows[which].tolist()):
             if source in (_IN_SCRATCH, _IN_FILE):
                 height, width = -(-height // divisor), -(-width // divisor)
                 need = 3 * height * width
                 if filled and filled + need > max(_AT_ONCE_BYTES, len(self._pixels)):
-                    resample_rows(which[begin:end], self._pixels, at, mapped, rows, windows, flips, *shape)
+                    resample_rows(which[begin:end], self._pixels, at, mapped, rows, *shape)
                     begin, filled = end, 0
                 if need > len(self._pixels):
                     self._pixels = np.empty(max(need, _AT_ONCE_BYTES), np.uint8)
@@ -220,7 +265,7 @@ class RowRenderer:
                 if self._decode(data, self._pixels[filled : filled + need], height, width, divisor):
                     at[which[end]] = filled
                     filled += need
-        resample_rows(which[begin:], self._pixels, at, mapped, rows, windows, flips, *shape)
+        resample_rows(which[begin:], self._pixels, at, mapped, rows, *shape)
 
     def _decode(self, data: np.ndarray, pixels: np.ndarray, height: int, width: int, divisor: int) -> bool:
         """Whether a JPEG decodes to so many pixels."""
