@@ -5,7 +5,7 @@ from budgetloader.bench import starting
 
 
 def test_the_parts_of_a_start_are_measured(tmp_path):
-    arguments = ["--samples", "5000", "--images", "24", "--batch-size", "16", "--turns", "1", "--out", str(tmp_path)]
+    arguments = ["--samples", "5000", "--images", "30", "--batch-size", "16", "--turns", "1", "--out", str(tmp_path)]
     assert starting.main(arguments) == 0
     record = json.loads((tmp_path / "results.json").read_text())
     assert set(record["parts"]) == set(starting.PARTS) and all(seconds > 0 for seconds in record["parts"].values())
