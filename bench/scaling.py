@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 KINDS = ((16, False), (16, True), (64, False), (0, False))  # side (0: as generated), and whether stored as pixels
 SMALL_IMAGES = 16_384
-_COMPILED = ("crop_rows", "decode_rows", "resample_rows")
+_COMPILED = ("crop_rows", "make_rows", "resample_rows")
 
 
 @dataclass

@@ -54,6 +54,7 @@ INSIDE = {  # the same within a folder: its parts first, and what is made of the
         {"base"},
         {"base_direct", "base_threaded", "buffers", "normalize"},
         {"stage_call", "stage_driver", "upload"},
+        {"row_kernels"},
         {"rows"},
         {"rendering", "stage_places"},
         {"render_threads", "stage"},

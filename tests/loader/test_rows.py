@@ -12,7 +12,8 @@ from budgetloader.engines import rows, turbojpeg
 from budgetloader.engines.base import Job, Output, Work
 from budgetloader.engines.buffers import BufferPool
 from budgetloader.engines.rendering import Renderer
-from budgetloader.engines.rows import RowRenderer, divisor_of
+from budgetloader.engines.row_kernels import divisor_of
+from budgetloader.engines.rows import RowRenderer
 from budgetloader.joined import JoinedDataset, join
 from budgetloader.plans import Planner, stream
 
