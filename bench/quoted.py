@@ -9,6 +9,7 @@ A page quotes a table between <!-- quote:NAME --> and <!-- /quote -->.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import sys
@@ -20,7 +21,7 @@ from budgetloader.bench import compared, report
 from budgetloader.bench.grid import Grid
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/results.md", "docs/selecting.md", "docs/converting.md")
+PAGES = ("README.md", "docs/results.md", "docs/selecting.md", "docs/converting.md", "docs/speed.md")
 _BLOCK = re.compile(r"(<!-- quote:([\w-]+) -->\n).*?(<!-- /quote -->)", re.S)
 
 
@@ -30,18 +31,6 @@ def _training(record: dict[str, Any]) -> Grid:
 
 def _of(part: str) -> Callable[[dict[str, Any]], Grid]:
     return lambda record: compared.MAKERS[part](record)
-
-
-def _threads(record: dict[str, Any]) -> Grid:
-    from budgetloader.bench.threads import grid
-
-    return grid(record)
-
-
-def _verdict(record: dict[str, Any]) -> Grid:
-    from budgetloader.bench.verdict import grid
-
-    return grid(record)
 
 
 def _selecting(record: dict[str, Any]) -> Grid:
@@ -54,6 +43,11 @@ def _ordinary(record: dict[str, Any]) -> Grid:
     from budgetloader.bench.selecting import ordinary_grid
 
     return ordinary_grid(record)
+
+
+def _grid_of(name: str) -> Callable[[dict[str, Any]], Grid]:
+    """The table that a bench of that name makes of its record."""
+    return lambda record: importlib.import_module(f"budgetloader.bench.{name}").grid(record)
 
 
 def _boundaries(record: dict[str, Any]) -> Grid:
@@ -70,10 +64,15 @@ QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "ratios": ("throughput_2_cores", _of("ratios")),
     "boundary": ("throughput_cut_2_cores", _of("boundary")),
     "cut": ("throughput_cut_2_cores", _of("cut")),
-    "threads": ("threads_2_cores", _threads),
+    "threads": ("threads_2_cores", _grid_of("threads")),
     "selecting": ("selecting_2_cores", _selecting),
     "ordinary": ("selecting_2_cores", _ordinary),
-    "verdict": ("verdict_2_cores", _verdict),
+    "verdict": ("verdict_2_cores", _grid_of("verdict")),
+    "scaling": ("scaling_2_cores", _grid_of("scaling")),
+    "starting": ("starting_2_cores", _grid_of("starting")),
+    "stored": ("stored_2_cores", _grid_of("stored")),
+    "sizes": ("sizes_2_cores", _grid_of("sizes")),
+    "conversion": ("converting_2_cores", _grid_of("converting")),
 }
 
 
