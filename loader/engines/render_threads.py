@@ -19,7 +19,7 @@ from budgetloader.errors import EngineError
 from budgetloader.plans import BatchPlan
 
 _ROWS_PER_TASK = 8  # small enough to share a batch among threads, large enough to hide a queue's cost
-_MOST_ROWS_PER_TASK = 64  # where that cost would show: Python is cold after each task, and is under a lock
+_MOST_ROWS_PER_TASK = 256  # where that cost would show: Python is cold after each task, and is under a lock
 _PIXELS_PER_TASK = 8_000_000  # of images so large that more of them would delay a batch
 
 
