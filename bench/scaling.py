@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 KINDS = ((16, False), (16, True), (64, False), (0, False))  # side (0: as generated), and whether stored as pixels
 SMALL_IMAGES = 16_384
+_TURN_PIXELS = 20_000_000  # of the images of a turn: of the smallest it takes half a second
+_SETTLE_SECONDS = 0.3
 _COMPILED = ("crop_rows", "make_rows", "resample_rows")
 
 
@@ -87,10 +89,12 @@ def under_the_lock(beton: str, *, image_size: int, batch_size: int = 256, epochs
         idle = _idle_call_seconds(batches)
         for _ in batches:  # warm
             pass
+        time.sleep(_SETTLE_SECONDS)  # what was begun of the next epoch is made, and not counted
+        batches.set_epoch(0)
         for part in parts.values():
             part.seconds, part.calls = 0.0, 0
         began, images = time.process_time(), 0
-        for _ in range(epochs):
+        for _ in range(epochs + 1):  # all that there are: nothing is begun beyond them
             images += sum(len(labels) for _, labels in batches)
         seconds = time.process_time() - began
     compiled = sum(parts[name].seconds - parts[name].calls * idle[name] for name in _COMPILED)
@@ -137,20 +141,22 @@ def _smallest_decode_seconds(turns: int = 2000) -> float:
 
 
 def rates(beton: str, *, image_size: int, threads: Sequence[int], turns: int) -> dict[int, list[float]]:
-    """Images/s by the number of threads, one figure per turn; epochs of each in turn."""
-    from budgetloader import BudgetLoader, Schedule
+    """Images/s by the number of threads, one figure per turn; some epochs of each in turn."""
+    from budgetloader import BudgetLoader, Dataset, Schedule
 
     options: dict[str, Any] = {"batch_size": 256, "image_size": image_size, "dtype": "uint8", "crop": "resized"}
-    schedule = Schedule.full(epochs=turns + 1)
     found: dict[int, list[float]] = {count: [] for count in threads}
+    repeat = max(1, round(_TURN_PIXELS / (len(Dataset(beton)) * image_size**2)))
+    schedule = Schedule.full(epochs=repeat * (turns + 1))
     for turn in range(turns + 1):
         for count in threads:
             with BudgetLoader(beton, schedule=schedule, engine="native", workers=count, **options) as batches:
-                batches.set_epoch(turn)
+                batches.set_epoch(repeat * turn)
                 next(iter(batches))  # the engine's threads run
-                batches.set_epoch(turn)
-                began = time.perf_counter()
-                images = sum(len(labels) for _, labels in batches)
+                batches.set_epoch(repeat * turn)
+                began, images = time.perf_counter(), 0
+                for _ in range(repeat):
+                    images += sum(len(labels) for _, labels in batches)
                 if turn:
                     found[count].append(images / (time.perf_counter() - began))
     return found
