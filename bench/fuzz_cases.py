@@ -312,7 +312,7 @@ class _Link:
 
     def call(self, method: str, *arguments: Any) -> Any:
         from budgetloader.service.exchange import Taken
-        from budgetloader.service.protocol import ServiceStatus
+        from budgetloader.service.status import ServiceStatus
 
         if method != "take":
             return ServiceStatus("p", 64, 0.0, 1, 0, 0, 0, 0, 0, 0, ())
@@ -342,7 +342,7 @@ def _served() -> Any:
 class _Index:
     heights = widths = np.full(64, 40)
     labels = np.arange(64)
-    fingerprint, classes, capacity_bytes = "f", (), 1 << 30
+    fingerprint, classes, capacity_bytes, store_wait_seconds = "f", (), 1 << 30, 0.0
 
     def __len__(self) -> int:
         return 64

@@ -151,10 +151,10 @@ def _host_writes(fake: FakeCUDA, chance: random.Random) -> Iterator[None]:
         fake.host_writes(out)
         return sample
 
-    def rendered(rows: Any, plan: Any, which: slice, out: np.ndarray) -> np.ndarray:
+    def rendered(rows: Any, plan: Any, which: np.ndarray, out: np.ndarray) -> np.ndarray:
         fake.on_operation()
         if chance.random() < 0.5:  # all of them are left to `fill`
-            return np.zeros(len(out), np.bool_)
+            return np.zeros(len(which), np.bool_)
         done = render(rows, plan, which, out)
         fake.host_writes(out)
         return done

@@ -21,7 +21,15 @@ from budgetloader.bench import compared, report
 from budgetloader.bench.grid import Grid
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/results.md", "docs/selecting.md", "docs/converting.md", "docs/speed.md")
+PAGES = (
+    "README.md",
+    "docs/results.md",
+    "docs/selecting.md",
+    "docs/converting.md",
+    "docs/views.md",
+    "docs/storage.md",
+    "docs/speed.md",
+)
 _BLOCK = re.compile(r"(<!-- quote:([\w-]+) -->\n).*?(<!-- /quote -->)", re.S)
 
 
@@ -45,6 +53,12 @@ def _ordinary(record: dict[str, Any]) -> Grid:
     return ordinary_grid(record)
 
 
+def _storage(part: str) -> Callable[[dict[str, Any]], Grid]:
+    from budgetloader.bench import storage
+
+    return {"rates": storage.rates_grid, "bytes": storage.bytes_grid}[part]
+
+
 def _grid_of(name: str) -> Callable[[dict[str, Any]], Grid]:
     """The table that a bench of that name makes of its record."""
     return lambda record: importlib.import_module(f"budgetloader.bench.{name}").grid(record)
@@ -52,6 +66,12 @@ def _grid_of(name: str) -> Callable[[dict[str, Any]], Grid]:
 
 def _boundaries(record: dict[str, Any]) -> Grid:
     return report.boundaries(record["boundary"])
+
+
+def _scale(part: str) -> Callable[[dict[str, Any]], Grid]:
+    from budgetloader.bench import scale
+
+    return scale.index_grid if part == "index" else scale.ranks_grid
 
 
 # name → record, function that makes the table
@@ -65,14 +85,22 @@ QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "boundary": ("throughput_cut_2_cores", _of("boundary")),
     "cut": ("throughput_cut_2_cores", _of("cut")),
     "threads": ("threads_2_cores", _grid_of("threads")),
-    "selecting": ("selecting_2_cores", _selecting),
+    "selecting": ("selecting_costs_2_cores", _selecting),
     "ordinary": ("selecting_2_cores", _ordinary),
+    "overlapping": ("overlapping_2_cores", _grid_of("overlapping")),
     "verdict": ("verdict_2_cores", _grid_of("verdict")),
     "scaling": ("scaling_2_cores", _grid_of("scaling")),
     "starting": ("starting_2_cores", _grid_of("starting")),
     "stored": ("stored_2_cores", _grid_of("stored")),
     "sizes": ("sizes_2_cores", _grid_of("sizes")),
     "conversion": ("converting_2_cores", _grid_of("converting")),
+    "storage": ("storage_2_cores", _storage("rates")),
+    "storage-bytes": ("storage_2_cores", _storage("bytes")),
+    "streaming": ("streaming_2_cores", _grid_of("streaming")),
+    "scale-index": ("scale_2_cores", _scale("index")),
+    "scale-ranks": ("scale_2_cores", _scale("ranks")),
+    "storage-resume": ("storage_resume_2_cores", _grid_of("storage_resume")),
+    "storage-servers": ("storage_servers_2_cores", _grid_of("storage_servers")),
 }
 
 

@@ -21,6 +21,7 @@ from budgetloader.doctor import version
 _PACKAGES = (
     *("torch", "torchvision", "numpy", "numba", "simplejpeg", "opencv-python-headless", "pillow"),
     *("ffcv", "nvidia-dali-cuda130", "spdl", "ray", "tensorsocket"),
+    *("obstore", "litdata", "mosaicml-streaming"),
 )
 
 

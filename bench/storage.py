@@ -5,9 +5,9 @@
 The store is a real S3 server (JuiceFS's gateway) on this machine, the latency is a proxy's in a process of its own.
 Both share the cores with the loader. "clients" reads ranges of the samples' sizes with obstore and with s3fs, without
 the proxy. "rates" measures, turn by turn in one process: an epoch of native from the local file; its bytes
-with a plain client and as many connections, decoding nothing; the loader without a cache; and from a warm cache.
-Each begins with nothing fetched ahead. "bytes" counts what an epoch of a budget fetches, of whole samples and of
-windows.
+with a plain client and as many connections, decoding nothing, sample by sample and block by block; the loader
+without a cache, with uniform draws and with blocks; and from a warm cache. Each begins with nothing fetched ahead.
+"bytes" counts what an epoch of a budget fetches, of whole samples, of windows, and of blocks.
 """
 
 from __future__ import annotations
@@ -27,16 +27,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from budgetloader.bench.grid import Grid
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from budgetloader.bench.stores import S3
 
 PARTS = ("clients", "bytes", "rates")
+_TITLES = {
+    "local": "native, the local file",
+    "client": "plain client, sample by sample",
+    "loader": "native, uniform draws",
+    "client of blocks": "plain client, block by block",
+    "blocks": "native, blocks",
+    "cache": "native, a warm cache",
+}
+_FETCHED = {"whole": "samples", "window": 'windows (`fetch="window"`)', "blocks": "samples, in blocks"}
 _CLIENT_READS, _CLIENT_THREADS = 600, 32
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="python -m budgetloader.bench.storage",
         description=(__doc__ or "").split("\n\n")[0],
@@ -47,17 +59,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--latency", type=float, default=0.05, help="seconds, at the proxy")
     parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--blocks", default="blocks:32/256", help="the order by blocks")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", default="runs/storage")
     options = parser.parse_args(arguments)
     from budgetloader.bench.console import guarded
 
-    return guarded(functools.partial(_main, options), interrupted="nothing was recorded")
+    return guarded(functools.partial(_main, options, arguments), interrupted="nothing was recorded")
 
 
-def _main(options: argparse.Namespace, console: Console) -> int:
+def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from budgetloader.bench.console import bars
-    from budgetloader.bench.record import environment, write_json
+    from budgetloader.bench.record import command, environment, write_json
     from budgetloader.bench.stores import serve_s3
     from budgetloader.prepare import prepare
 
@@ -66,7 +79,8 @@ def _main(options: argparse.Namespace, console: Console) -> int:
         prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
     local = out / "data" / "train.beton"
     shown = {**vars(options), "out": None}
-    results: dict[str, Any] = {"environment": environment(), "options": shown}
+    said = command("budgetloader.bench.storage", arguments)
+    results: dict[str, Any] = {"environment": environment(), "command": said, "options": shown}
     with tempfile.TemporaryDirectory() as folder, serve_s3(Path(folder)) as s3:
         address = s3.put("train.beton", local.read_bytes())
         os.environ.update(s3.environment(), XDG_CACHE_HOME=f"{folder}/home")
@@ -78,7 +92,9 @@ def _main(options: argparse.Namespace, console: Console) -> int:
                     f"{row['client_ms_per_request']:.2f} ms of this process's time each"
                 )
         if "bytes" in options.parts:
-            results["bytes"] = {fetch: fetched_bytes(address, fetch, options) for fetch in ("whole", "window")}
+            results["bytes"] = {
+                fetch: fetched_bytes(address, fetch, options) for fetch in ("whole", "window", "blocks")
+            }
             for fetch, row in results["bytes"].items():
                 console.print(f"{fetch}: {_shown(row)}")
         if "rates" in options.parts:
@@ -87,6 +103,51 @@ def _main(options: argparse.Namespace, console: Console) -> int:
                 console.print(f"{name}: {_shown(value)}")
     write_json(out / "results.json", results)
     return 0
+
+
+def rates_grid(record: dict[str, Any]) -> Grid:
+    """How fast each way is, beside what the machine and the store let it be."""
+    options, measured = record["options"], record["rates"]
+    first, latency = measured["first_batch_seconds"], f"{1000 * options['latency']:.0f} ms of latency"
+
+    def ratio(kind: str, name: str) -> str:
+        return f"{measured[kind][name]:.2f}" if name in measured[kind] else "–"
+
+    cells = [
+        (
+            title,
+            f"{measured['images_per_second'][name]:,.0f}",
+            ratio("over_the_lower", name),
+            ratio("over_both", name),
+            f"{first[name]:.2f}" if name in first else "–",
+        )
+        for name, title in _TITLES.items()
+    ]
+    return Grid(
+        f"images/s at {options['image_size']} pixels, with {latency}",
+        ("", "images/s", "of the lower", "of both on these cores", "opened, and the first batch, s"),
+        cells,
+        f"Medians of {options['turns']} turns of one epoch of {options['images']} images ({options['blocks']}) with "
+        f"{latency}; store, proxy and loader share the cores. The lower: of the local file's rate and the plain "
+        "client's, turn by turn (of the warm cache: the local file's). Both: what is left if decoding and fetching "
+        "cost what they cost alone, one after the other, 1/(1/local + 1/client).",
+    )
+
+
+def bytes_grid(record: dict[str, Any]) -> Grid:
+    """What an epoch of a budget fetches."""
+    cells = [
+        (title, f"{row['bytes_over_mean_size']:.3f}", f"{row['requests_per_sample']:.3f}")
+        for name, title in _FETCHED.items()
+        if (row := record["bytes"].get(name)) is not None
+    ]
+    blocks = record["options"]["blocks"]
+    return Grid(
+        "an epoch at α = 0.618, without a cache",
+        ("", "bytes of a sample, × its mean size", "requests for a sample"),
+        cells,
+        f"{record['bytes']['whole']['samples']} samples in batches of {record['options']['batch_size']}; {blocks}.",
+    )
 
 
 def _shown(value: Any) -> str:
@@ -102,9 +163,11 @@ def fetched_bytes(address: str, fetch: str, options: argparse.Namespace) -> dict
     from budgetloader import BudgetLoader, Schedule
     from budgetloader.storage.dataset import RemoteDataset
 
-    far = RemoteDataset(address, fetch=fetch)
+    blocks = fetch == "blocks"
+    far = RemoteDataset(address, fetch="whole" if blocks else fetch)
     opened, mean = far.traffic, float(far.sizes.mean())
     shape: Any = {"batch_size": options.batch_size, "image_size": options.image_size, "engine": "native"}
+    shape |= {"sampling": options.blocks} if blocks else {}
     with BudgetLoader(far, schedule=Schedule.flat("0.618", epochs=1), **shape) as batches:
         samples = sum(len(labels) for _, labels in batches)
     done = far.traffic
@@ -176,28 +239,47 @@ def rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Nam
 
 
 def _rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    from budgetloader.block_order import Blocks
     from budgetloader.storage import open_file
 
     began = time.perf_counter()
     far: Any = open_file(address)
-    first_batch = time.perf_counter() - began + _run(far, options)["first"]
+    opened = time.perf_counter() - began
+    first = {"loader": opened + _run(far, options)["first"]}
+    first["blocks"] = opened + _run(far, options, sampling=options.blocks)["first"]
     sets = {"local": open_file(local), "loader": far, "cache": open_file(address, cache=folder / "cache")}
-    for one in (sets["local"], sets["cache"]):
-        _run(one, options)  # numba compiles, and the cache is filled
+    ways: dict[str, tuple[Any, str]] = {name: (one, "independent") for name, one in sets.items()}
+    ways["blocks"] = (far, options.blocks)
+    for name in ("local", "cache"):
+        _run(sets[name], options)  # numba compiles, and the cache is filled
     read, connections = obstore_reader(s3.bucket, "train.beton"), far.cost.connections
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in (*sets, "client")}
+    shape = Blocks.parse(options.blocks)
+    assert shape is not None, f"--blocks {options.blocks}: give blocks:BLOCK/BUFFER"
+    clients = {"client": 1, "client of blocks": shape.block}  # samples of a request
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in (*ways, *clients)}
     for _ in range(options.turns):
-        for name, one in sets.items():
-            turns[name].append(_run(one, options))
-        turns["client"].append({"rate": _plain(read, far, connections)})
-    boundaries = {name: _run(one, options, epochs=2)["boundary"] for name, one in sets.items()}
+        for name, (one, sampling) in ways.items():
+            turns[name].append(_run(one, options, sampling=sampling))
+        for name, samples in clients.items():
+            turns[name].append({"rate": _plain(read, far, connections, samples=samples)})
+    boundaries = {
+        name: _run(one, options, epochs=2, sampling=sampling)["boundary"] for name, (one, sampling) in ways.items()
+    }
     rates = {name: [turn["rate"] for turn in of] for name, of in turns.items()}
-    lower = [min(a, b) for a, b in zip(rates["local"], rates["client"], strict=True)]
+
+    bounds = {"loader": ("local", "client"), "blocks": ("local", "client of blocks"), "cache": ("local",)}
+
+    def over(name: str, bound: Callable[..., float]) -> float:
+        others = zip(*(rates[other] for other in bounds[name]), strict=True)
+        return statistics.median(a / bound(*turn) for a, turn in zip(rates[name], others, strict=True))
+
     return {
         "images_per_second": {name: statistics.median(of) for name, of in rates.items()},
-        "loader_over_the_lower": statistics.median(a / b for a, b in zip(rates["loader"], lower, strict=True)),
-        "cache_over_local": statistics.median(a / b for a, b in zip(rates["cache"], rates["local"], strict=True)),
-        "first_batch_seconds": first_batch,
+        "over_the_lower": {name: over(name, lambda *turn: min(turn)) for name in bounds},
+        "over_both": {
+            name: over(name, lambda *turn: 1 / sum(1 / one for one in turn)) for name in ("loader", "blocks")
+        },
+        "first_batch_seconds": first,
         "boundary_seconds": boundaries,
         "store": str(far.cost),
         "traffic": str(far.traffic),
@@ -206,7 +288,9 @@ def _rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Na
     }
 
 
-def _run(dataset: Any, options: argparse.Namespace, *, epochs: int = 1) -> dict[str, Any]:
+def _run(
+    dataset: Any, options: argparse.Namespace, *, epochs: int = 1, sampling: str = "independent"
+) -> dict[str, Any]:
     """Some epochs of a loader that begins with nothing: images per second, and seconds."""
     from budgetloader import BudgetLoader, Schedule
 
@@ -215,6 +299,7 @@ def _run(dataset: Any, options: argparse.Namespace, *, epochs: int = 1) -> dict[
         "image_size": options.image_size,
         "dtype": "uint8",
         "engine": "native",
+        "sampling": sampling,
     }
     with BudgetLoader(dataset, schedule=Schedule.full(epochs=epochs), seed=epochs, **shape) as batches:
         began, samples = time.perf_counter(), 0
@@ -225,16 +310,18 @@ def _run(dataset: Any, options: argparse.Namespace, *, epochs: int = 1) -> dict[
         return {"rate": samples / seconds, "first": first, "boundary": last, "verdict": batches.verdict()}
 
 
-def _plain(read: Callable[[int, int], Any], dataset: Any, connections: int) -> float:
-    """Every sample in an order of chance, fetched and dropped: samples per second."""
-    samples = np.random.default_rng(0).permutation(len(dataset))
-    spans = [(int(dataset.starts[i]), int(dataset.starts[i] + dataset.sizes[i])) for i in samples]
+def _plain(read: Callable[[int, int], Any], dataset: Any, connections: int, *, samples: int) -> float:
+    """Every sample, or every few neighbours, in an order of chance, fetched and dropped: samples per second."""
+    firsts = np.random.default_rng(0).permutation(np.arange(0, len(dataset), samples))
+    lasts = np.minimum(firsts + samples, len(dataset)) - 1
+    stops = dataset.starts[lasts] + dataset.sizes[lasts]
+    spans = list(zip(dataset.starts[firsts].tolist(), stops.tolist(), strict=True))
     with ThreadPoolExecutor(connections) as pool:
         list(pool.map(lambda span: read(*span), spans[:connections]))
         began = time.perf_counter()
         for _ in pool.map(lambda span: len(read(*span)), spans):
             pass
-        return len(spans) / (time.perf_counter() - began)
+        return len(dataset) / (time.perf_counter() - began)
 
 
 if __name__ == "__main__":

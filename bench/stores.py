@@ -26,9 +26,10 @@ from typing import Any
 
 from budgetloader.errors import LoaderError
 
-Fault = str  # "500", "503", "cut", "hang", "damaged"
+Fault = str  # "403", "500", "503", "cut", "hang", "damaged"
 HANG_SECONDS = 3.0
 USER, PASSWORD = "tester", "testers-own-secret"
+_OF_NGINX = ("client_body", "fastcgi", "proxy", "scgi", "uwsgi")  # folders that it makes, elsewhere than where it may
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -53,8 +54,15 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Served:
+    """A server on the loopback.
+
+    Attributes:
+        requests: that came.
+        sent_bytes: of the answers' bodies.
+    """
+
     def __init__(self) -> None:
-        self.requests = 0
+        self.requests = self.sent_bytes = 0
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"owner": self})
         self._server = _Server(("127.0.0.1", 0), handler)
@@ -69,6 +77,12 @@ class _Served:
         with self._lock:
             self.requests += 1
             return self.requests
+
+    def send(self, request: _Handler, data: bytes) -> None:
+        """Send a body, and count it."""
+        with self._lock:
+            self.sent_bytes += len(data)
+        request.wfile.write(data)
 
     def answer(self, request: _Handler) -> None:
         raise NotImplementedError
@@ -102,6 +116,10 @@ class RangeServer(_Served):
             return request.end_headers()
         data, wanted = self.files[name], re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
         start, stop = (int(wanted[1]), int(wanted[2] or len(data)) + 1) if wanted else (0, len(data))
+        if start >= len(data):
+            request.send_response(416)
+            request.send_header("Content-Length", "0")
+            return request.end_headers()
         part = data[start:stop]
         request.send_response(206 if wanted else 200)
         request.send_header("ETag", self.etag(name))
@@ -110,7 +128,8 @@ class RangeServer(_Served):
         if wanted:
             request.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(data)}")
         request.end_headers()
-        request.wfile.write(part)
+        if request.command != "HEAD":
+            self.send(request, part)
 
 
 @dataclass
@@ -151,7 +170,7 @@ class FaultProxy(_Served):
             time.sleep(HANG_SECONDS)
             request.close_connection = True
             return
-        if fault in ("500", "503"):
+        if fault in ("403", "500", "503"):
             request.send_response(int(fault))
             request.send_header("Content-Length", "0")
             return request.end_headers()
@@ -167,13 +186,13 @@ class FaultProxy(_Served):
             place = random.Random(number).randrange(len(data))  # another one each time, as chance has it
             data = data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :]
         if fault == "cut":
-            request.wfile.write(data[: len(data) // 2])
+            self.send(request, data[: len(data) // 2])
             request.wfile.flush()
             request.close_connection = True
             with contextlib.suppress(OSError):
                 request.connection.shutdown(socket.SHUT_RDWR)
             return
-        request.wfile.write(data)
+        self.send(request, data)
 
     def _ask(self, request: _Handler, body: bytes | None) -> tuple[int, list[tuple[str, str]], bytes]:
         upstream = http.client.HTTPConnection("127.0.0.1", self._to, timeout=30)
@@ -268,17 +287,50 @@ def serve_s3(folder: Path) -> Iterator[S3]:
         server.wait()
 
 
-def _wait_for(port: int, server: subprocess.Popen) -> None:
+def _wait_for(port: int, server: subprocess.Popen, path: str = "/minio/health/live") -> None:
     for _ in range(600):
         if server.poll() is not None:
-            raise LoaderError(f"the S3 server ended with status {server.returncode}")
+            raise LoaderError(f"the server of objects ended with status {server.returncode}")
         with contextlib.suppress(OSError):
             asked = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-            asked.request("GET", "/minio/health/live")
+            asked.request("GET", path)
             if asked.getresponse().status == 200:
                 return
         time.sleep(0.1)
-    raise LoaderError("the S3 server did not answer within a minute")
+    raise LoaderError("the server of objects did not answer within a minute")
+
+
+def nginx() -> str | None:
+    """The web server, where it is installed (Debian: `apt-get install nginx-light`)."""
+    return shutil.which("nginx") or next((path for path in ("/usr/sbin/nginx",) if os.access(path, os.X_OK)), None)
+
+
+@contextlib.contextmanager
+def serve_nginx(folder: Path) -> Iterator[str]:
+    """Run nginx on the loopback, with what stands in `folder`/files; gives its address.
+
+    Raises:
+        LoaderError: it is not installed, or it does not start.
+    """
+    program = nginx()
+    if program is None:
+        raise LoaderError("nginx is not installed; on Debian: apt-get install nginx-light")
+    (folder / "files").mkdir(exist_ok=True)
+    (folder / "files" / "ready").write_text("ready")
+    port, user = free_port(), "user root;\n" if os.geteuid() == 0 else ""
+    own = "".join(f"  {name}_temp_path {folder}/{name};\n" for name in _OF_NGINX)
+    (folder / "nginx.conf").write_text(
+        f"{user}daemon off;\nworker_processes 1;\npid {folder}/pid;\nevents {{ worker_connections 512; }}\n"
+        f"http {{\n  access_log off;\n{own}  server {{ listen 127.0.0.1:{port}; root {folder}/files; }}\n}}\n"
+    )
+    command = [program, "-e", str(folder / "log"), "-p", str(folder), "-c", str(folder / "nginx.conf")]
+    server = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(port, server, "/ready")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 @contextlib.contextmanager
@@ -296,7 +348,16 @@ def late(port: int, *, seconds: float) -> Iterator[int]:
 
 
 async def _be_late(own: int, port: int, seconds: float) -> None:
+    served = set()  # asyncio itself would let a connection that waits be collected
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.add(task := asyncio.current_task())
+        try:
+            await both(reader, writer)
+        finally:
+            served.discard(task)
+
+    async def both(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
         loop = asyncio.get_running_loop()
 

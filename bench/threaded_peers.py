@@ -59,7 +59,7 @@ def spdl_simplejpeg(work: Work, ratios: Sequence[Fraction]) -> Epochs:
     """SPDL's pipeline of threads over simplejpeg and OpenCV, the fastest that we know for it."""
     import torch
 
-    render = _renderer(work)
+    render = renderer(work)
     shape, dtype = (work.image_size, work.image_size, 3), np.dtype(work.dtype)
 
     def decode(path: str) -> np.ndarray:
@@ -93,8 +93,8 @@ def _spdl(work: Work, ratios: Sequence[Fraction], decode: Callable, collate: Cal
         yield cut(batches(), full, ratio)
 
 
-def _renderer(work: Work) -> Callable[[str, np.ndarray], None]:
-    """simplejpeg, and OpenCV's resize: a file's window into [size, size, 3] of the work's dtype."""
+def renderer(work: Work) -> Callable[[str | bytes, np.ndarray], None]:
+    """simplejpeg, and OpenCV's resize: a window of a file, or of a JPEG's bytes, to [size, size, 3] of the dtype."""
     import cv2
     import simplejpeg
 
@@ -104,9 +104,9 @@ def _renderer(work: Work) -> Callable[[str, np.ndarray], None]:
     slope = (1 / (255 * np.array(STD))).astype(np.float32)
     offset = (np.array(MEAN) / np.array(STD)).astype(np.float32)
 
-    def render(path: str, out: np.ndarray) -> None:
-        with open(path, "rb") as file:
-            pixels = simplejpeg.decode_jpeg(file.read(), fastdct=False, fastupsample=False)
+    def render(source: str | bytes, out: np.ndarray) -> None:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+        pixels = simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
         x, y, w, h = _window(pixels.shape[1], pixels.shape[0])
         image = cv2.resize(pixels[y : y + h, x : x + w], size, interpolation=how)
         if random.random() < 0.5:
@@ -128,7 +128,7 @@ def plain_threads(work: Work, ratios: Sequence[Fraction]) -> Epochs:
     """
     import torch
 
-    render, files = _renderer(work), _files(work)
+    render, files = renderer(work), _files(work)
     full = -(-len(files) // work.batch_size)
     shape = (work.batch_size, work.image_size, work.image_size, 3)
     ring = [np.empty(shape, np.dtype(work.dtype)) for _ in range(6)]

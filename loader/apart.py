@@ -12,6 +12,7 @@ import json
 import os
 import runpy
 import sys
+import sysconfig
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -37,11 +38,18 @@ def _main() -> None:
     folders, module = json.loads(sys.argv[1]), sys.argv[2]
     here = os.path.dirname(os.path.abspath(__file__))
     library = [folder for folder in sys.path if os.path.abspath(folder) != here]
-    own = [folder for folder in library if "-packages" not in folder]  # the standard library's
+    own = [folder for folder in library if _of_the_standard_library(folder)]
     rest = [folder for folder in (*folders, *library) if folder not in own]
     sys.path[:] = [*own, *dict.fromkeys(rest)]
     sys.argv[:] = [module, *sys.argv[3:]]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _of_the_standard_library(folder: str) -> bool:
+    """Whether a folder has Python's own modules: others, such as a checkout's that is installed, stand behind."""
+    own = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
+    within = folder.endswith(".zip") or any(folder == path or folder.startswith(path + os.sep) for path in own)
+    return within and "-packages" not in folder
 
 
 if __name__ == "__main__":

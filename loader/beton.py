@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from budgetloader.errors import DatasetError
-from budgetloader.fields import METADATA, TYPE_IMAGE, Field
+from budgetloader.fields import METADATA, TYPE_IMAGE, Field, Picture
 from budgetloader.fields import TYPE_FLOAT as TYPE_FLOAT
 from budgetloader.fields import TYPE_INT as TYPE_INT
 from budgetloader.limits import MAX_LABEL
@@ -279,7 +279,8 @@ class Writer:
             except DatasetError as error:
                 raise DatasetError(f"sample {self.count}: {error}") from None
             if not column.scalar:
-                self._fit(encoded[-1], f"its field {column.name!r}", "keep such values in a file of their own")
+                data = encoded[-1].data if isinstance(encoded[-1], Picture) else encoded[-1]
+                self._fit(data, f"its field {column.name!r}", "keep such values in a file of their own")
         return encoded
 
     def _fit(self, data: bytes, what: str, advice: str) -> None:
@@ -299,10 +300,13 @@ class Writer:
         self._end = start + len(data)
         return start
 
-    def _put(self, column: Field, data: bytes) -> Any:
+    def _put(self, column: Field, value: bytes | Picture) -> Any:
         """Write a value of another field; what stands for it in the index."""
+        data = value.data if isinstance(value, Picture) else value
         start = self._append(data or b"\0")  # FFCV finds a value by where it starts, which is its alone
         self._others.extend((self.count, start, len(data)))
+        if isinstance(value, Picture):
+            return (MODE_RAW if value.raw else MODE_JPEG, value.width, value.height, start)
         return start if FIELD_TYPES[column.type_id].names is None else (start, len(data))
 
     def __exit__(

@@ -58,6 +58,19 @@ def flattened(image: Image.Image, *, background: RGB) -> tuple[Image.Image, bool
     return Image.alpha_composite(canvas, layers).convert("RGB"), True
 
 
+def parted(image: Image.Image) -> tuple[Image.Image, Image.Image, bool]:
+    """Colours and alpha of an image: RGB, as they are beneath it, and L; and whether any pixel is transparent."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        image = _scaled(image)
+    if not image.has_transparency_data:
+        from PIL import Image
+
+        return image.convert("RGB"), Image.new("L", image.size, 255), False
+    layers = _with_alpha(image)
+    alpha = layers.getchannel("A")
+    return layers.convert("RGB"), alpha, alpha.getextrema() != (255, 255)
+
+
 def _scaled(image: Image.Image) -> Image.Image:
     """16-bit values in 8 bits, with alpha where one value stands for transparent pixels."""
     from PIL import Image

@@ -17,6 +17,7 @@ from budgetloader.colour import rgb_of, to_rgb
 from budgetloader.encoding import JPEGTRAN, LARGEST_SIDE, Encoded, Encoder
 from budgetloader.encoding_apart import encoders
 from budgetloader.errors import DatasetError
+from budgetloader.fields import Field, Picture
 from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels
 from budgetloader.parallel import in_order
 from budgetloader.paths import local
@@ -26,6 +27,7 @@ from budgetloader.scaled import values_of
 from budgetloader.sources import Source
 
 __all__ = ["Report", "Settings", "convert", "to_rgb"]
+_ALPHA = Field("alpha", "image", notes={"channels": 1})
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Settings:
         max_pixels: of an image; larger ones cannot be read, and are not decoded.
         raw: which images are stored as pixels, see `budgetloader.pixels.RawChoice`: a share from 0 to 1, "smart" or
             "smart:RATIO".
+        alpha: "flatten": transparent images are put on the background. "keep": each image gets a second image field
+            "alpha", its fourth channel as a grey JPEG of quality 100, and keeps the colours beneath it as they are.
         background: the colour that shows through where an image is transparent: a name, or #rrggbb.
     """
 
@@ -60,6 +64,7 @@ class Settings:
     background: str = "white"
     optimize: bool = True
     raw: float | str = 0
+    alpha: Literal["flatten", "keep"] = "flatten"
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -78,6 +83,10 @@ class Settings:
             raise DatasetError(f"subsampling {self.subsampling!r} is none of {', '.join(jpeg.SUBSAMPLINGS)}")
         if self.on_bad not in ("raise", "skip"):
             raise DatasetError(f"on_bad {self.on_bad!r} is none of raise, skip")
+        if self.alpha not in ("flatten", "keep"):
+            raise DatasetError(f"alpha {self.alpha!r} is none of flatten, keep")
+        if self.alpha == "keep" and self.lossless:
+            raise DatasetError("lossless keeps JPEGs, which have no alpha; leave it out, or alpha='keep'")
 
 
 @dataclass
@@ -156,19 +165,10 @@ def convert(
             names it), `path` exists, the disk is full.
     """
     settings = settings or Settings()
-    _check_labels(source)
-    if settings.lossless and not shutil.which(JPEGTRAN):
-        raise DatasetError(f"lossless conversion needs {JPEGTRAN}; install libjpeg-turbo-progs")
+    _check(source, settings, resume=resume)
     encode = Encoder(source, settings)
-    notes = {
-        "writer": "budgetloader",
-        "classes": source.classes,
-        "quality": encode.quality,
-        "subsampling": encode.subsampling,
-        "interval": settings.interval,
-    }
-    report = Report()
-    fields = [one.field for one in source.columns]
+    notes, report = _notes(source, encode, settings), Report()
+    fields = [*([_ALPHA] if settings.alpha == "keep" else []), *(one.field for one in source.columns)]
     what: Any = {"capacity": len(source), "notes": notes, "fields": fields, "labelled": bool(len(source.labels))}
     with (
         resumable(local(path), source, settings, resume=resume) as journal,
@@ -191,15 +191,32 @@ def convert(
     return report
 
 
+def _notes(source: Source, encode: Encoder, settings: Settings) -> dict[str, Any]:
+    return {
+        **source.notes,
+        "writer": "budgetloader",
+        "classes": source.classes,
+        "quality": encode.quality,
+        "subsampling": encode.subsampling,
+        "interval": settings.interval,
+    }
+
+
 def _write(writer: Writer, source: Source, i: int, encoded: Encoded) -> None:
     size = {"width": encoded.width, "height": encoded.height}
     label = int(source.labels[i]) if len(source.labels) else None
     values = values_of(source, i, **size, scale=encoded.scale)
+    if encoded.alpha:
+        values[_ALPHA.name] = Picture(encoded.alpha, encoded.width, encoded.height)
     writer.add(encoded.data, **size, label=label, values=values, mode=MODE_RAW if encoded.raw else MODE_JPEG)
 
 
-def _check_labels(source: Source) -> None:
-    """Refuse labels that no class has."""
+def _check(source: Source, settings: Settings, *, resume: bool) -> None:
+    """Refuse what cannot be converted so, and labels that no class has."""
+    if resume and settings.alpha == "keep":
+        raise DatasetError("alpha='keep' cannot be resumed, which knows one image of each sample; leave resume out")
+    if settings.lossless and not shutil.which(JPEGTRAN):
+        raise DatasetError(f"lossless conversion needs {JPEGTRAN}; install libjpeg-turbo-progs")
     if source.columns and not len(source.labels):
         return
     most = len(source.classes) - 1 if source.classes else MAX_LABEL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +19,14 @@ from budgetloader.ordinary import printable
 from budgetloader.packed import parquet_source, shard_source
 from budgetloader.paths import local
 from budgetloader.sources import SUFFIXES, Filled, Source, image_of, open_source
+from budgetloader.streamed import streamed_source
 from budgetloader.tars import Labelled, label_members, members_of_tar, open_regular
+
+_MOST_LOOKED_AT = 40  # entries of a folder
 
 
 def any_source(path: str | Path, *, split: str = "train", max_pixels: int = MAX_PIXELS) -> Source:
-    """The source that a path is: a `.beton`, a tar, Parquet, a folder of class folders, or one with CIFAR's pickles.
+    """The source that a path is: a `.beton`, a tar, Parquet, MDS, LitData's chunks, or what `open_source` knows.
 
     Raises:
         DatasetError: it is none; says what to do with a file of that kind.
@@ -32,9 +36,24 @@ def any_source(path: str | Path, *, split: str = "train", max_pixels: int = MAX_
         return beton_source(found, max_pixels=max_pixels)
     if found.is_file() and found.name.lower().endswith(".tar"):
         return shard_source(found, max_pixels=max_pixels) or tar_source(found, max_pixels=max_pixels)
-    if found.suffix.lower() == ".parquet" or any(any(found.glob(there)) for there in ("*.parquet", "data/*.parquet")):
+    if found.suffix.lower() == ".parquet" or (found.is_dir() and _has_parquet(found)):
         return parquet_source(found, split=split, max_pixels=max_pixels)
+    streamed = streamed_source(found, split=split, max_pixels=max_pixels) if found.is_dir() else None
+    if streamed is not None:
+        return streamed
     return open_source(found, split=split, max_pixels=max_pixels)
+
+
+def _has_parquet(folder: Path, *, deep: int = 2) -> bool:
+    """Whether Parquet files lie in a folder, or in the folders in it, as Hugging Face's repositories have them.
+
+    Of a folder a few entries are looked at: one of a class may have a million, none of which is Parquet.
+    """
+    with os.scandir(folder) as entries:
+        some = list(itertools.islice(entries, _MOST_LOOKED_AT))
+    if any(entry.name.endswith(".parquet") for entry in some):
+        return True
+    return deep > 0 and any(_has_parquet(Path(entry.path), deep=deep - 1) for entry in some if entry.is_dir())
 
 
 def beton_source(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:
@@ -43,9 +62,22 @@ def beton_source(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:
     names = [f"sample {sample} of {dataset.path}" for sample in range(len(dataset))]
     labels = np.empty(0, np.int64) if dataset.label_field is None else dataset.labels
     made = _jpegs(lambda i: dataset.jpeg(i).tobytes(), names, labels, dataset.classes, max_pixels=max_pixels)
+    if len(dataset.raw):
+        made = dataclasses.replace(made, load=_or_pixels(dataset, made.load), read=None, plain=False)
     others = [name for name in dataset.fields if name not in (dataset.image_field, dataset.label_field)]
     columns = [dataset.column(name) for name in others]
     return dataclasses.replace(made, columns=tuple(Filled(column.field, column) for column in columns))
+
+
+def _or_pixels(dataset: Dataset, decoded: Callable[[int], Any]) -> Callable[[int], Any]:
+    """What gives the image of a sample, of which some are stored as pixels."""
+    from PIL import Image
+
+    def load(i: int) -> Image.Image:
+        size = int(dataset.widths[i]), int(dataset.heights[i])
+        return Image.frombytes("RGB", size, dataset.jpeg(i).tobytes()) if dataset.raw[i] else decoded(i)
+
+    return load
 
 
 def tar_source(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Source:

@@ -6,6 +6,8 @@ map.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
 import stat
 import zlib
@@ -63,6 +65,7 @@ class Dataset:
         self.path = local(path)
         self._max_pixels = check_max_pixels(max_pixels)
         self._verify, self.mapped = verify, mapped
+        self._others: dict[str, Dataset] = {}
         self._open_file()
         try:
             self._read_index(label_field, image_field)
@@ -112,9 +115,32 @@ class Dataset:
         """A field's values: `column(name)[3]`, `[[5, 1]]` or `[:]`. See `budgetloader.columns.Column`.
 
         Raises:
-            DatasetError: there is no such field, it is an image, or its entries in the index are damaged.
+            DatasetError: there is no such field, or its entries in the index are damaged.
         """
         return self._columns.get(name)
+
+    def image(self, name: str) -> Dataset:
+        """The same samples with another image of theirs: a dataset whose `jpeg`, sizes and so on are that image's.
+
+        Checksums are of the file's first image alone.
+
+        Args:
+            name: of an image field.
+
+        Raises:
+            DatasetError: there is no such image, or its entries in the index are damaged.
+        """
+        if name == self.image_field:
+            return self
+        if name not in self._others:
+            other = copy.copy(self)
+            other._others, other._verify = {}, False
+            try:
+                other._read_index(self.label_field, name)
+            except DatasetError as error:
+                raise DatasetError(f"{self.path}: {error}") from None
+            self._others[name] = other
+        return self._others[name]
 
     def check_unchanged(self) -> None:
         """Refuse a file that somebody has cut short or written to: its samples are not those of the index.
@@ -168,6 +194,11 @@ class Dataset:
             raise DatasetError(f"{self.path} ends before byte {start + size:,}; it was cut short while it was in use")
         return np.frombuffer(data, np.uint8)
 
+    def will_need(self, start: int, stop: int) -> None:
+        """Have the system read a part of the file into its page cache, while others are worked on."""
+        with contextlib.suppress(OSError):  # a file system that cannot is read when it is needed
+            os.posix_fadvise(self._file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
+
     def _check_sum(self, sample: int, data: np.ndarray) -> None:
         assert self.checksums is not None
         if zlib.crc32(data.data) != self.checksums[sample]:
@@ -195,6 +226,7 @@ class Dataset:
             [int(kind) for kind in fields["type_id"]], self.fields, label_field, image_field
         )
         self.image_field, self.label_field = self.fields[image], None if label is None else self.fields[label]
+        first = [int(kind) for kind in fields["type_id"]].index(beton.TYPE_IMAGE)  # which the notes are of
         samples = self._metadata(fields, count, start=end)
         images = samples[f"f{image}"]
         self._check_images(images)
@@ -206,15 +238,20 @@ class Dataset:
         without = np.broadcast_to(np.int64(-1), count)
         self.labels = without if label is None else samples[f"f{label}"].astype(np.int64)
         self.starts = images["data_ptr"].astype(np.int64)
-        self.sizes = _sizes(self.starts, table, end=table_start, most=max_bytes(self._max_pixels))
+        ends = {"end": table_start, "most": max_bytes(self._max_pixels)}
+        self.sizes = _sizes(self.starts, table, **ends)
         beton.check_raw(self.raw, self.heights, self.widths, self.sizes)
-        self.fingerprint = beton.fingerprint(samples, self.sizes)
-        if self.notes.get("fingerprint", self.fingerprint) != self.fingerprint:
+        self.fingerprint = written = beton.fingerprint(samples, self.sizes)
+        if image != first and "fingerprint" in self.notes:
+            written = beton.fingerprint(
+                samples, _sizes(samples[f"f{first}"]["data_ptr"].astype(np.int64), table, **ends)
+            )
+        if self.notes.get("fingerprint", written) != written:
             raise DatasetError("its index is damaged: it is not the one that was written; convert it again")
         self._columns = Columns(
             self, fields, samples, notes=self.notes.get("fields"), end=table_start, most=int(header["page_size"])
         )
-        self.checksums = beton.parse_checksums(self.notes, count, self._read)
+        self.checksums = beton.parse_checksums(self.notes, count, self._read) if image == first else None
         self._check_labels()
 
     def _metadata(self, fields: np.ndarray, count: int, *, start: int) -> np.ndarray:

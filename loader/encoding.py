@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from budgetloader import jpeg
 from budgetloader.beton import PAGE_BYTES
-from budgetloader.colour import flattened, rgb_of
+from budgetloader.colour import flattened, parted, rgb_of
 from budgetloader.errors import DatasetError
 from budgetloader.limits import check_pixels, check_scans
 from budgetloader.pixels import RawChoice
@@ -29,6 +29,7 @@ class Encoded:
     Attributes:
         problem: why it cannot be stored.
         scale: by what its width and its height were multiplied.
+        alpha: with settings.alpha="keep", its fourth channel as a grey JPEG.
     """
 
     data: bytes = b""
@@ -41,9 +42,22 @@ class Encoded:
     problem: str = ""
     raw: bool = False
     scale: tuple[float, ...] = (1.0, 1.0)
+    alpha: bytes = b""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", tuple(self.scale))  # JSON makes a list of it
+
+    def packed(self) -> tuple[dict[str, Any], bytes]:
+        """What JSON can say of it, and all of its bytes; `unpacked` takes both."""
+        fields = {**asdict(replace(self, data=b"", alpha=b"")), "alpha": len(self.alpha)}
+        del fields["data"]
+        return fields, self.data + self.alpha
+
+    @classmethod
+    def unpacked(cls, fields: dict[str, Any], content: bytes) -> Encoded:
+        """The same again."""
+        at = len(content) - fields["alpha"]
+        return cls(**{**fields, "data": content[:at], "alpha": content[at:]})
 
 
 class Encoder:
@@ -91,7 +105,11 @@ class Encoder:
     def _encode(self, image: Image.Image, *, raw: bool) -> Encoded:
         settings, mode, before = self._settings, image.mode, image.size
         check_pixels(*image.size, most=settings.max_pixels)
-        image, transparent = flattened(image, background=self._background)
+        layer: Image.Image | None = None
+        if settings.alpha == "keep":
+            image, layer, transparent = parted(image)
+        else:
+            image, transparent = flattened(image, background=self._background)
         longest = max(image.size)
         resized = settings.max_side is not None and longest > settings.max_side
         if settings.max_side is not None and resized:
@@ -99,21 +117,19 @@ class Encoder:
 
             width, height = (max(1, round(side * settings.max_side / longest)) for side in image.size)
             image = image.resize((width, height), Image.Resampling.LANCZOS)
+            layer = layer and layer.resize((width, height), Image.Resampling.LANCZOS)
         if max(image.size) > LARGEST_SIDE:
             raise DatasetError(f"a side of {longest:,} pixels is over JPEG's {LARGEST_SIDE:,}; use --max-side")
+        how: dict[str, Any] = {"interval": settings.interval, "optimize": settings.optimize}
         size = 3 * image.width * image.height
         fits = size <= PAGE_BYTES  # else it is a JPEG all the same
         if not (raw and fits):
-            how: dict[str, Any] = {
-                "subsampling": self.subsampling,
-                "interval": settings.interval,
-                "optimize": settings.optimize,
-            }
-            data = jpeg.encode(image, quality=self.quality, **how)
+            data = jpeg.encode(image, quality=self.quality, subsampling=self.subsampling, **how)
             raw = fits and self._raw.pays(pixel_bytes=size, jpeg_bytes=len(data))
         stored = image.tobytes() if raw else data
         scale = (image.width / before[0], image.height / before[1])
-        return Encoded(stored, *image.size, mode, transparent, resized, raw=raw, scale=scale)
+        alpha = b"" if layer is None else jpeg.encode(layer, quality=100, subsampling="4:4:4", **how)
+        return Encoded(stored, *image.size, mode, transparent, resized, raw=raw, scale=scale, alpha=alpha)
 
 
 def _why(error: Exception) -> str:

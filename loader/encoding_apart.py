@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
@@ -90,7 +90,7 @@ class _Worker:
                 f"a process that converts ended with status {status} at image {number} (-9: the memory was full?); "
                 "give fewer --threads"
             ) from None
-        return Encoded(content, **fields)
+        return Encoded.unpacked(fields, content)
 
     def close(self) -> None:
         """End the process, which may be at work."""
@@ -121,12 +121,10 @@ def _serve(settings: SimpleNamespace, requests: BinaryIO, answers: BinaryIO) -> 
     while head := requests.read(_REQUEST.size):
         number, size = _REQUEST.unpack(head)
         held = _read(requests, size)
-        encoded = encoder(number)
-        fields = asdict(replace(encoded, data=b""))
-        del fields["data"]
+        fields, content = encoder(number).packed()
         said = json.dumps(fields).encode()
-        answers.write(_ANSWER.pack(len(said), len(encoded.data)) + said)
-        answers.write(encoded.data)
+        answers.write(_ANSWER.pack(len(said), len(content)) + said)
+        answers.write(content)
         answers.flush()
 
 

@@ -52,6 +52,22 @@ _NAME = re.compile(rf"[\x21-\x7e]{{1,{NAME_BYTES}}}")
 
 
 @dataclass(frozen=True)
+class Picture:
+    """An image of a sample beside its first one, as it is stored.
+
+    Args:
+        data: a whole JPEG, or where `raw` pixels: uint8 [height, width, 3].
+        width, height: pixels.
+        raw: whether it is pixels.
+    """
+
+    data: bytes
+    width: int
+    height: int
+    raw: bool = False
+
+
+@dataclass(frozen=True)
 class Field:
     """One field of a file's samples.
 
@@ -59,13 +75,14 @@ class Field:
         name: 1 … 16 letters of ASCII, without spaces.
         kind: "int" (int64), "float" (float64), "bytes", "json" (whatever JSON can say), "text" (a str), "array" or
             "tensor" (FFCV's NDArrayField and TorchTensorField: an array of one shape and dtype), "list" (as many
-            entries as a sample has, each of one shape and dtype; FFCV sees bytes), "image".
+            entries as a sample has, each of one shape and dtype; FFCV sees bytes), "image" (a `Picture`; FFCV's
+            RGBImageField).
         dtype: of an array, a tensor or a list: numpy's name of a dtype of numbers.
         shape: of an array or a tensor; of a list, that of one entry.
         role: "boxes" (left, top, right, bottom), "points" (x, y, and perhaps whether it is visible), in pixels of the
             stored image, or "mask" (bytes of a PNG of the image's size): they follow the image's crop and flip.
         notes: what else is known of it, JSON-able: "classes" are names for its numbers, "mirrored" the places that a
-            mirrored sample's points take.
+            mirrored sample's points take, "channels" those of an image.
 
     Raises:
         DatasetError: a name, a dtype or a shape that a file cannot hold.
@@ -278,7 +295,16 @@ def _fits(array: np.ndarray, dtype: np.dtype) -> bool:
     return not array.size or (int(array.min()) >= limits.min and int(array.max()) <= limits.max)
 
 
+def _picture(_: Field, value: Any) -> Picture:
+    if not isinstance(value, Picture):
+        raise TypeError("give a budgetloader.fields.Picture")
+    if not (0 < value.width < 1 << 16 and 0 < value.height < 1 << 16):
+        raise ValueError(f"it is of {value.width} × {value.height} pixels, and a side has 1 … 65,535")
+    return value
+
+
 _ENCODERS = {
+    "image": _picture,
     "int": _int,
     "float": _float,
     "bytes": _bytes,

@@ -134,6 +134,14 @@ class JoinedDataset:
             return Scalars(self.parts[0].column(name).field, self.labels)
         return Joined([part.column(name) for part in self.parts])
 
+    def image(self, name: str) -> JoinedDataset:
+        """See `Dataset.image`.
+
+        Raises:
+            DatasetError: a part has no such image.
+        """
+        return JoinedDataset([part.image(name) for part in self.parts])
+
     @property
     def path(self) -> str:
         """The files' names, for messages."""

@@ -77,10 +77,10 @@ def interval_for(width_mcus: int, *, most: int) -> int:
 def encode(
     image: Image.Image, *, quality: int, subsampling: Subsampling, interval: int = 2, optimize: bool = True
 ) -> bytes:
-    """An RGB image as an indexed baseline JPEG.
+    """An image as an indexed baseline JPEG.
 
     Args:
-        image, quality, subsampling: mode RGB; 1 … 100, libjpeg's scale; of the chroma.
+        image, quality, subsampling: mode RGB, or L with "4:4:4"; 1 … 100, libjpeg's scale; of the chroma.
         interval: the most MCUs per segment (see `interval_for`).
         optimize: Huffman tables of its own: they pay for the markers' bytes.
     """

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from budgetloader import engines, options
-from budgetloader.arguments import check_count, check_seed
+from budgetloader.arguments import check_seed
 from budgetloader.batch import Batch
 from budgetloader.choosing import Choosing
 from budgetloader.dataset import Dataset
-from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Engine, Job, OnCorrupt, Output
+from budgetloader.engines.base import Engine, Job, OnCorrupt, Output
 from budgetloader.errors import EngineError, ScheduleError
 from budgetloader.feed import Closing, Feed
 from budgetloader.joined import Mixture
@@ -73,13 +73,13 @@ class BudgetLoader(Choosing, Closing):
         crop: "resized": random resized crop; "pad": the whole image, shifted by up to 4 of its pixels, for images
             that are all of one size; "auto": "pad" where all images are n × n with n up to 64, else "resized"
             (`crop` and `crop_reason` say which and why). It does not depend on image_size.
-        mean, std: for the normalisation, of red, green and blue, on the scale 0 … 1.
-        decode_scaling, fast_decode: decode windows at 1/2 … 1/8 where that is enough, and less exactly: docs/speed.md.
+        mean, std: for the normalisation, of each channel, on the scale 0 … 1; default: ImageNet's.
+        decode_scaling, fast_decode: decode windows at 1/2 … 1/8 where that is enough, less exactly: docs/speed.md.
         workers: threads of the engine; default: one per core.
         prefetch: batches under way ahead of the trainer.
-        rank, world_size: this process's share of each batch; default: torch.distributed's where it is
-            initialised, else 0 of 1.
-        sampling: "independent", "cyclic" or "static"; see `budgetloader.order.Order`.
+        rank, world_size: this process's share of each batch; default: torch.distributed's, else 0 of 1.
+        sampling: "independent", "cyclic" or "static", see `budgetloader.order.Order`; or "blocks" (of neighbours in the
+            file, for slow storage), also as "blocks:BLOCK/BUFFER", see `budgetloader.block_order.BlockOrder`.
         samples: a subset to train (or, with train=False, to evaluate) on: numbers of samples, each once, a boolean
             mask with an entry per sample of the set, or a condition such as "height >= 256 and label in (3, 5)" (see
             `budgetloader.where`). An epoch is then ⌊α·⌈n/B⌉⌋ batches of its n samples.
@@ -96,16 +96,17 @@ class BudgetLoader(Choosing, Closing):
             [crops, batch, 3, …].
         on_corrupt: "raise" an error that names the sample, or "replace" it by one that (seed, epoch,
             position) determines, counted in `stats`.
-        verify: compare each sample's bytes with the checksum that the file has of them, whenever they are read. A
-            sample that differs counts as one that does not decode.
+        verify: compare each sample's bytes with the file's checksum, whenever they are read. A sample that differs
+            counts as one that does not decode.
         label_field: the integer field of the file that holds the labels; see `Dataset`.
         cache: a folder on a local disk that keeps what was fetched of files in object storage, for other epochs, runs
             and processes; None: nothing is kept but their indices.
         cache_bytes: the most that samples may take there; None: as much as they need.
         targets: what a batch gives in place of labels: the name of a field of the file, an array [D, …] by sample, a
             function of ids (int64 [batch]), or a tuple or a dict of them; see `budgetloader.targets`.
-        with_ids: True yields (images, labels, ids), ids int64 [batch]: the numbers in the file of the samples that
-            are shown (of a replaced sample: that of the one that stands in for it).
+        with_ids: True yields (images, labels, ids), ids int64 [batch]: the numbers of the samples that are shown (not
+            of those that they stand in for).
+        channels: 3; 1 for grey, the luma of an image; 4 with alpha, which `budgetloader convert --alpha keep` stores.
 
     Attributes:
         dataset: the open dataset.
@@ -119,10 +120,9 @@ class BudgetLoader(Choosing, Closing):
         stats: one `EpochStats` for each iteration.
 
     Yields:
-        images [batch, 3, image_size, image_size], of the epoch's size, and labels int64 [batch], or the targets that
-        were asked for. They stay valid for as long as they are kept. On a GPU they are ready for work that is queued on
-        the stream that is the current one when they are taken; before another stream uses them, have it wait, and call
-        record_stream.
+        images [batch, channels, h, w], of the epoch's size, and labels int64 [batch], or the targets that were asked
+        for. They stay valid for as long as they are kept. On a GPU they are ready for work that is queued on the stream
+        that is the current one when they are taken; before another stream uses them, have it wait, and record_stream.
 
     Raises:
         LoaderError: what cannot be, with what to do about it: `ScheduleError`, `DatasetError`, `EngineError`, or,
@@ -132,7 +132,7 @@ class BudgetLoader(Choosing, Closing):
     drop_last = False
     stats: list[EpochStats]
     _iteration: object = None
-    _counted = 0
+    _counted = (0, 0)
 
     def __init__(
         self,
@@ -149,8 +149,8 @@ class BudgetLoader(Choosing, Closing):
         layout: str = "channels_last",
         interpolation: Interpolation = "antialias",
         crop: str = "auto",
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
+        mean: Sequence[float] | float | None = None,
+        std: Sequence[float] | float | None = None,
         decode_scaling: bool = False,
         fast_decode: bool = False,
         workers: int | None = None,
@@ -171,24 +171,24 @@ class BudgetLoader(Choosing, Closing):
         cache_bytes: float | None = None,
         targets: Any = None,
         with_ids: bool = False,
+        channels: int = 3,
         **unexpected: NoReturn,
     ) -> None:
         options.refuse_unexpected(unexpected, known=_KEYWORDS)
-        batch_size = check_count(batch_size, what="batch_size")
         self.schedule, self.seed, self._train, self._with_ids = schedule, check_seed(seed), train, with_ids
         device, shard = engines.check_device(device), local_shard(rank, world_size)
-        self.dataset: Any = options.open_dataset(path, cache, cache_bytes, verify=verify, label_field=label_field)
+        self.dataset = options.open_dataset(path, cache, cache_bytes, verify=verify, label_field=label_field)
         self.crop, self.crop_reason = options.choose_crop(crop, self.dataset)
         drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop, "on_corrupt": on_corrupt}
         drawn |= {"wanted": Wanted(sampling, where(self.dataset, samples), weights, selection), "shard": shard}
         self._planner, self._cursor = options.make_plans(self.dataset, train=train, schedule=schedule, **drawn)
         self._views = Views(self.dataset, train=train, views=views, crops=crops, crop=self.crop, seed=self.seed)
         self.image_sizes = sizes = image_sizes(image_size, epochs=len(self._planner.steps))
-        shown = sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std
+        shown: Any = sizes.largest, str(dtype), layout, device, interpolation, self.crop, mean, std, decode_scaling
         pace: Any = {"ranks": shard.world_size if train else 1, "workers": workers, "prefetch": prefetch}
         pace |= {"sizes": sizes, "views": self._views, "on_corrupt": on_corrupt}
-        self._job = options.make_job(self._planner, self.dataset, Output(*shown, decode_scaling, fast_decode), **pace)
-        self._targets = Targets(targets, self.dataset, job=self._job, views=self._views.count)
+        self._job = options.make_job(self._planner, self.dataset, Output(*shown, fast_decode, channels), **pace)  # type: ignore[call-arg]
+        self._targets = Targets(targets, self.dataset, job=self._job)
         self.batch_size, self.num_workers = self._job.batch_size // self._views.count, self._job.workers
         self.stats, self._dropped, self._busy = [], {}, BusySince(self.dataset)
         stage = options.make_stage(transform, seed=self.seed, targets=self._targets, views=self._views.count)
@@ -324,7 +324,8 @@ class BudgetLoader(Choosing, Closing):
             set_share=self._share(epoch),
         )
         # What the engine decoded for it when it was iterated over before is in that time's entry.
-        self._counted = sum(earlier.samples_decoded for earlier in self.stats if earlier.epoch == epoch)
+        again = [earlier for earlier in self.stats if earlier.epoch == epoch]
+        self._counted = sum(one.samples_decoded for one in again), sum(one.samples_shared for one in again)
         self.stats.append(stats)
         self._busy.next_epoch()
         began = asked = time.perf_counter()
@@ -352,7 +353,8 @@ class BudgetLoader(Choosing, Closing):
         stats.seconds = time.perf_counter() - began
         if self._engine is not None:
             self._busy.measure(stats, self._engine.work)
-            stats.samples_decoded = self._engine.work.decoded(stats.epoch) - self._counted
+            stats.samples_decoded = self._engine.work.decoded(stats.epoch) - self._counted[0]
+            stats.samples_shared = self._engine.work.shared(stats.epoch) - self._counted[1]
 
     def _next_batch(self) -> Batch:
         engine = self._check_open()
@@ -370,7 +372,8 @@ class BudgetLoader(Choosing, Closing):
             raise
 
     def _item(self, batch: Batch) -> tuple:
-        item: tuple = self._views.split(batch.images, self._targets(batch), transformed=batch.transformed)
+        each = self._targets.each
+        item: tuple = self._views.split(batch.images, self._targets(batch), transformed=batch.transformed, each=each)
         if not self._with_ids and not self._learns:
             return item
         import torch

@@ -23,6 +23,7 @@ from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerL
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
+from budgetloader.sharding import is_list, open_list
 from budgetloader.sizes import SizeSchedule
 from budgetloader.storage import open_file
 from budgetloader.tars import is_ordinary, open_ordinary
@@ -39,7 +40,6 @@ _WHAT_TO_USE = {  # keywords that torch's DataLoader, FFCV's Loader or a dataset
     "drop_last": "leave it out: batches are whole, but for the last one of a full epoch, which is a part of it",
     "collate_fn": "leave it out: batches are tensors (images, labels)",
     "target_transform": "give targets=…, a field's name, an array by sample or a function of ids, or transform=…",
-    "channels": "images have three; a grey image's are equal, so that images[:, :1] is the image itself",
     "pin_memory": "leave it out, and give device='cuda': batches are copied there ahead of you",
     "pin_memory_device": "leave it out, and give device='cuda:0': batches are copied there ahead of you",
     "timeout": "leave it out: what cannot be read is an error, and not waited for",
@@ -91,6 +91,8 @@ def open_dataset(
     if isinstance(path, (str, os.PathLike)):
         if is_ordinary(path) and cache is None and cache_bytes is None:
             return open_ordinary(path, verify=verify, label_field=label_field)
+        if is_list(path):
+            return open_list(path, verify=verify, label_field=label_field, **stored)
         return open_file(path, verify=verify, label_field=label_field, **stored)
     if isinstance(path, (list, tuple, Mixture)):
         return join(path, verify=verify, label_field=label_field, **stored)
@@ -149,6 +151,7 @@ def make_plans(
         ScheduleError: the schedule is missing, or evaluation was given one.
     """
     check_choice(on_corrupt, ("raise", "replace"), what="on_corrupt")
+    batch_size = check_count(batch_size, what="batch_size")
     planner: PlannerLike
     if train:
         drawn: Any = {"batch_size": batch_size, "seed": seed, "wanted": wanted, "shard": shard, "crop": crop}
@@ -209,6 +212,7 @@ def make_job(
         on_corrupt=on_corrupt,
         replacement=views.replacement(planner.replacement),
         sizes=sizes.distinct,
+        views=views.count,
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Literal, get_args
 
 import numpy as np
 
@@ -19,7 +18,8 @@ from budgetloader.arguments import check_choice, check_seed
 from budgetloader.budget import Budget
 from budgetloader.errors import ScheduleError
 
-Sampling = Literal["independent", "cyclic", "static"]
+Sampling = str  # one of these words, or "blocks", which is `budgetloader.block_order`'s
+OWN_ORDERS = ("independent", "cyclic", "static")
 _ROUNDS = 16  # even; at 8 the permutations of 5 elements are measurably uneven, at 12 no longer
 _MIX = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))  # MurmurHash3's finaliser
 _HALF, _FOLD = np.uint64(32), np.uint64(33)
@@ -96,7 +96,7 @@ class Order:
     """
 
     def __init__(self, budget: Budget, *, seed: int, sampling: Sampling = "independent") -> None:
-        check_choice(sampling, get_args(Sampling), what="sampling", error=ScheduleError)
+        check_choice(sampling, OWN_ORDERS, what="sampling", error=ScheduleError)
         self.budget, self.seed, self.sampling = budget, check_seed(seed), sampling
         self.identity: dict[str, str] = {}  # a loader's state has the seed and the sampling anyway
         self._starts = [0]

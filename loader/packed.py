@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -21,10 +21,11 @@ from budgetloader.tars import Member, members_of_tar, open_regular
 if TYPE_CHECKING:
     from PIL import Image
 
+Values: TypeAlias = list[tuple[str, list[Any]]]  # columns: a name, and a value for each image
 _SPLITS = ("train", "val", "dev", "test")
 _TEXT_BYTES = 8 << 20  # of a member that is no image: a page of the file
 _GROUPS = 4  # of Parquet's rows, held at a time
-_IMAGE_NAMES = ("image", "img", "jpg", "png", "picture")
+IMAGE_NAMES = ("image", "img", "jpg", "png", "picture")
 
 
 def shard_source(path: Path, *, max_pixels: int = MAX_PIXELS) -> Source | None:
@@ -68,7 +69,8 @@ def shard_source(path: Path, *, max_pixels: int = MAX_PIXELS) -> Source | None:
         assert member is not None, "samples without an image were left out"
         return _pread(file.fileno(), member, most=16 * max_pixels + max_bytes(1), path=path)
 
-    return _source(list(kept), read, found.get("cls", []), (), columns, path=path, max_pixels=max_pixels)
+    load = functools.partial(_load, read, max_pixels)
+    return source_of(list(kept), found.get("cls", []), (), columns, path=path, load=load, read=read)
 
 
 def parquet_source(path: Path, *, split: str = "train", max_pixels: int = MAX_PIXELS) -> Source:
@@ -79,16 +81,16 @@ def parquet_source(path: Path, *, split: str = "train", max_pixels: int = MAX_PI
 
     Args:
         path: the file or the folder.
-        split: of a folder: the files that begin with this word, such as "train"; all, where none begins with a split's
-            name.
+        split: of a folder: the files that begin with this word, such as "train", or lie in folders that do; all, where
+            none begins with a split's name.
         max_pixels: of an image.
 
     Raises:
         DatasetError: pyarrow is not installed, or it has no images.
     """
     files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    chosen = [one for one in files if one.name.startswith(split)]
-    if path.is_dir() and not chosen and any(one.name.startswith(_SPLITS) for one in files):
+    chosen = [one for one in files if _of_split(one, path, split)]
+    if path.is_dir() and not chosen and any(_of_split(one, path, _SPLITS) for one in files):
         there = ", ".join(file.name for file in files[:9])
         raise DatasetError(f"{path} has no .parquet that begins with {split!r}; it has {there}")
     files = (chosen or files) if path.is_dir() else files
@@ -103,7 +105,13 @@ def parquet_source(path: Path, *, split: str = "train", max_pixels: int = MAX_PI
         else:
             columns.append((other, values))
     names = [f"row {i} of {path.name}" for i in range(groups.count)]
-    return _source(names, groups.read, labels, classes, columns, path=path, max_pixels=max_pixels)
+    load = functools.partial(_load, groups.read, max_pixels)
+    return source_of(names, labels, classes, columns, path=path, load=load, read=groups.read)
+
+
+def _of_split(file: Path, root: Path, split: str | tuple[str, ...]) -> bool:
+    """Whether a file's name, or that of a folder between it and the root, begins with a split's."""
+    return any(part.startswith(split) for part in file.relative_to(root).parts) if file != root else False
 
 
 class _Groups:
@@ -121,7 +129,7 @@ class _Groups:
         schema = self._files[0].schema_arrow
         features = _features(schema.metadata or {})
         said = [name for name, one in features.items() if one.get("_type") == "Image"]
-        self.image = next((name for name in (*said, *_IMAGE_NAMES) if _holds_bytes(schema, name)), "")
+        self.image = next((name for name in (*said, *IMAGE_NAMES) if _holds_bytes(schema, name)), "")
         if not self.image:
             raise DatasetError(f"{path} has no column of images' bytes; it has {', '.join(schema.names[:20])}")
         kinds = [name for name, one in features.items() if one.get("_type") == "ClassLabel"]
@@ -178,17 +186,27 @@ def _holds_bytes(schema: Any, name: str) -> bool:
     return pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
 
 
-def _source(
+def source_of(
     names: list[str],
-    read: Callable[[int], bytes],
     labels: list[Any],
     classes: tuple[str, ...],
-    columns: list[tuple[str, list[Any]]],
+    columns: Values,
     *,
     path: Path,
-    max_pixels: int,
+    load: Callable[[int], Image.Image],
+    read: Callable[[int], bytes] | None = None,
 ) -> Source:
-    """A source of images' bytes, with columns."""
+    """A source of images with columns.
+
+    Args:
+        names, classes, load, read: as `Source` has them.
+        labels: whole numbers, or what is no label but may be a target; [] where there are none.
+        columns: a name and a value for each image, of any kind.
+        path: for messages.
+
+    Raises:
+        DatasetError: there is neither a label nor a column, or a column has a name that no field has.
+    """
     wrong = [value for value in labels if type(value) is not int or not 0 <= value <= MAX_LABEL]
     if wrong:  # it is no label, but may be a target
         columns, labels, classes = [*columns, ("label", labels)], [], ()
@@ -200,7 +218,6 @@ def _source(
         filled.append(Filled(field, ready))
     if not labels and not filled:
         raise DatasetError(f"{path} says nothing of its images; it has no label and no other column")
-    load = functools.partial(_load, read, max_pixels)
     return Source(names, labels, classes, load, read=read, columns=tuple(filled))
 
 

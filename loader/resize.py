@@ -125,10 +125,29 @@ def _blend_pixel(typing_context, rows, across, at, weights, first, count, lines,
 
 
 @numba.njit(nogil=True, cache=True)
-def _blend_columns(rows, first, weights, most, lines):
+def _blend_greys(row, first, weights, most, line):
+    """`_blend_columns` of one channel, added up in the same order: a grey image has the bits of a coloured one."""
+    half = np.float32(0.5)
+    if most == 2:
+        for x in range(np.uint64(len(first))):
+            at = np.uint64(first[x])
+            line[x] = half + weights[x, 0] * row[at] + weights[x, 1] * row[at + np.uint64(1)]
+        return
+    for x in range(np.uint64(len(first))):
+        at, total, own = np.uint64(first[x]), half, weights[x]
+        for k in range(np.uint64(most)):
+            total += own[k] * row[at + k]
+        line[x] = total
+
+
+@numba.njit(nogil=True, cache=True)
+def _blend_columns(rows, first, weights, most, lines, channels):
     """Each line = a half to round by + Σ weights · pixels of its row, with as many taps for every pixel."""
     size, across, along = weights.shape[1], rows.shape[1], lines.shape[1]
-    if most == 2:  # a constant number of taps is unrolled
+    if channels == 1:
+        for k in range(_ROWS):
+            _blend_greys(rows[k], first, weights, most, lines[k])
+    elif most == 2:  # a constant number of taps is unrolled
         for x in range(len(first)):
             _blend_pixel(rows, across, 3 * first[x], weights, x * size, 2, lines, along, 3 * x)  # type: ignore[call-arg]
     elif most == 3:
@@ -143,7 +162,7 @@ def _blend_columns(rows, first, weights, most, lines):
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _tone(line, slope, offset, tone, to):
+def _tone(line, slope, offset, tone, to, channels):
     """Round a line of pixels down, and write what each stands for."""
     low, high = np.float32(0), np.float32(255)
     if tone.shape[1] == 0:
@@ -154,6 +173,10 @@ def _tone(line, slope, offset, tone, to):
         for i in range(np.uint64(len(to))):
             to[i] = np.float32(np.int32(min(max(line[i], low), high))) * slope[i] + offset[i]
         return
+    if channels == 1:
+        for x in range(np.uint64(len(to))):
+            to[x] = tone[0, np.uint8(min(max(line[x], low), high))]
+        return
     for x in range(len(to) // 3):
         for c in range(3):
             at = np.uint64(3 * x + c)
@@ -161,14 +184,14 @@ def _tone(line, slope, offset, tone, to):
 
 
 def _rows(out):
-    """(an image as rows of 3·width values, True) where it lies so in memory, else (a row to fill, False)."""
+    """(an image as rows of channels·width values, True) where it lies so in memory, else (a row to fill, False)."""
 
 
 @overload(_rows)
 def _rows_of(out):
     if out.layout == "C":
-        return lambda out: (out.reshape(out.shape[0], out.shape[1] * 3), True)
-    return lambda out: (np.empty((1, out.shape[1] * 3), out.dtype), False)
+        return lambda out: (out.reshape(out.shape[0], out.shape[1] * out.shape[2]), True)
+    return lambda out: (np.empty((1, out.shape[1] * out.shape[2]), out.dtype), False)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -176,17 +199,20 @@ def resample(source, top, left, height, width, antialias, flip, tone, out, divis
     """Resize one window into one image of a batch, mirrored if asked, and give its values another scale.
 
     Args:
-        source: uint8 [source_height, source_width, 3]; the window must lie inside (checked).
+        source: uint8 [source_height, source_width, channels], of 3 channels or 1; the window must lie inside (checked).
         top, left, height, width: the window, in pixels of `divisor` times the source's size.
         antialias, flip: bools.
-        tone: what a pixel's value v becomes in each channel c: float32 [3, 2] for v · tone[c, 0] +
-            tone[c, 1], rounded twice; [3, 256] of `out`'s dtype for tone[c, v]; [3, 0] for v.
-        out: [out_height, out_width, 3], any strides.
+        tone: what a pixel's value v becomes in each channel c: float32 [channels, 2] for v · tone[c, 0] +
+            tone[c, 1], rounded twice; [channels, 256] of `out`'s dtype for tone[c, v]; [channels, 0] for v.
+        out: [out_height, out_width, channels], any strides.
         divisor: by how much the source was made smaller when it was decoded: 1, 2, 4 or 8.
 
     Returns:
         False, with `out` untouched, if the window does not lie inside `source`.
     """
+    channels = source.shape[2]
+    if (channels != 3 and channels != 1) or out.shape[2] != channels or tone.shape[0] != channels:
+        return False
     if top < 0 or left < 0 or height < 1 or width < 1:
         return False
     first, last = left // divisor, -(-(left + width) // divisor)
@@ -198,60 +224,65 @@ def resample(source, top, left, height, width, antialias, flip, tone, out, divis
     most = col_count.max()
     if flip:
         col_first, col_weights = col_first[::-1].copy(), col_weights[::-1].copy()
-    flat = source.reshape(source.shape[0], source.shape[1] * 3)
+    flat = source.reshape(source.shape[0], source.shape[1] * channels)
     # Behind the window: zeros for taps of weight 0, and a fourth channel for the last pixel.
-    blended = np.zeros((_ROWS, (last - first + most) * 3 + 1), np.float32)
-    lines = np.empty((_ROWS, out_width * 3 + 1), np.float32)
+    blended = np.zeros((_ROWS, (last - first + most) * channels + 1), np.float32)
+    lines = np.empty((_ROWS, out_width * channels + 1), np.float32)
     affine = out_width if tone.shape[1] == 2 else 0
-    slope, offset = np.empty(affine * 3, np.float32), np.empty(affine * 3, np.float32)
-    for i in range(affine * 3):
-        slope[i], offset[i] = tone[i % 3, 0], tone[i % 3, 1]
+    slope, offset = np.empty(affine * channels, np.float32), np.empty(affine * channels, np.float32)
+    for x in range(affine):
+        for c in range(channels):
+            slope[channels * x + c], offset[channels * x + c] = tone[c, 0], tone[c, 1]
     rows, in_place = _rows(out)
+    begin, end = first * channels, last * channels
     for above in range(0, out_height, _ROWS):
         below = min(above + _ROWS, out_height)
         for y in range(above, below):
-            _blend_rows(flat, row_first[y], row_count[y], row_weights[y], first * 3, last * 3, blended[y - above])
-        _blend_columns(blended, col_first, col_weights, most, lines)
+            _blend_rows(flat, row_first[y], row_count[y], row_weights[y], begin, end, blended[y - above])
+        _blend_columns(blended, col_first, col_weights, most, lines, channels)
         for y in range(above, below):
             to = rows[y if in_place else 0]
-            _tone(lines[y - above], slope, offset, tone, to)
+            _tone(lines[y - above], slope, offset, tone, to, channels)
             if not in_place:
                 for x in range(out_width):
-                    for c in range(3):
-                        out[y, x, c] = to[3 * x + c]
+                    for c in range(channels):
+                        out[y, x, c] = to[channels * x + c]
     return True
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _tone_pixels(pixels, tone, out):
-    channels = pixels.shape[1]
+    size, channels = pixels.shape[1], tone.shape[0]
     affine = tone.shape[1] == 2
-    slope, offset = np.empty(channels, np.float32), np.empty(channels, np.float32)
+    slope, offset = np.empty(size, np.float32), np.empty(size, np.float32)
     if affine:
-        for i in range(channels):
-            slope[i], offset[i] = tone[i % 3, 0], tone[i % 3, 1]
+        for i in range(size):
+            slope[i], offset[i] = tone[i % channels, 0], tone[i % channels, 1]
     for y in range(pixels.shape[0]):
         row, to = pixels[y], out[y]
         if affine:
-            for i in range(np.uint64(channels)):
+            for i in range(np.uint64(size)):
                 to[i] = np.float32(row[i]) * slope[i] + offset[i]
         else:
-            for i in range(channels):
-                to[i] = tone[i % 3, row[i]]
+            for c in range(channels):
+                for i in range(c, size, channels):
+                    to[i] = tone[c, row[i]]
 
 
 def apply_tone(images: np.ndarray, tone: np.ndarray, out: np.ndarray) -> None:
     """Write images that are resized already with another scale.
 
     Args:
-        images: uint8 [n, h, w, 3], contiguous.
+        images: uint8 [n, h, w, channels], contiguous.
         tone: see `resample`.
-        out: [n, h, w, 3], contiguous.
+        out: [n, h, w, channels], contiguous.
     """
     if images.shape != out.shape or not (images.flags.c_contiguous and out.flags.c_contiguous):
         raise ValueError(f"images {images.shape} and out {out.shape} must be contiguous and of one shape")
+    if images.shape[3] != tone.shape[0]:
+        raise ValueError(f"images {images.shape} and a tone of {tone.shape[0]} channels do not go together")
     if tone.shape[1] == 0:
         np.copyto(out, images)
         return
-    rows = (images.shape[0] * images.shape[1], images.shape[2] * 3)
+    rows = (images.shape[0] * images.shape[1], images.shape[2] * images.shape[3])
     _tone_pixels(images.reshape(rows), tone, out.reshape(rows))

@@ -83,7 +83,7 @@ class Journal:
     def note(self, number: int, encoded: Encoded, *, start: int) -> None:
         """Note an image that was written at a place of the partial file."""
         assert self._notes is not None, "it is open"
-        fields = {**asdict(encoded), "data": [start, len(encoded.data), zlib.crc32(encoded.data)]}
+        fields = {**encoded.packed()[0], "data": [start, len(encoded.data), zlib.crc32(encoded.data)]}
         self._notes.write(json.dumps([number, fields]) + "\n")
         self._noted += 1
 
@@ -107,7 +107,7 @@ class Journal:
             _, entry = json.loads(line)
             start, size, crc = entry["data"]
             data = os.pread(self._old.fileno(), size, start)
-            encoded = Encoded(**{**entry, "data": data})
+            encoded = Encoded.unpacked({key: value for key, value in entry.items() if key != "data"}, data)
         except (TypeError, ValueError, KeyError, OSError, OverflowError):
             return None
         if len(data) != size or zlib.crc32(data) != crc:

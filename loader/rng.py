@@ -17,6 +17,7 @@ _ROUNDS = 10
 
 # What a draw is for; draws for different purposes are independent.
 ORDER_KEY, WINDOW, REPLACEMENT, SUBSET_KEY, WEIGHTED, MIXTURE_KEY = (number << 24 for number in range(6))
+BLOCK_CUT, BLOCK_KEY, POOL_KEY = (number << 24 for number in range(6, 9))
 TRANSFORM, VIEW = 16 << 24, 17 << 24
 PRUNE = 32 << 24  # with room for others' numbers in between
 

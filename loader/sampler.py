@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 import numpy as np
 from torch.utils.data import Sampler
 
+from budgetloader.block_order import order_of
 from budgetloader.budget import Budget
 from budgetloader.cursor import Cursor
 from budgetloader.errors import ResumeError, ScheduleError
-from budgetloader.order import Order, Sampling
+from budgetloader.order import Sampling
 from budgetloader.schedule import Schedule
 from budgetloader.shard import local_shard
 
@@ -60,7 +61,7 @@ class BudgetSampler(Sampler[list[int]]):
     ) -> None:
         count = len(samples) if isinstance(samples, Sized) else samples
         self.budget = Budget(schedule, samples=count, batch_size=batch_size)
-        self._order = Order(self.budget, seed=seed, sampling=sampling)
+        self._order = order_of(self.budget, seed=seed, sampling=sampling)
         self._shard = local_shard(rank, world_size)
         self.batch_size = self._shard.share(batch_size)
         self.schedule, self.seed = schedule, seed
@@ -72,6 +73,7 @@ class BudgetSampler(Sampler[list[int]]):
                 "schedule": str(schedule),
                 "batch_size": batch_size,
                 "sampling": sampling,
+                **self._order.identity,
             },
             schedule=schedule,
         )

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from budgetloader import jpeg
 from budgetloader.errors import DatasetError
-from budgetloader.sources import Filled, Source
+from budgetloader.fields import Picture
+from budgetloader.sources import Filled, Source, image_of
 
 
 def values_of(source: Source, i: int, *, width: int, height: int, scale: tuple[float, ...]) -> dict[str, Any]:
@@ -31,6 +33,8 @@ def values_of(source: Source, i: int, *, width: int, height: int, scale: tuple[f
 
 def _value(one: Filled, i: int, size: tuple[int, int], scale: tuple[float, ...]) -> Any:
     value = one.values[i]
+    if isinstance(value, Picture):
+        return value if scale == (1.0, 1.0) else _picture(value, scale)
     if one.field.role == "mask":
         return _mask(value, size, scale)
     if one.field.role in ("boxes", "points") and scale != (1.0, 1.0):
@@ -44,6 +48,24 @@ def _value(one: Filled, i: int, size: tuple[int, int], scale: tuple[float, ...])
             array[..., 1::step] *= scale[1]
         return array.astype(np.float32)
     return value
+
+
+def _picture(value: Picture, scale: tuple[float, ...]) -> Picture:
+    """Another image of a sample, made smaller as its first one was."""
+    from PIL import Image
+
+    try:
+        if value.raw:
+            image = Image.frombytes("RGB", (value.width, value.height), value.data)
+        else:
+            image = image_of(value.data, max_pixels=value.width * value.height)
+        width, height = (max(1, round(side * by)) for side, by in zip(image.size, scale, strict=True))
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+        mode: Any = ("L", "4:4:4") if image.mode == "L" else ("RGB", "4:2:0")
+        data = jpeg.encode(image.convert(mode[0]), quality=95, subsampling=mode[1])
+    except Exception as error:  # whatever a decoder thinks of damaged bytes
+        raise DatasetError(f"another image of it cannot be read ({str(error).splitlines()[0]})") from None
+    return Picture(data, width, height)
 
 
 def _mask(data: bytes, size: tuple[int, int], scale: tuple[float, ...]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -74,6 +75,7 @@ class Source:
         warnings: probable mistakes of its user, and what to do about them.
         columns: what each image has besides.
         plain: whether `load` gives what `read`'s bytes are, as `image_of` does.
+        notes: JSON-able facts to keep with the file, under names that the writer has not.
     """
 
     names: list[str]
@@ -85,6 +87,7 @@ class Source:
     warnings: tuple[str, ...] = ()
     columns: tuple[Filled, ...] = ()
     plain: bool = False
+    notes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)

@@ -15,6 +15,7 @@ class EpochStats:
         batches: batches handed out.
         samples_emitted: samples handed out.
         samples_decoded: samples decoded for it, those of batches that nobody took included.
+        samples_shared: of these, views of a sample that were cut from what was decoded for another view of it.
         samples_replaced: samples that did not decode, and that others stood in for.
         samples_dropped: samples prefetched for it that were dropped, because what it draws was changed then.
         trainer_wait_seconds: time in which the trainer waited for a batch, the first one included.
@@ -53,6 +54,7 @@ class EpochStats:
     image_size: int = 0
     samples_dropped: int = 0
     set_share: float | None = None
+    samples_shared: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from budgetloader.batch import Batch
-from budgetloader.columns import Column, Ragged
+from budgetloader.columns import Column, Plain, Ragged
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Job, stand_ins
 from budgetloader.errors import ArgumentError, ArgumentTypeError, DatasetError, EngineError
@@ -75,23 +75,22 @@ class Targets:
         asked: as `BudgetLoader(…, targets=…)` has it; None: the labels.
         dataset: what numbers of samples are of.
         job: the engine's.
-        views: images of each sample.
+
+    Attributes:
+        each: whether targets lie in the image, and are each view's own: True or False, or a tuple or a dict of these
+            where there are several.
 
     Raises:
-        ArgumentError: there is no such field, an array is not of the set's length, or what lies in the image is asked
-            for of several views.
+        ArgumentError: there is no such field, or an array is not of the set's length.
         ArgumentTypeError: it is nothing that can be looked up.
     """
 
-    def __init__(self, asked: Any, dataset: Any, *, job: Job, views: int = 1) -> None:
+    def __init__(self, asked: Any, dataset: Any, *, job: Job) -> None:
         self._job = job
         source = _Source(dataset)
-        self._make = None if asked is None else _made(asked, source)
-        if source.spatial and views > 1:
-            raise ArgumentError(
-                f"targets={str(asked)[:60]}: boxes, points and masks are of one crop, and each sample has {views}; "
-                "leave them out, or views= and crops="
-            )
+        self._make: Callable[[Rows], Any] | None
+        self.each: Any
+        self._make, self.each = (None, False) if asked is None else _made(asked, source)
         self._pool = ThreadPoolExecutor(job.workers, "targets") if source.slow else None
         self._begun: dict[tuple[int, int], Future[Any]] = {}
         if asked is None and not source.labelled:
@@ -145,7 +144,7 @@ class _Source:
 
     def __init__(self, dataset: Any) -> None:
         self.dataset, self.size = dataset, len(dataset.labels)
-        self.slow = self.spatial = False  # whether something that was asked for is
+        self.slow = False  # whether something that was asked for is
 
     @functools.cached_property
     def labelled(self) -> bool:
@@ -181,43 +180,49 @@ class _Source:
         return self._file.column(name)
 
 
-def _made(asked: Any, source: _Source, *, moved: bool = True) -> Callable[[Rows], Any]:
-    """What looks up what was asked for.
+def _made(asked: Any, source: _Source, *, moved: bool = True) -> tuple[Callable[[Rows], Any], Any]:
+    """What looks up what was asked for, and which parts of it lie in the image, see `Targets.each`.
 
     Args:
         asked: one target, or several.
         source: its fields.
-        moved: whether fields that are known to be boxes, points or masks follow the crop and the flip.
+        moved: whether fields that are known to be boxes, points, masks or images follow the crop and the flip.
     """
     if isinstance(asked, Spatial):
-        source.slow, source.spatial = source.slow or asked.slow, True
-        parts = {name: _made(part, source, moved=False) for name, part in asked.parts.items()}
-        return lambda rows: asked.move({name: part(rows) for name, part in parts.items()}, rows)
+        source.slow = source.slow or asked.slow
+        inner = {name: _made(part, source, moved=False)[0] for name, part in asked.parts.items()}
+        return lambda rows: asked.move({name: part(rows) for name, part in inner.items()}, rows), True
     if isinstance(asked, Mapping):
         parts = {name: _made(part, source) for name, part in asked.items()}
-        return lambda rows: {name: part(rows) for name, part in parts.items()}
+        each = {name: is_each for name, (_, is_each) in parts.items()}
+        return lambda rows: {name: part(rows) for name, (part, _) in parts.items()}, each
     if isinstance(asked, str):
         column = source.column(asked)
         if column is None:
             labels = source.dataset.labels
-            return lambda rows: labels[rows.ids]
+            return lambda rows: labels[rows.ids], False
         return _of_column(column, source, moved)
     if isinstance(asked, Column):
         _check_length(asked, source)
         return _of_column(asked, source, moved)
     if callable(asked):
-        return functools.partial(_called, asked)
+        return functools.partial(_called, asked), False
     if isinstance(asked, tuple) or (isinstance(asked, list) and not _numbers(asked)):
         if not asked:
             raise ArgumentError(f"targets={asked!r} asks for nothing; leave it out for the labels")
         those = [_made(part, source) for part in asked]
-        return lambda rows: tuple(part(rows) for part in those)
-    return _array(asked, source)
+        return lambda rows: tuple(part(rows) for part, _ in those), tuple(each for _, each in those)
+    return _array(asked, source), False
 
 
-def _of_column(column: Column, source: _Source, moved: bool) -> Callable[[Rows], Any]:
+def _of_column(column: Column, source: _Source, moved: bool) -> tuple[Callable[[Rows], Any], Any]:
     known = following(column) if moved else None
-    return _made(known, source) if known is not None else lambda rows: column.take(rows.ids)
+    if moved and column.field.kind == "image":
+        from budgetloader.pictures import Image  # numba's import costs a trainer of other targets half a second
+
+        column[:0]  # where its entries are damaged, or it is not fetched, that is told now
+        known = Image(column)
+    return _made(known, source) if known is not None else (lambda rows: column.take(rows.ids), False)
 
 
 def _called(function: Callable[[np.ndarray], Any], rows: Rows) -> Any:
@@ -295,6 +300,8 @@ def on_device(targets: Any, device: torch.device) -> Any:
     if isinstance(targets, Ragged):
         flat = on_device(targets.flat, device)
         return list(flat.split(targets.lengths.tolist()))
+    if isinstance(targets, Plain):
+        return list(targets)
     if isinstance(targets, list):
         return [on_device(part, device) for part in targets]
     if isinstance(targets, np.ndarray):

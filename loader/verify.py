@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 
 from budgetloader.dataset import Dataset
-from budgetloader.errors import CorruptSampleError
+from budgetloader.errors import CorruptSampleError, DatasetError
 from budgetloader.parallel import in_order
 
 
@@ -19,13 +19,25 @@ def problems(dataset: Dataset, *, threads: int | None = None) -> Iterator[str]:
     """
     from budgetloader.engines.rendering import Decoder
 
+    images = [dataset, *(dataset.image(name) for name in dataset.fields if _is_another_image(dataset, name))]
+
     def problem(sample: int) -> str:
         if dataset.checksums is not None and zlib.crc32(dataset.jpeg(sample).data) != dataset.checksums[sample]:
             return "its bytes are not those that were written: the checksum differs"
         try:
-            Decoder(dataset).decode_whole(sample)
+            for each in images:
+                Decoder(each).decode_whole(sample)
         except CorruptSampleError as error:
-            return error.why
+            return error.why if each is dataset else f"its image {each.image_field!r}: {error.why}"
         return ""
 
     return in_order(problem, len(dataset), threads=threads)
+
+
+def _is_another_image(dataset: Dataset, name: str) -> bool:
+    """Whether a field is one, which is on this machine."""
+    try:
+        column = dataset.column(name)
+        return name != dataset.image_field and column.field.kind == "image" and not column[:0]
+    except DatasetError:  # of a type that only its writer knows, or not fetched
+        return False

@@ -89,23 +89,43 @@ class Views:
 
         return of_view
 
-    def split(self, images: torch.Tensor, targets: Any, *, transformed: bool) -> tuple[torch.Tensor, Any]:
-        """Images [views, n, 3, h, w], and the targets of n samples.
+    def split(
+        self, images: torch.Tensor, targets: Any, *, transformed: bool, each: Any = False
+    ) -> tuple[torch.Tensor, Any]:
+        """Images [views, n, c, h, w], and the targets of n samples.
+
+        Args:
+            images, targets: of views · n rows.
+            transformed: whether a transform has changed the targets.
+            each: which targets lie in the image, see `budgetloader.targets.Targets`: of those there are [views, n, …],
+                or a list of n for each view.
 
         Raises:
-            ArgumentError: a transform gave a sample's views other targets.
+            ArgumentError: a transform gave a sample's views other targets, or targets of another form.
         """
         if not self._stacked:
             return images, targets
+        return images.unflatten(0, (self.count, -1)), self._split(targets, each, len(images) // self.count, transformed)
+
+    def _split(self, targets: Any, each: Any, count: int, transformed: bool) -> Any:
         from budgetloader.transforms import rows
 
-        count = len(images) // self.count
-        first = self.first(targets)
-        if transformed and not all(
-            rows.equal(rows.part(targets, slice(count * view, count * (view + 1))), first) for view in range(self.count)
-        ):
+        def of_view(view: int) -> Any:
+            return rows.part(targets, slice(count * view, count * (view + 1)))
+
+        if isinstance(each, (dict, tuple)):
+            keys: Any = each.keys() if isinstance(each, dict) else range(len(each))
+            same = isinstance(targets, type(each)) and len(targets) == len(each)
+            if not same or (isinstance(each, dict) and targets.keys() != each.keys()):
+                raise ArgumentError("transform gave targets of another form; with views= and crops= give the same back")
+            parts = [self._split(targets[key], each[key], count, transformed) for key in keys]
+            return dict(zip(keys, parts, strict=True)) if isinstance(each, dict) else tuple(parts)
+        if each:
+            views = [of_view(view) for view in range(self.count)]
+            return targets.unflatten(0, (self.count, count)) if hasattr(targets, "unflatten") else views
+        if transformed and not all(rows.equal(of_view(view), of_view(0)) for view in range(self.count)):
             raise ArgumentError("transform gave the views of a sample different targets; mix samples without views=")
-        return images.unflatten(0, (self.count, count)), first
+        return of_view(0)
 
     def first(self, targets: Any) -> Any:
         """What belongs to the first view, of arrays [count·n, …]."""

@@ -14,7 +14,7 @@ from budgetloader.service.protocol import BatchAnswer
 class _Dataset:
     heights = widths = np.full(64, 40)
     labels = np.arange(64)
-    fingerprint, classes, capacity_bytes, verifies = "none", (), 1 << 30, False
+    fingerprint, classes, capacity_bytes, verifies, store_wait_seconds = "none", (), 1 << 30, False, 0.0
 
     def __len__(self):
         return 64

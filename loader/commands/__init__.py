@@ -8,6 +8,7 @@ does its work and returns the exit status. What takes time to import is imported
 NAMES = (
     "generate",
     "convert",
+    "gather",
     "inspect",
     "verify",
     "throughput",

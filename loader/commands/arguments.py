@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from budgetloader.errors import ScheduleError
+
 if TYPE_CHECKING:
     from budgetloader.throughput import Work
 
@@ -35,6 +37,25 @@ def work_of(options: argparse.Namespace) -> Work:
         epochs=options.epochs,
         batches=options.batches,
     )
+
+
+def add_sampling(add: Add) -> None:
+    """Which samples an epoch takes."""
+    add(
+        "--sampling",
+        type=_sampling,
+        default="independent",
+        help="independent, cyclic, static, blocks or blocks:BLOCK/BUFFER; see BudgetLoader",
+    )
+
+
+def _sampling(text: str) -> str:
+    from budgetloader.block_order import check_sampling
+
+    try:
+        return check_sampling(text)
+    except ScheduleError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def bytes_of(text: str) -> int:

@@ -40,6 +40,7 @@ def add_arguments(add: Add) -> None:
     add("--max-side", type=int, help="make images with a longer side smaller")
     add("--max-pixels", type=int, default=MAX_PIXELS, help="of an image; larger ones cannot be read")
     add("--background", default="white", help="what transparent images are put on: a colour's name, or #rrggbb")
+    add("--alpha", choices=("flatten", "keep"), default="flatten", help="keep: as a second image, for channels=4")
     add("--on-bad", choices=("raise", "skip"), default="raise", help="what to do with an image that cannot be stored")
     add("--standard-tables", action="store_true", help="no Huffman tables for each image: faster, 3 %% more bytes")
     add(
@@ -58,6 +59,7 @@ def add_arguments(add: Add) -> None:
     add("--columns", metavar="NAME", nargs="+", help="to take, as NAME, NAME=COLUMN or NAME=COLUMN+COLUMN; none: all")
     add("--missing", choices=("raise", "skip"), default="raise", help="what to do with images that have no row")
     add("--masks", metavar="FOLDER", help="of PNGs that are named as the images are")
+    add("--shard", metavar="NUMBER/OF", help="make one of several files, each on a machine of its own; then `gather`")
     add("--append", action="store_true", help="put the images in a file behind FILE's set (see budgetloader.shards)")
     add(
         "--resume",
@@ -84,6 +86,8 @@ def run(options: argparse.Namespace) -> int:
         which = "--append" if options.append else "--resume"
         raise DatasetError(f"{options.file}: {which} is for sets on this machine; leave it out, or convert to a path")
     settings, source = _settings(options), _source(options)
+    if options.shard is not None:
+        source = _shard(source, options, settings)
     for line in source.warnings:
         print(f"warning: {line}", file=sys.stderr)
     with bars(Console(stderr=True)) as progress:
@@ -102,6 +106,20 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _shard(source: Source, options: argparse.Namespace, settings: Settings) -> Source:
+    """The part of the source that was asked for; the file is its own."""
+    from budgetloader.sharding import part_of, shard_path
+
+    if options.append:
+        raise DatasetError("--append adds a file, and --shard makes one of several; give one of them")
+    numbers = options.shard.split("/")
+    if len(numbers) != 2 or not all(text.isascii() and text.isdecimal() and len(text) < 9 for text in numbers):
+        raise DatasetError(f"--shard {options.shard}: give NUMBER/OF, such as 2/8")
+    number, of = map(int, numbers)
+    options.file = shard_path(options.file, number, of)
+    return part_of(source, number, of, settings=settings)
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     from budgetloader.convert import Settings
 
@@ -117,6 +135,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         background=options.background,
         optimize=not options.standard_tables,
         raw=options.raw,
+        alpha=options.alpha,
     )
 
 
@@ -163,7 +182,8 @@ def _say(report: Report, source: Source, options: argparse.Namespace) -> None:
     for mode, count in sorted(report.converted.items()):
         print(f"  {count:,} brought to RGB from {mode}")
     if report.transparent:
-        print(f"  {report.transparent:,} transparent, put on {options.background}")
+        how = "whose alpha was kept" if options.alpha == "keep" else f"put on {options.background}"
+        print(f"  {report.transparent:,} transparent, {how}")
     if report.copied:
         print(f"  {report.copied:,} taken over from the conversion that was interrupted")
     if report.raw:

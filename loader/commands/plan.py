@@ -7,12 +7,15 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from budgetloader.commands.arguments import Add
+from budgetloader.commands.arguments import Add, add_sampling
 from budgetloader.commands.store_costs import add_costs, print_costs, swap
 from budgetloader.errors import ArgumentError, DatasetError, LoaderError
 from budgetloader.schedule import PAPER_SETTINGS, Schedule
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from budgetloader.block_order import BlockOrder
     from budgetloader.budget import Budget
 
 HELP = "show a schedule's budget: batches per epoch, predicted time, probability to miss a sample"
@@ -27,6 +30,7 @@ def add_arguments(add: Add) -> None:
     add("--batch-size", type=int, default=256)
     add("--weights", choices=("balanced",), help="every class equally often, with replacement (needs --data)")
     add("--only", metavar="CONDITION", help="a subset, such as 'height >= 256 and label in (3, 5)' (needs --data)")
+    add_sampling(add)
     add("--image-size", help="of each epoch: a number, '128@30,160@30,192@30', or 'ramp:128-192'; see SizeSchedule")
     add(
         "--batch-seconds", metavar="SIZE=SECONDS,…", help="measured times of a batch by image size, as 128=0.11,192=0.2"
@@ -47,11 +51,13 @@ def run(options: argparse.Namespace) -> int:
     if options.data is None and (options.weights or options.only):
         raise DatasetError("--weights and --only are of a file's samples; give --data")
     schedule = Schedule.parse(options.schedule, epochs=options.epochs)
-    budget, share = _drawn(schedule, options)
+    budget, share, order, labels = _drawn(schedule, options)
     samples = budget.samples
     title = f"{schedule}: {samples:,} samples in batches of {options.batch_size}, M = {budget.full}"
     Console(highlight=False).print(_table(title, schedule, budget, share))
     part = budget.total / (budget.full * schedule.epochs)
+    if order is not None:
+        _mixing(order, labels)
     print(f"batches in all: {budget.total:,} of {budget.full * schedule.epochs:,} ({part:.6f})")
     print(f"predicted time, Corollaries 1–2: {theory.corollary(schedule):.6f} of full training's")
     if options.image_size is not None:
@@ -63,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"probability that a sample is never seen, Theorems 1 and 3: {_probability(schedule)}")
     print(f"  of what is really drawn, ⌊αM⌋·B of D samples: {_probability(budget)}")
     if options.data is not None and is_address(options.data):
-        print_costs(open_file(options.data), schedule, options)
+        print_costs(open_file(options.data), schedule, options, blocks=order)
     if options.picture:
         _picture(schedule, budget, options.picture)
     return 0
@@ -89,19 +95,49 @@ def _sized(schedule: Schedule, budget: Budget, options: argparse.Namespace) -> N
         print(f"  {total_seconds(schedule, sizes, **shape):,.0f} s in batches")
 
 
-def _drawn(schedule: Schedule, options: argparse.Namespace) -> tuple[Budget, Callable[[int], float | None]]:
-    """The budget, and for each epoch the share of the set that it sees."""
+def _mixing(order: BlockOrder, labels: np.ndarray | None) -> None:
+    """Say how well an order by blocks mixes, beside uniform draws."""
+    from budgetloader.block_order import classes_in_batch, order_of
+
+    shape, batch, size = order.shape, order.budget.batch_size, order.size
+    apart, uniform_apart = order.neighbour_distance(), (size + 1) / 3
+    print(
+        f"order: {order.sampling}: blocks of {shape.block} neighbours, shuffled in {order.pools:,} pools of about "
+        f"{size / order.pools:,.0f} samples"
+    )
+    print(f"  a batch has samples of {order.blocks_in_batch():,.1f} blocks in the mean, in place of {batch:,} draws")
+    print(
+        f"  neighbours in the file end up {apart:,.0f} positions apart in the mean; uniform draws: {uniform_apart:,.0f}"
+    )
+    if labels is not None:
+        uniform = order_of(order.budget, seed=order.seed, sampling="independent")
+        print(
+            f"  a batch of this file has {classes_in_batch(order, labels):,.1f} classes in the mean; uniform draws: "
+            f"{classes_in_batch(uniform, labels):,.1f} of {len(set(labels.tolist())):,}"
+        )
+
+
+_Drawn = tuple["Budget", Callable[[int], "float | None"], "BlockOrder | None", "np.ndarray | None"]
+
+
+def _drawn(schedule: Schedule, options: argparse.Namespace) -> _Drawn:
+    """The budget; for each epoch the share of the set that it sees; and an order by blocks, with its labels."""
+    from budgetloader.block_order import BlockOrder, order_of
+
     if options.data is None:
         budget = schedule.budget(options.samples, batch_size=options.batch_size)
-        return budget, lambda epoch: budget.epoch_samples(epoch) / budget.samples
+        order = order_of(budget, seed=0, sampling=options.sampling)
+        blocks = order if isinstance(order, BlockOrder) else None
+        return budget, lambda epoch: budget.epoch_samples(epoch) / budget.samples, blocks, None
     from budgetloader.options import open_dataset
     from budgetloader.selections import Wanted, choose
     from budgetloader.where import where
 
     dataset = open_dataset(options.data, verify=False, label_field=None)
-    wanted = Wanted(samples=where(dataset, options.only), weights=options.weights)
+    wanted = Wanted(options.sampling, where(dataset, options.only), options.weights)
     chosen = choose(dataset.labels, wanted, schedule=schedule, batch_size=options.batch_size, seed=0)
-    return chosen.budget, chosen.share
+    whole = chosen.blocks is not None and chosen.blocks.size == len(dataset.labels)
+    return chosen.budget, chosen.share, chosen.blocks, dataset.labels if whole else None
 
 
 def _table(title: str, schedule: Schedule, budget: Budget, share: Callable[[int], float | None]) -> Any:

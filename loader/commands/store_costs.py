@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from budgetloader.commands.arguments import Add, bytes_of
 from budgetloader.errors import DatasetError
 from budgetloader.schedule import Schedule
+
+if TYPE_CHECKING:
+    from budgetloader.block_order import BlockOrder
 
 
 def add_costs(add: Add) -> None:
@@ -34,7 +37,7 @@ def swap(options: argparse.Namespace) -> None:
     options.schedule, options.data = (file, text) if first else (text, file)
 
 
-def print_costs(dataset: Any, schedule: Schedule, options: argparse.Namespace) -> None:
+def print_costs(dataset: Any, schedule: Schedule, options: argparse.Namespace, *, blocks: BlockOrder | None) -> None:
     """What the training will ask of the store, by the ways to read from it."""
     from rich.console import Console
     from rich.table import Table
@@ -49,6 +52,7 @@ def print_costs(dataset: Any, schedule: Schedule, options: argparse.Namespace) -
         cost=dataset.cost,
         prices=prices,
         cache_bytes=options.cache_bytes,
+        blocks=blocks if blocks is not None and blocks.size == len(dataset) else None,
     )
     view = Table(title=f"from the store, {schedule.epochs} epochs")
     for name in ("", "GB", "requests", "hours, at least", "price"):

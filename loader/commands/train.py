@@ -6,7 +6,7 @@ import argparse
 import functools
 
 from budgetloader import engines
-from budgetloader.commands.arguments import Add
+from budgetloader.commands.arguments import Add, add_sampling
 
 HELP = "train a network by a schedule; the same command resumes exactly where it was stopped or killed"
 EXAMPLES = """\
@@ -27,7 +27,7 @@ def add_arguments(add: Add) -> None:
     add("--network", default="resnet56", help=f"one of {_NETWORKS}, or MODULE:FUNCTION of your own")
     add("--recipe", choices=("cifar", "imagenet", "crnet"), default="cifar", help="optimiser and learning rate")
     add("--schedule", default="full", help="of sampling ratios, such as R3 or 0.618")
-    add("--sampling", choices=("independent", "cyclic", "static"), default="independent", help="see BudgetLoader")
+    add_sampling(add)
     for name, kind in (("epochs", int), ("batch-size", int), ("learning-rate", float)):
         add(f"--{name}", type=kind, help="none: the recipe's")
     add("--image-size", help="of each epoch: a number, '128@30,160@30,192@30' or 'ramp:128-192'; none: the recipe's")

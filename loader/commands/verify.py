@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import chain
 
 from budgetloader.commands.arguments import Add
 from budgetloader.errors import DatasetError
@@ -13,7 +14,7 @@ HELP = "decode every image of a .beton file, and compare its bytes with their ch
 
 
 def add_arguments(add: Add) -> None:
-    add("file", help="a .beton, or its address: s3://bucket/train.beton")
+    add("file", help="a .beton or .shards.json, or its address: s3://bucket/train.beton")
     add("--max-pixels", type=int, default=MAX_PIXELS, help="of an image; a file with larger ones is refused")
     add("--threads", type=int, help="none: one per core")
 
@@ -22,22 +23,25 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from budgetloader.console import bars
+    from budgetloader.sharding import is_list, open_list
     from budgetloader.storage import open_file
     from budgetloader.verify import problems
 
-    dataset = open_file(options.file, max_pixels=options.max_pixels)
-    bad = 0
+    how = {"max_pixels": options.max_pixels}
+    parts = open_list(options.file, **how).parts if is_list(options.file) else [open_file(options.file, **how)]
+    bad, count = 0, sum(map(len, parts))
     with bars(Console(stderr=True)) as progress:
-        task = progress.add_task("verify", total=len(dataset))
-        for sample, why in enumerate(problems(dataset, threads=options.threads)):
+        task = progress.add_task("verify", total=count)
+        found = chain.from_iterable(problems(part, threads=options.threads) for part in parts)
+        for sample, why in enumerate(found):
             progress.update(task, completed=sample + 1)
             if why:
                 bad += 1
                 print(f"sample {sample}: {why}", file=sys.stderr)
     if bad:
-        raise DatasetError(f"{options.file}: {bad:,} of {len(dataset):,} images are damaged; convert it again")
+        raise DatasetError(f"{options.file}: {bad:,} of {count:,} images are damaged; convert it again")
     sums = ", and have their checksums"
-    if dataset.checksums is None:
+    if any(part.checksums is None for part in parts):
         sums = "; it has no checksums of them (FFCV wrote it, or version 0.1)"
-    print(f"{options.file}: all {len(dataset):,} images decode{sums}")
+    print(f"{options.file}: all {count:,} images decode{sums}")
     return 0

@@ -11,7 +11,7 @@ function that makes an engine of one; it is given to a loader as ``BudgetLoader(
             self.job = job
 
         def make(self, plan: BatchPlan) -> Batch:
-            images = my_images(plan.samples, plan.windows, plan.flips, self.job.output)  # [n, 3, h, w]
+            images = my_images(plan.samples, plan.windows, plan.flips, self.job.output)  # [n, channels, h, w]
             return Batch(images, torch.from_numpy(plan.labels), plan)
 
 `DirectEngine` makes a batch when the trainer takes it. An engine that works ahead has the methods of `Engine`;
@@ -120,6 +120,8 @@ def choose(*, output: Output, dataset: Any = None) -> tuple[str, str]:
         return "native", f"in memory the images would take {needed:,} bytes, and {room:,} are to spare"
     if not output.device.startswith("cuda"):
         return "native", "it is the fastest on a CPU (see bench/results), and no other decodes for this device"
+    if output.channels == 4:
+        return "native", "it reads alpha; of the others, some cannot"
     if len(getattr(dataset, "raw", ())):
         return "native", "some samples are stored as pixels, which need no decoder"
     gpu, has_decoder = _jpeg_hardware(output.device)
@@ -149,7 +151,7 @@ def _residence(dataset: Any, output: Output) -> tuple[int, int]:
     if output.device.startswith("cuda"):
         with contextlib.suppress(RuntimeError, AssertionError):  # a GPU that does not say
             free.append(torch.cuda.mem_get_info(output.device)[0] // 2)
-    return bytes_of(dataset, crop=output.crop), min(free)
+    return bytes_of(dataset, crop=output.crop, channels=output.channels), min(free)
 
 
 def _free_host_bytes() -> int:

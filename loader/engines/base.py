@@ -30,6 +30,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 DTYPES = ("float32", "float16", "bfloat16", "uint8")
 LAYOUTS = ("channels_last", "contiguous")
 OnCorrupt = Literal["raise", "replace"]
+_CHANNELS = {
+    1: "one number, of grey",
+    3: "three numbers, of red, green and blue",
+    4: "four numbers, of red, green, blue and alpha",
+}
 _ATTEMPTS = 15  # samples that may stand in for one: where they all fail, the file is damaged
 Pending = TypeVar("Pending")
 """What an engine keeps of a batch under way."""
@@ -42,14 +47,17 @@ class Output:
     Args:
         image_size: height and width of the images, pixels; where plans have sizes of their own, the largest.
         dtype: "float32", "float16", "bfloat16": (value/255 − mean)/std; "uint8": the pixels.
-        layout: "channels_last" or "contiguous", the order in memory; the shape is [n, 3, h, w].
+        layout: "channels_last" or "contiguous", the order in memory; the shape is [n, channels, h, w].
         device: a torch device, such as "cpu" or "cuda:0".
         interpolation: see `budgetloader.resize`.
         crop: what the plans' windows are: "resized", always inside their image, or "pad", of the
             image's size and up to 4 pixels outside, where pixels are 0.
-        mean, std: of the red, green and blue channel, on the scale 0 … 1.
+        mean, std: of each channel, on the scale 0 … 1 (with one channel, a number will do); None: ImageNet's, of grey
+            images the mean of its three; alpha stays on the scale 0 … 1.
         decode_scaling: whether a window that is at least twice its target may be decoded at 1/2, 1/4 or 1/8.
         fast_decode: whether a JPEG is decoded by the fast inverse DCT, and its chroma repeated, not interpolated.
+        channels: 3: red, green and blue; 1: grey, the luma that a JPEG stores, or by ITU-R 601 of pixels; 4: red,
+            green, blue and alpha, which is the image field "alpha" of the file.
     """
 
     image_size: int
@@ -58,10 +66,11 @@ class Output:
     device: str = "cpu"
     interpolation: Interpolation = "antialias"
     crop: Crop = "resized"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: Any = None
+    std: Any = None
     decode_scaling: bool = False
     fast_decode: bool = False
+    channels: int = 3
 
     def __post_init__(self) -> None:
         check_count(self.image_size, what="image_size")
@@ -73,10 +82,12 @@ class Output:
         for name in ("decode_scaling", "fast_decode"):
             if not isinstance(getattr(self, name), bool):
                 raise ArgumentError(f"{name} {getattr(self, name)!r} is neither True nor False")
-        object.__setattr__(self, "mean", _three(self.mean, what="mean"))
-        object.__setattr__(self, "std", _three(self.std, what="std"))
+        if isinstance(self.channels, bool) or self.channels not in _CHANNELS:
+            raise ArgumentError(f"channels {self.channels!r}: give 1 (grey), 3 (red, green, blue) or 4 (with alpha)")
+        for name, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            object.__setattr__(self, name, _of_channels(getattr(self, name), self.channels, what=name, usual=usual))
         if not min(self.std) > 0:
-            raise ArgumentError(f"std {self.std}: give three numbers above 0")
+            raise ArgumentError(f"std {self.std}: give {_CHANNELS[self.channels]} above 0")
 
     def size_of(self, plan: BatchPlan) -> int:
         """Height and width of a plan's images, pixels."""
@@ -89,17 +100,17 @@ class Output:
         return getattr(torch, self.dtype)
 
     def table(self) -> torch.Tensor:
-        """Each channel's output value for each pixel value: [3, 256] in the output's dtype."""
+        """Each channel's output value for each pixel value: [channels, 256] in the output's dtype."""
         import torch
 
-        values = torch.arange(256, dtype=torch.float32).expand(3, 256)
+        values = torch.arange(256, dtype=torch.float32).expand(self.channels, 256)
         if self.dtype != "uint8":
             affine = torch.from_numpy(self.affine())
             values = values * affine[:, :1] + affine[:, 1:]
         return values.to(self.torch_dtype).contiguous()
 
     def affine(self) -> np.ndarray:
-        """Each channel's slope and offset, from pixel values to normalised ones: float32 [3, 2].
+        """Each channel's slope and offset, from pixel values to normalised ones: float32 [channels, 2].
 
         A normalised value is slope · value + offset, rounded to float32 after each of the two, so that
         a table of it and its computation have the same bits.
@@ -108,21 +119,27 @@ class Output:
         return np.stack([1 / (255 * std), -mean / std], axis=1).astype(np.float32)
 
 
-def _three(values: Any, *, what: str) -> tuple[float, float, float]:
-    """A mean or a standard deviation of three channels, on the scale of pixels from 0 to 1."""
+def _of_channels(values: Any, channels: int, *, what: str, usual: tuple[float, ...]) -> tuple[float, ...]:
+    """A mean or a standard deviation of each channel, on the scale of pixels from 0 to 1."""
+    wanted = _CHANNELS[channels]
+    if values is None:
+        grey = (round(sum(usual) / 3, 3),)
+        return grey if channels == 1 else (*usual, float(what == "std"))[:channels]
     try:
-        red, green, blue = (float(value) for value in values)
+        found = tuple(float(value) for value in ((values,) if channels == 1 and np.ndim(values) == 0 else values))
+        if len(found) != channels:
+            raise ValueError
     except (TypeError, ValueError):
-        raise ArgumentError(f"{what} {values!r}: give three numbers, of red, green and blue") from None
-    if any(value > 1 for value in (red, green, blue)):
-        scaled = ", ".join(f"{value / 255:.3f}" for value in (red, green, blue))
+        raise ArgumentError(f"{what} {values!r}: give {wanted}") from None
+    if any(value > 1 for value in found):
+        scaled = ", ".join(f"{value / 255:.3f}" for value in found) + "," * (channels == 1)
         raise ArgumentError(
             f"{what} {values!r} is beyond the scale from 0 to 1 that pixels have here; on the scale from 0 to 255, "
             f"divide by 255: {what}=({scaled})"
         )
-    if not all(value >= 0 for value in (red, green, blue)):  # NaN is not
-        raise ArgumentError(f"{what} {values!r}: give three numbers from 0 to 1")
-    return red, green, blue
+    if not all(value >= 0 for value in found):  # NaN is not
+        raise ArgumentError(f"{what} {values!r}: give {wanted} from 0 to 1")
+    return found
 
 
 @dataclass(frozen=True)
@@ -138,6 +155,7 @@ class Job:
         on_corrupt: "raise", or "replace" by the sample that `replacement` names.
         replacement: (plan, row, attempt) → a plan of one sample to stand in for a row.
         sizes: the sizes that plans' images have, where there are several; see `Output.size_of`.
+        views: images of each sample: a plan has rows of all samples' first ones, then of all second ones, and so on.
     """
 
     dataset: Any
@@ -148,6 +166,7 @@ class Job:
     on_corrupt: OnCorrupt
     replacement: Callable[..., BatchPlan]
     sizes: tuple[int, ...] = ()
+    views: int = 1
 
 
 def stand_ins(job: Job, plan: BatchPlan, row: int) -> Iterator[BatchPlan]:
@@ -215,13 +234,16 @@ class Work:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._decoded: Counter[int] = Counter()
+        self._shared: Counter[int] = Counter()
         self._busy: dict[str, float] = {}
         self._made = 0
         self._laps = Laps()
 
-    def add_decoded(self, epoch: int, samples: int) -> None:
+    def add_decoded(self, epoch: int, samples: int, *, shared: int = 0) -> None:
+        """Count images that were made; `shared` of them were cut from what was decoded for another."""
         with self._lock:
             self._decoded[epoch] += samples
+            self._shared[epoch] += shared
 
     def add_busy(self, seconds: float, *, samples: int = 0, stage: str = "") -> None:
         """Time in which the engine was at work; of one of n workers, the n-th part of it.
@@ -242,6 +264,10 @@ class Work:
     def decoded(self, epoch: int) -> int:
         with self._lock:
             return self._decoded[epoch]
+
+    def shared(self, epoch: int) -> int:
+        with self._lock:
+            return self._shared[epoch]
 
     def busy(self) -> tuple[dict[str, float], int]:
         """So far: seconds of each stage, and the samples that were finished in them."""

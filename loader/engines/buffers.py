@@ -16,7 +16,7 @@ def tone(output: Output) -> np.ndarray:
     """What `resample` needs to write this output, into arrays of `buffer_dtype`."""
     if output.torch_dtype.itemsize == 2:
         return output.table().view(torch.uint16).numpy()
-    return output.affine() if output.dtype == "float32" else np.empty((3, 0), np.float32)
+    return output.affine() if output.dtype == "float32" else np.empty((output.channels, 0), np.float32)
 
 
 def buffer_dtype(output: Output) -> np.dtype:
@@ -27,7 +27,7 @@ def buffer_dtype(output: Output) -> np.dtype:
 class BufferPool:
     """Batch buffers that return when the last tensor that shows them is gone.
 
-    A buffer is of `buffer_dtype`, [batch, h, w, 3] for channels-last memory and [batch, 3, h, w] for
+    A buffer is of `buffer_dtype`, [batch, h, w, c] for channels-last memory and [batch, c, h, w] for
     contiguous. There is a pool for each size of images. When another size is asked for, what is free of the size
     before is given back to the system, and so is what returns later: epochs of one size follow each other.
     """
@@ -40,7 +40,7 @@ class BufferPool:
         allocate: Callable[[tuple[int, ...], np.dtype], np.ndarray] = np.empty,
     ) -> None:
         self._allocate, self._batch_size = allocate, batch_size
-        self._usual = output.image_size
+        self._usual, self._channels = output.image_size, output.channels
         self._dtype = output.torch_dtype
         self._channels_last = output.layout == "channels_last"
         self._buffer_dtype = buffer_dtype(output)
@@ -71,18 +71,18 @@ class BufferPool:
         return sum(map(len, self._pools.values()))
 
     def _shape(self, size: int) -> tuple[int, ...]:
-        images = (size, size, 3) if self._channels_last else (3, size, size)
+        images = (size, size, self._channels) if self._channels_last else (self._channels, size, size)
         return (self._batch_size, *images)
 
     def image(self, buffer: np.ndarray, row: int) -> np.ndarray:
-        """One image of a buffer: [h, w, 3]."""
+        """One image of a buffer: [h, w, c]."""
         return buffer[row] if self._channels_last else buffer[row].transpose(1, 2, 0)
 
     def images(self, buffer: np.ndarray) -> np.ndarray:
-        """All images of a buffer, or of some rows of one: [n, h, w, 3]."""
+        """All images of a buffer, or of some rows of one: [n, h, w, c]."""
         return buffer if self._channels_last else buffer.transpose(0, 2, 3, 1)
 
     def tensor(self, buffer: np.ndarray) -> torch.Tensor:
-        """A buffer as images [count, 3, h, w], without a copy; it keeps the buffer from returning."""
+        """A buffer as images [count, c, h, w], without a copy; it keeps the buffer from returning."""
         images = torch.from_numpy(buffer).view(self._dtype)
         return images.permute(0, 3, 1, 2) if self._channels_last else images

@@ -28,6 +28,7 @@ import torch
 from budgetloader.batch import Batch
 from budgetloader.engines.base import Job, Work, crops_bytes, refuse_pixels
 from budgetloader.engines.base_threaded import ThreadedEngine
+from budgetloader.engines.channels import refuse_alpha
 from budgetloader.engines.rendering import Renderer
 from budgetloader.engines.upload import Put, uploader
 from budgetloader.errors import CorruptSampleError, EngineError
@@ -68,6 +69,7 @@ class DALIEngine(ThreadedEngine):
             raise EngineError("engine 'dali' does not pad; use engine='resident' or 'native', or crop='resized'")
         if job.output.decode_scaling:
             raise EngineError("engine 'dali' decodes no image smaller; use engine='native', or decode_scaling=False")
+        refuse_alpha(job.output.channels, engine="dali")
         refuse_pixels(job.dataset, engine="dali")
         work = Work()
         cropped = job.output.device != "cpu" if cropped is None else cropped
@@ -188,8 +190,9 @@ class _Maker:
 def _build(job: Job, *, tuning: Tuning, cropped: bool) -> Any:
     """The pipeline: decode the window, resize it, mirror and normalise."""
     output, device = job.output, torch.device(job.output.device)
-    scale = (1.0, 1.0, 1.0) if output.dtype == "uint8" else tuple(255 * s for s in output.std)
-    shift = (0.0, 0.0, 0.0) if output.dtype == "uint8" else tuple(255 * m for m in output.mean)
+    scale = (1.0,) * output.channels if output.dtype == "uint8" else tuple(255 * s for s in output.std)
+    shift = (0.0,) * output.channels if output.dtype == "uint8" else tuple(255 * m for m in output.mean)
+    colours: Any = dali.types.RGB if output.channels == 3 else dali.types.GRAY
     dtype = {"uint8": dali.types.UINT8, "float16": dali.types.FLOAT16}.get(output.dtype, dali.types.FLOAT)
 
     @dali.pipeline_def(
@@ -207,9 +210,11 @@ def _build(job: Job, *, tuning: Tuning, cropped: bool) -> Any:
         size = dali.fn.external_source(name="size", dtype=dali.types.FLOAT, ndim=1)
         window: Any = {"axis_names": "HW", "normalized_anchor": False, "normalized_shape": False}
         if cropped:
-            images = dali.fn.slice(_decoded(jpegs, device, tuning, fast=output.fast_decode), anchors, shapes, **window)
+            images = dali.fn.slice(
+                _decoded(jpegs, device, tuning, colours, fast=output.fast_decode), anchors, shapes, **window
+            )
         else:  # as it is stored: the index has that size, and no other engine turns an image
-            as_stored: Any = {"output_type": dali.types.RGB, "adjust_orientation": False}
+            as_stored: Any = {"output_type": colours, "adjust_orientation": False}
             as_stored["use_fast_idct"] = output.fast_decode
             images = dali.fn.decoders.image_slice(jpegs, anchors, shapes, **window, **as_stored)
         images = dali.fn.resize(
@@ -228,15 +233,14 @@ def _build(job: Job, *, tuning: Tuning, cropped: bool) -> Any:
     return built
 
 
-def _decoded(jpegs: Any, device: torch.device, tuning: Tuning, *, fast: bool) -> Any:
+def _decoded(jpegs: Any, device: torch.device, tuning: Tuning, colours: Any, *, fast: bool) -> Any:
     """Whole images, with the chroma upsampling of libjpeg-turbo, which every other engine has, unless `fast`."""
     if device.type == "cpu":
-        rgb = dali.types.RGB
-        return dali.fn.decoders.image(jpegs, output_type=rgb, adjust_orientation=False, use_fast_idct=fast)
+        return dali.fn.decoders.image(jpegs, output_type=colours, adjust_orientation=False, use_fast_idct=fast)
     return dali.fn.decoders.image(
         jpegs,
         device="mixed",
-        output_type=dali.types.RGB,
+        output_type=colours,
         adjust_orientation=False,
         jpeg_fancy_upsampling=not fast,
         hw_decoder_load=tuning.hardware_share,

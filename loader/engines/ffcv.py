@@ -5,6 +5,8 @@ and resizes and normalises as every engine does. FFCV's loader gets rows of (sam
 place of its indices, from one iterator that never ends: its own is rebuilt each epoch, holds the
 whole order in memory, and leaves a thread and its buffers behind when an epoch is left early.
 
+Its decoder gives three channels; grey is the luma of these.
+
 What FFCV does not check is checked here: the decoder's return code (it hands out another sample's
 pixels under the label otherwise), errors in its thread (they never reach the trainer otherwise), and
 torch's number of threads, which importing it sets to 1.
@@ -28,9 +30,11 @@ from numba import types
 from budgetloader import jpeg, resize
 from budgetloader.batch import Batch
 from budgetloader.dataset import Dataset
+from budgetloader.engines import channels
 from budgetloader.engines.base import Job, Output, Work, crops_bytes
 from budgetloader.engines.base_threaded import ThreadedEngine
 from budgetloader.engines.buffers import buffer_dtype, tone
+from budgetloader.engines.channels import grey, refuse_alpha
 from budgetloader.engines.rendering import Renderer
 from budgetloader.engines.upload import Uploader, uploader
 from budgetloader.errors import EngineError
@@ -70,7 +74,7 @@ _SAMPLE, _TOP, _LEFT, _HEIGHT, _WIDTH, _FLIP = range(6)  # what the compiled cod
 _one_at_a_time = threading.Lock()
 
 
-_SOURCES = zlib.crc32(b"".join(Path(str(module.__file__)).read_bytes() for module in (jpeg, resize)))
+_SOURCES = zlib.crc32(b"".join(Path(str(module.__file__)).read_bytes() for module in (channels, jpeg, resize)))
 
 
 def _with_sources(function: Callable) -> Callable:
@@ -110,7 +114,8 @@ def _decode_row(row, data, most_pixels, antialias, tone, out):
     h, w = np.uint32(head[HEIGHT_OF]), np.uint32(head[WIDTH_OF])
     if _imdecode(part.ctypes.data, len(part), h, w, pixels.ctypes.data, h, w, 0, 0, 1, 1, False, False) != 0:
         return False
-    return resample(pixels, top - place[0], left - place[1], height, width, antialias, row[_FLIP] != 0, tone, out)
+    shown = pixels if out.shape[2] == 3 else grey(pixels)
+    return resample(shown, top - place[0], left - place[1], height, width, antialias, row[_FLIP] != 0, tone, out)
 
 
 @numba.njit(nogil=True, parallel=True, cache=True, error_model="numpy")
@@ -121,7 +126,8 @@ def _decode_rows(rows, stored, most_pixels, antialias, tone, out, status):
         sample = rows[i, _SAMPLE]
         data = file_bytes[starts[sample] : starts[sample] + sizes[sample]]
         if len(raw) > 0 and raw[sample]:
-            pixels = data.reshape((heights[sample], widths[sample], 3))
+            stored = data.reshape((heights[sample], widths[sample], 3))
+            pixels = stored if out.shape[3] == 3 else grey(stored)
             top, left, height, width = rows[i, _TOP], rows[i, _LEFT], rows[i, _HEIGHT], rows[i, _WIDTH]
             decoded = resample(pixels, top, left, height, width, antialias, rows[i, _FLIP] != 0, tone, out[i])
         else:
@@ -139,7 +145,7 @@ class _WindowDecoder(Operation):
     def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
         output = self._output
         size, dtype = output.image_size, buffer_dtype(output)
-        shape = (size, size, 3) if output.layout == "channels_last" else (3, size, size)
+        shape = (size, size, output.channels) if output.layout == "channels_last" else (output.channels, size, size)
         state = replace(previous_state, jit_mode=True, shape=shape, dtype=dtype)
         # Placeholders: every batch brings its own memory, of its own size, so that none is written over.
         return state, (AllocationQuery((1,), dtype), AllocationQuery((1,), np.dtype("u1")))
@@ -287,6 +293,7 @@ class FFCVEngine(ThreadedEngine):
             raise EngineError("engine 'ffcv' reads the file's map; use engine='native', or a Dataset with mapped=True")
         if job.output.decode_scaling:
             raise EngineError("engine 'ffcv' decodes no image smaller; use engine='native', or decode_scaling=False")
+        refuse_alpha(job.output.channels, engine="ffcv")
         self.crops_bytes = crops_bytes(job)
         work = Work()
         up = uploader(job)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from budgetloader.batch import Batch
 from budgetloader.engines.base import BaseEngine, Job, crops_bytes
+from budgetloader.engines.channels import parts_of
 from budgetloader.engines.render_threads import Rendered, RenderThreads
 from budgetloader.engines.rendering import compile_kernels
 from budgetloader.engines.rows import RowRenderer
@@ -24,7 +25,8 @@ class NativeEngine(BaseEngine[Rendered]):
         self.crops_bytes = crops_bytes(job)
         self._uploader = uploader(job)
         compile_kernels(self._uploader.host)
-        RowRenderer(job, self._uploader.host).compile(self._uploader.host)
+        for part in parts_of(job.dataset, job.output.channels):
+            RowRenderer(job, self._uploader.host, part).compile(self._uploader.host)
         self._pool = RenderThreads(job, self._uploader, self.work)
         self._threads = self._pool.threads
 

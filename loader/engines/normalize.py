@@ -16,12 +16,12 @@ class Normalize:
 
     def __init__(self, output: Output) -> None:
         affine = torch.from_numpy(output.affine()).to(output.device)
-        self._slope, self._offset = (affine[:, i].view(1, 3, 1, 1) for i in range(2))
+        self._slope, self._offset = (affine[:, i].view(1, -1, 1, 1) for i in range(2))
         self._dtype = output.torch_dtype
         self._memory = torch.channels_last if output.layout == "channels_last" else torch.contiguous_format
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Values for pixels, both [n, 3, h, w].
+        """Values for pixels, both [n, channels, h, w].
 
         Args:
             pixels: 0 … 255 in any dtype (fractions are cut off), on any device, in any layout.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from budgetloader.engines.base import Job, Work
+from budgetloader.engines.channels import parts_of
 from budgetloader.engines.rendering import Renderer
 from budgetloader.engines.rows import RowRenderer
 from budgetloader.engines.threads import Latch, join_soon
@@ -75,11 +76,10 @@ class Rendered:
 
 @dataclass(eq=False, slots=True)
 class _Task:
-    """Some rows of a batch."""
+    """Some rows of a batch: int64, their numbers."""
 
     pending: Rendered
-    start: int
-    stop: int
+    rows: np.ndarray
 
 
 class RenderThreads:
@@ -93,7 +93,7 @@ class RenderThreads:
 
     def __init__(self, job: Job, uploader: Uploader, work: Work) -> None:
         self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
-        self._rows_per_task = _rows_per_task(job)
+        self._rows_per_task, self._views = _rows_per_task(job), job.views
         worker = _Worker(job, uploader, self._tasks, work)
         self.threads = [
             threading.Thread(target=worker.run, name=f"native-{i}", daemon=True) for i in range(job.workers)
@@ -104,11 +104,10 @@ class RenderThreads:
 
     def start(self, pending: Rendered) -> None:
         """Begin to make a batch."""
-        count = len(pending.plan)
-        starts = range(0, count, self._rows_per_task)
-        pending.tasks_left = len(starts)
-        for start in starts:
-            self._tasks.put(_Task(pending, start, min(start + self._rows_per_task, count)))
+        tasks = [_Task(pending, rows) for rows in _shares(len(pending.plan), self._rows_per_task, self._views)]
+        pending.tasks_left = len(tasks)
+        for task in tasks:
+            self._tasks.put(task)
 
     def wait(self, pending: Rendered) -> None:
         """Wait until a batch is done."""
@@ -136,7 +135,8 @@ class _Worker:
     def run(self) -> None:
         self._uploader.enter()
         renderer = Renderer(self._job, self._work, self._uploader.host)
-        rows = RowRenderer(self._job, self._uploader.host)
+        host = self._uploader.host
+        rows = [RowRenderer(self._job, host, part) for part in parts_of(self._job.dataset, host.channels)]
         while True:
             task = self._tasks.get()
             if task is None:
@@ -149,17 +149,28 @@ class _Worker:
                 except BaseException as caught:
                     error = caught
                 seconds = (time.perf_counter() - began) / self._job.workers
-                self._work.add_busy(seconds, samples=task.stop - task.start)
+                self._work.add_busy(seconds, samples=len(task.rows))
             if pending.finish_task(error):
                 pending.send(self._uploader, self._job.dataset.labels)
             del task, pending  # while this thread waits, it must not keep a buffer
 
-    def _render(self, task: _Task, renderer: Renderer, rows: RowRenderer) -> None:
-        pending, which = task.pending, slice(task.start, task.stop)
-        done = rows.render(pending.plan, which, self._uploader.images(pending.buffer[which]))
-        self._work.add_decoded(pending.plan.epoch, int(np.count_nonzero(done)))
-        for row in (task.start + np.flatnonzero(~done)).tolist():  # what is not plain
+    def _render(self, task: _Task, renderer: Renderer, rows: list[RowRenderer]) -> None:
+        pending, images = task.pending, self._uploader.images(task.pending.buffer)
+        done = np.ones(len(task.rows), np.bool_)
+        for part in rows:  # of the channels
+            done &= part.render(pending.plan, task.rows, images)
+        self._work.add_decoded(pending.plan.epoch, int(np.count_nonzero(done)), shared=rows[0].shared)
+        for row in task.rows[~done].tolist():  # what is not plain
             pending.samples[row] = renderer.fill(pending.plan, row, self._uploader.image(pending.buffer, row))
+
+
+def _shares(count: int, size: int, views: int) -> list[np.ndarray]:
+    """The rows of a batch in tasks of about so many; the views of a sample are in one task."""
+    rows = np.arange(count)
+    if views == 1 or count % views:
+        return [rows[start : start + size] for start in range(0, count, size)]
+    by_view, size = rows.reshape(views, -1), max(size // views, 1)
+    return [by_view[:, start : start + size].ravel() for start in range(0, count // views, size)]
 
 
 def _rows_per_task(job: Job) -> int:

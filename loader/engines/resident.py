@@ -15,6 +15,7 @@ from budgetloader.batch import Batch
 from budgetloader.dataset import corrupt
 from budgetloader.engines.base import Job, stand_ins
 from budgetloader.engines.base_direct import DirectEngine
+from budgetloader.engines.channels import parts_of
 from budgetloader.engines.normalize import Normalize
 from budgetloader.engines.rendering import Decoder, pad
 from budgetloader.engines.upload import Put, uploader
@@ -80,7 +81,7 @@ class ResidentEngine(DirectEngine):
         return replace(plan, samples=samples, windows=windows, flips=flips)
 
     def _shifted(self, plan: BatchPlan, size: int, put: Put) -> torch.Tensor:
-        """Windows of the images' size in the padded images: uint8 [n, h, w, 3]."""
+        """Windows of the images' size in the padded images: uint8 [n, h, w, c]."""
         top, left = plan.windows[:, 0, None], plan.windows[:, 1, None]
         across = np.where(plan.flips[:, None], np.arange(size)[::-1], np.arange(size))
         y = put(top + PAD + np.arange(size))
@@ -89,7 +90,7 @@ class ResidentEngine(DirectEngine):
         return self._images[samples[:, None, None], y[:, :, None], x[:, None, :]]
 
     def _resized(self, plan: BatchPlan, size: int, put: Put) -> torch.Tensor:
-        """Windows, resized by one matrix for the rows and one for the columns: uint8 [n, h, w, 3]."""
+        """Windows, resized by one matrix for the rows and one for the columns: uint8 [n, h, w, c]."""
         antialias = self._job.output.interpolation == "antialias"
         border = PAD if self._job.output.crop == "pad" else 0
         down = np.zeros((len(plan), size, self._images.shape[1]), np.float32)
@@ -106,30 +107,32 @@ class ResidentEngine(DirectEngine):
         return (blended + 0.5).clamp_(0, 255).byte()
 
 
-def bytes_of(dataset: Any, *, crop: Crop) -> int:
+def bytes_of(dataset: Any, *, crop: Crop, channels: int = 3) -> int:
     """The memory that a dataset's images take here, where they are all of one size."""
     border = 2 * PAD if crop == "pad" else 0
-    return len(dataset) * (int(dataset.heights[0]) + border) * (int(dataset.widths[0]) + border) * 3
+    return len(dataset) * (int(dataset.heights[0]) + border) * (int(dataset.widths[0]) + border) * channels
 
 
 def decode(job: Job) -> Decoded:
-    """Every image, padded where windows reach outside: uint8 [samples, h, w, 3]; and which do not decode."""
+    """Every image, padded where windows reach outside: uint8 [samples, h, w, c]; and which do not decode."""
     dataset, border = job.dataset, 2 * PAD if job.output.crop == "pad" else 0
     height, width = int(dataset.heights[0]), int(dataset.widths[0])
     if (dataset.heights != height).any() or (dataset.widths != width).any():
         raise EngineError("engine 'resident' needs images of one size; use engine='native'")
-    size = bytes_of(dataset, crop=job.output.crop)
+    size = bytes_of(dataset, crop=job.output.crop, channels=job.output.channels)
     if size > MOST_BYTES:
         raise EngineError(f"engine 'resident' would need {size:,} bytes; use engine='native'")
-    images = np.zeros((len(dataset), height + border, width + border, 3), np.uint8)
-    damaged = []
+    images = np.zeros((len(dataset), height + border, width + border, job.output.channels), np.uint8)
+    damaged, parts = [], parts_of(dataset, job.output.channels)
 
     def decode_one(sample: int) -> CorruptSampleError | None:
-        try:
-            pixels = Decoder(dataset, fast=job.output.fast_decode).decode_whole(sample)
-        except CorruptSampleError as error:
-            return error
-        images[sample] = pad(pixels) if border else pixels
+        for part in parts:
+            try:
+                decoder = Decoder(part.dataset, fast=job.output.fast_decode, grey=part.count == 1)
+                pixels = decoder.decode_whole(sample)
+            except CorruptSampleError as error:
+                return error
+            part.of(images[sample])[:] = pad(pixels) if border else pixels
         return None
 
     for sample, error in enumerate(in_order(decode_one, len(dataset), threads=job.workers)):

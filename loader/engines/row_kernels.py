@@ -9,6 +9,7 @@ import numba
 import numpy as np
 
 from budgetloader.engines import turbojpeg
+from budgetloader.engines.channels import grey
 from budgetloader.jpeg import (
     BASELINE,
     FIELDS,
@@ -25,6 +26,7 @@ from budgetloader.jpeg import (
 from budgetloader.limits import MAX_SCANS
 from budgetloader.resize import resample
 
+_MCU, _CALL_PIXELS = 16, 1000  # pixels: what a window has besides, on average, and a decoder's call is worth
 COLUMNS = 8
 _FROM, _BEGIN, _END, _TOP, _LEFT, _HEIGHT, _WIDTH, _DIVISOR = range(COLUMNS)
 _LEAVE, IN_SCRATCH, IN_FILE, _PIXELS = range(4)  # what a row is decoded from; _PIXELS: it is decoded
@@ -37,6 +39,38 @@ def divisor_of(height, width, target):
     while divisor < 8 and min(height, width) >= 2 * divisor * target:
         divisor *= 2
     return divisor
+
+
+@numba.njit(nogil=True, cache=True)
+def unite(which, samples, windows, leaders):
+    """Find rows that show parts of one image, and are decoded together in less time than each by itself.
+
+    Args:
+        which: int64, the rows to look at.
+        samples: int64 [n].
+        windows: int64 [n, 4]; of a leader, it becomes what all its rows show together.
+        leaders: int64 [n], 0 … n − 1; of a row that another one's image shows, it becomes that row.
+    """
+    for b in range(1, len(which)):
+        i = which[b]
+        for a in range(b):
+            j = which[a]
+            if leaders[j] != j or samples[j] != samples[i]:
+                continue
+            top, left = min(windows[i, 0], windows[j, 0]), min(windows[i, 1], windows[j, 1])
+            bottom = max(windows[i, 0] + windows[i, 2], windows[j, 0] + windows[j, 2])
+            right = max(windows[i, 1] + windows[i, 3], windows[j, 1] + windows[j, 3])
+            alone = _effort(windows[i, 2], windows[i, 3]) + _effort(windows[j, 2], windows[j, 3])
+            if _effort(bottom - top, right - left) <= alone:
+                windows[j, 0], windows[j, 1], windows[j, 2], windows[j, 3] = top, left, bottom - top, right - left
+                leaders[i] = j
+                break
+
+
+@numba.njit(nogil=True, cache=True)
+def _effort(height, width):
+    """What decoding a window takes, in pixels: whole MCUs, and the call itself."""
+    return (height + _MCU) * (width + _MCU) + _CALL_PIXELS
 
 
 @numba.njit(nogil=True, cache=True)
@@ -56,7 +90,7 @@ def crop_rows(mapped, starts, sizes, heights, widths, raw, which, samples, windo
         rows: int64 [n, 8], filled: a row that is not plain is left.
 
     Returns:
-        The most bytes that one of them has when it is decoded.
+        The most pixels that one of them has when it is decoded.
     """
     head, place, lengths, to = np.zeros(FIELDS, np.int64), np.zeros(2, np.int64), np.empty(1024, np.int64), 0
     most = 0
@@ -96,7 +130,7 @@ def crop_rows(mapped, starts, sizes, heights, widths, raw, which, samples, windo
 def _note(row, source, begin, end, top, left, height, width, divisor):
     row[_FROM], row[_BEGIN], row[_END], row[_TOP], row[_LEFT] = source, begin, end, top, left
     row[_HEIGHT], row[_WIDTH], row[_DIVISOR] = height, width, divisor
-    return 3 * -(-height // divisor) * -(-width // divisor)
+    return -(-height // divisor) * -(-width // divisor)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -104,17 +138,18 @@ def _resample_row(source, window, row, border, antialias, flip, tone, out):
     top, left = window[0] - row[_TOP], window[1] - row[_LEFT]
     if border == 0:
         return resample(source, top, left, window[2], window[3], antialias, flip, tone, out, row[_DIVISOR])
-    padded = np.zeros((source.shape[0] + 2 * border, source.shape[1] + 2 * border, 3), np.uint8)
+    padded = np.zeros((source.shape[0] + 2 * border, source.shape[1] + 2 * border, source.shape[2]), np.uint8)
     padded[border:-border, border:-border] = source
     return resample(padded, top + border, left + border, window[2], window[3], antialias, flip, tone, out, 1)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def resample_rows(which, pixels, at, mapped, rows, windows, flips, border, antialias, tone, out, done):
+def resample_rows(which, leaders, pixels, at, mapped, rows, windows, flips, border, antialias, tone, out, to, done):
     """Resize rows whose images are decoded into a batch; `done` says which could be.
 
     Args:
         which: int64, the rows to do.
+        leaders: int64 [n], of each row, that whose decoded image shows it, too: see `unite`.
         pixels: uint8, the decoded images.
         at: int64 [n], where each begins; below 0: it is not decoded.
         mapped: uint8, the file, where `rows` says that pixels are in it.
@@ -122,46 +157,63 @@ def resample_rows(which, pixels, at, mapped, rows, windows, flips, border, antia
         windows, flips: int64 [n, 4] and bool [n].
         border: black pixels around an image.
         antialias, tone: see `resample`.
-        out: [n, h, w, 3], any strides.
+        out: [batch, h, w, channels], any strides.
+        to: int64 [n], which images of `out` they are.
         done: bool [n], filled.
     """
+    channels = out.shape[3]
     for i in which:
-        row = rows[i]
+        leader = leaders[i]
+        row = rows[leader]
         height, width = -(-row[_HEIGHT] // row[_DIVISOR]), -(-row[_WIDTH] // row[_DIVISOR])
         if row[_FROM] == _PIXELS:
             stored = mapped[row[_BEGIN] : row[_END]].reshape((height, width, 3))
-            done[i] = _resample_row(stored, windows[i], row, border, antialias, flips[i], tone, out[i])
-        elif at[i] >= 0:
-            decoded = pixels[at[i] : at[i] + height * width * 3].reshape((height, width, 3))
-            done[i] = _resample_row(decoded, windows[i], row, border, antialias, flips[i], tone, out[i])
+            if channels == 1:
+                shown = grey(stored)
+                done[i] = _resample_row(shown, windows[i], row, border, antialias, flips[i], tone, out[to[i]])
+            else:
+                done[i] = _resample_row(stored, windows[i], row, border, antialias, flips[i], tone, out[to[i]])
+        elif at[leader] >= 0:
+            decoded = pixels[at[leader] : at[leader] + height * width * channels].reshape((height, width, channels))
+            done[i] = _resample_row(decoded, windows[i], row, border, antialias, flips[i], tone, out[to[i]])
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def make_rows(
-    mapped, starts, sizes, heights, widths, raw, which, samples, windows, border, scale_to, scratch, rows, tools, how,
-    pixels, flips, antialias, tone, out, done,
+    mapped, starts, sizes, heights, widths, raw, leading, samples, shown, border, scale_to, scratch, rows, tools, how,
+    pixels, behind, begins, windows, flips, antialias, tone, out, to, done,
 ):  # fmt: skip
-    """Crop, decode and resize rows, one after the other, while their bytes are in the cache.
+    """Crop and decode leading rows, and resize all that each of them shows, while its bytes are in the cache.
 
     Args:
-        mapped, starts, sizes, heights, widths, raw, which, samples, windows, border, scale_to, rows: see `crop_rows`.
+        mapped, starts, sizes, heights, widths, raw, samples, border, scale_to, rows: see `crop_rows`.
+        leading: int64, the rows whose images are decoded.
+        shown: int64 [n, 4], what they show; see `unite`.
         scratch: uint8, 2 bytes more than the largest of the samples has.
         tools, how: see `turbojpeg.decode`.
         pixels: uint8, as many bytes as the largest image.
-        flips, antialias, tone, out, done: see `resample_rows`.
+        behind: int64, all rows, those that one leader shows together.
+        begins: int64, where those of each leader begin in `behind`.
+        windows, flips, antialias, tone, out, to, done: see `resample_rows`.
     """
-    for k in range(len(which)):
-        i, row = which[k], rows[which[k]]
+    channels = out.shape[3]
+    for k in range(len(leading)):
+        row = rows[leading[k]]
         where = mapped, starts, sizes, heights, widths, raw
-        need = crop_rows(*where, which[k : k + 1], samples, windows, border, scale_to, scratch, rows)
+        need = channels * crop_rows(*where, leading[k : k + 1], samples, shown, border, scale_to, scratch, rows)
         height, width = -(-row[_HEIGHT] // row[_DIVISOR]), -(-row[_WIDTH] // row[_DIVISOR])
         if row[_FROM] == _PIXELS:
             image = mapped[row[_BEGIN] : row[_END]].reshape((height, width, 3))
+            if channels == 1:
+                image = grey(image)
         elif row[_FROM] != _LEAVE and need <= len(pixels):
             data = (scratch if row[_FROM] == IN_SCRATCH else mapped)[row[_BEGIN] : row[_END]]
-            if not turbojpeg.decode(tools, data, row[_HEIGHT], row[_WIDTH], row[_DIVISOR], how, pixels[:need]):
+            decoded = pixels[:need]
+            if not turbojpeg.decode(tools, data, row[_HEIGHT], row[_WIDTH], row[_DIVISOR], how, channels, decoded):
                 continue
-            image = pixels[:need].reshape((height, width, 3))
+            image = decoded.reshape((height, width, channels))
         else:
             continue
-        done[i] = _resample_row(image, windows[i], row, border, antialias, flips[i], tone, out[i])
+        for b in range(begins[k], begins[k + 1] if k + 1 < len(begins) else len(behind)):
+            i = behind[b]
+            done[i] = _resample_row(image, windows[i], row, border, antialias, flips[i], tone, out[to[i]])

@@ -35,9 +35,10 @@ class SyntheticEngine(DirectEngine):
     def _noise(self, size: int) -> torch.Tensor:
         """A batch of images of a size, on the device."""
         output, generator = self._job.output, torch.Generator().manual_seed(0)
-        pixels = torch.randint(0, 256, (self._job.batch_size, size, size, 3), generator=generator, dtype=torch.uint8)
+        shape = (self._job.batch_size, size, size, output.channels)
+        pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         table = output.table()
-        images = torch.stack([table[c][pixels[..., c].long()] for c in range(3)], dim=1)
+        images = torch.stack([table[c][pixels[..., c].long()] for c in range(output.channels)], dim=1)
         memory = torch.channels_last if output.layout == "channels_last" else torch.contiguous_format
         return self._uploader.run(lambda put: images.contiguous(memory_format=memory).to(output.device))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import logging
 import sys
 import weakref
@@ -25,7 +26,8 @@ from numba.extending import intrinsic
 
 _NAMES = {"linux": "libturbojpeg.so.0", "darwin": "libturbojpeg.0.dylib"}
 _FAST_UPSAMPLING, _FAST_DCT = 256, 2048  # turbojpeg.h: TJFLAG_FASTUPSAMPLE, TJFLAG_FASTDCT
-_RGB, _LAST_COLOURS = 0, 2  # TJPF_RGB; TJCS_RGB, TJCS_YCbCr and TJCS_GRAY, and behind them CMYK and YCCK
+_RGB, _GREY = 0, 6  # TJPF_RGB and TJPF_GRAY
+_OF_RGB, _OF_GREY = 0, 2  # TJCS_RGB, TJCS_YCbCr (1) and TJCS_GRAY; behind them CMYK and YCCK
 _SHARP = 16  # pixels; from here on no other scale than the one that is meant makes an image of the size asked for
 _log = logging.getLogger("budgetloader")
 
@@ -100,10 +102,13 @@ def _agrees(found: Library) -> bool:
     try:
         for subsampling in ("444", "422", "420", "440", "Gray"):
             data = simplejpeg.encode_jpeg(pixels, quality=90, colorsubsampling=subsampling)
-            for fast in (False, True):
-                wanted = simplejpeg.decode_jpeg(data, fastdct=fast, fastupsample=fast)
-                shape = out.ctypes.data, out.shape[1], 3 * out.shape[1], out.shape[0], _RGB, flags(fast=fast)
-                if found.loaded.tjDecompress2(handle, data, len(data), *shape) or not np.array_equal(out, wanted):
+            for fast, (kind, colours) in itertools.product((False, True), ((_RGB, "RGB"), (_GREY, "Gray"))):
+                wanted = simplejpeg.decode_jpeg(data, colorspace=colours, fastdct=fast, fastupsample=fast)
+                height, width, count = wanted.shape
+                shape = out.ctypes.data, width, count * width, height, kind, flags(fast=fast)
+                if found.loaded.tjDecompress2(handle, data, len(data), *shape):
+                    return False
+                if not np.array_equal(out.ravel()[: wanted.size], wanted.ravel()):
                     return False
     finally:
         found.loaded.tjDestroy(handle)
@@ -138,7 +143,7 @@ def _decompress(typing_context, address, arguments):  # type: ignore[no-untyped-
 
 
 @numba.njit(nogil=True, cache=True)
-def decode(tools, data, height, width, divisor, how, pixels):
+def decode(tools, data, height, width, divisor, how, channels, pixels):
     """Decode a JPEG; whether it could be done.
 
     Args:
@@ -147,11 +152,14 @@ def decode(tools, data, height, width, divisor, how, pixels):
         height, width: what its headers have to say.
         divisor: 1, 2, 4 or 8, by which it is made smaller.
         how: see `flags`.
-        pixels: uint8 [⌈height / divisor⌉ · ⌈width / divisor⌉ · 3], contiguous, to write to.
+        channels: 3, or 1: the luma.
+        pixels: uint8 [⌈height / divisor⌉ · ⌈width / divisor⌉ · channels], contiguous, to write to.
     """
     handle, header, decompress = tools
     down, across = -(-height // divisor), -(-width // divisor)
-    if len(pixels) != 3 * down * across or (divisor > 1 and max(height, width) < _SHARP):
+    if (channels != 3 and channels != 1) or len(pixels) != channels * down * across:
+        return False
+    if divisor > 1 and max(height, width) < _SHARP:
         return False
     found = np.empty(4, np.int32)  # width, height, subsampling, colours
     at = np.int64(found.ctypes.data)
@@ -159,8 +167,10 @@ def decode(tools, data, height, width, divisor, how, pixels):
     told = np.int64(handle), start, size, at, at + np.int64(4), at + np.int64(8), at + np.int64(12)
     if _header(np.int64(header), told) != 0:  # type: ignore[call-arg]
         return False
-    if found[0] != width or found[1] != height or found[3] < 0 or found[3] > _LAST_COLOURS:
+    least = _OF_RGB if channels == 3 else _OF_RGB + 1  # simplejpeg makes the luma of the few others
+    if found[0] != width or found[1] != height or found[3] < least or found[3] > _OF_GREY:
         return False
-    to, pitch = np.int64(pixels.ctypes.data), np.int64(3 * across)
-    made = np.int64(handle), start, size, to, np.int64(across), pitch, np.int64(down), np.int64(_RGB), np.int64(how)
+    to, pitch = np.int64(pixels.ctypes.data), np.int64(channels * across)
+    kind = np.int64(_RGB if channels == 3 else _GREY)
+    made = np.int64(handle), start, size, to, np.int64(across), pitch, np.int64(down), kind, np.int64(how)
     return _decompress(np.int64(decompress), made) == 0  # type: ignore[call-arg]

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from budgetloader.block_order import BlockOrder, order_of
 from budgetloader.budget import Budget
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
 from budgetloader.order import Order, Sampling
@@ -46,7 +47,8 @@ class Wanted:
     """What a loader's keywords say of the samples that it draws.
 
     Args:
-        sampling: "independent", "cyclic" or "static"; see `budgetloader.order.Order`.
+        sampling: "independent", "cyclic" or "static", see `budgetloader.order.Order`; or "blocks", see
+            `budgetloader.block_order.BlockOrder`.
         samples: some of the set: their numbers, or a boolean mask with an entry per sample.
         weights: a number per sample of the whole set, or "balanced": draws in proportion, with replacement.
         selection: one's own.
@@ -68,6 +70,7 @@ class Chosen:
         identity: what is added to a loader's state; {} for the whole set in the usual order.
         uniform: whether an epoch's full order is a permutation of the whole set, drawn afresh each epoch.
         size: positions of that order.
+        blocks: the order, where it stands in blocks of neighbours; else None.
     """
 
     def __init__(
@@ -78,7 +81,9 @@ class Chosen:
         total: int,
         uniform: bool = False,
         changing: Picks | Learner | None = None,
+        blocks: BlockOrder | None = None,
     ) -> None:
+        self.blocks = blocks
         self._selection, self.budget, self._total, self.uniform = selection, budget, total, uniform
         self.changing = changing
         self._filtered = selection if isinstance(selection, Filtered) else None
@@ -177,15 +182,16 @@ def choose(
         return Chosen(own, Budget(schedule, samples=size, batch_size=batch_size), total=total)
     size = total if members is None else len(members)
     budget = Budget(schedule, samples=size, batch_size=batch_size)
-    order: Weighted | Order | Subset
+    order: Weighted | Order | BlockOrder | Subset
     if wanted.weights is not None:
         of = labels if members is None else labels[members]
         order = Weighted(_weights(wanted.weights, of, members, total=total), seed=seed)
         return Chosen(order if members is None else Subset(members, order), budget, total=total)
-    order = Order(budget, seed=seed, sampling=wanted.sampling)
-    if members is not None:
-        order = Subset(members, order)
-    if wanted.sampling != "independent":  # an epoch's order depends on the budgets of others
+    order = order_of(budget, seed=seed, sampling=wanted.sampling)
+    blocks = order if isinstance(order, BlockOrder) else None
+    if members is not None:  # blocks are of neighbours in the file
+        order = Subset(members if blocks is None else np.sort(members), order)
+    if wanted.sampling in ("cyclic", "static"):  # an epoch's order depends on the budgets of others
         return Chosen(order, budget, total=total, uniform=members is None and wanted.sampling != "static")
     filtered = Filtered(order, budget, total=total)
     changing: Picks | Learner
@@ -193,7 +199,7 @@ def choose(
         changing = Learner(wanted.selection, filtered, total=total, seed=seed, ranks=ranks)
     else:
         changing = Picks(filtered, total=total, ranks=ranks, among=_mask(members, total))
-    return Chosen(filtered, budget, total=total, uniform=members is None, changing=changing)
+    return Chosen(filtered, budget, total=total, uniform=members is None, changing=changing, blocks=blocks)
 
 
 def _mask(members: np.ndarray | None, total: int) -> np.ndarray | None:
@@ -209,7 +215,9 @@ def _weights(given: ArrayLike | str, labels: np.ndarray, members: np.ndarray | N
         if given != "balanced":
             raise ArgumentError(f"weights {given!r} is not known; give 'balanced', or a number per sample")
         return balanced(labels)
-    weights = np.asarray(given, dtype=np.float64)
+    weights = np.asarray(given)
+    if weights.dtype.kind not in "biuf":  # numbers stay as they are: a copy of a billion is 8 GB
+        weights = np.asarray(given, dtype=np.float64)
     if weights.shape != (total,):
         raise ScheduleError(f"weights of shape {weights.shape}: give one number for each of the set's {total} samples")
     return weights if members is None else weights[members]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 import numpy as np
@@ -101,7 +101,7 @@ class Assembler:
             ServiceGoneError: the service has ended.
             EngineError: it refuses, or cannot decode.
         """
-        began = time.perf_counter()
+        began, waited = time.perf_counter(), self._waited
         keys = self._keys(epoch, spans)
         missing = [key for key in self._ahead if key not in self._references]
         if 2 * len(missing) >= self._most_ahead or any(key not in self._references for key in keys):
@@ -124,7 +124,8 @@ class Assembler:
         self._emitted += pieces[-1][2].stop
         busy = self._busy(sum(to.stop - to.start for number, _, to in runs(spans) if number not in shared))
         decoded, self._decoded = self._decoded, 0
-        return BatchAnswer(decoded, busy, self._copied, replaced, loan), descriptors
+        stored = (self._waited - waited) * _store_share(blocks.values())
+        return BatchAnswer(decoded, busy, self._copied, replaced, loan, stored), descriptors
 
     def _deliver(self, pieces: list[tuple[Part, slice, slice]], out: np.ndarray) -> tuple[Loan | None, list[int]]:
         """Lend a batch that lies in one part, if that is possible; else copy it."""
@@ -310,6 +311,13 @@ def _overlaps(parts: list[Part], rows: slice, to: slice) -> Iterator[tuple[Part,
         if start < stop:
             row = to.start + start - rows.start
             yield part, slice(start - part.start, stop - part.start), slice(row, row + stop - start)
+
+
+def _store_share(blocks: Iterable[list[Part]]) -> float:
+    """The share of the time that blocks took to be made in which that waited for object storage, 0 … 1."""
+    contents = [part.content for parts in blocks for part in parts]
+    waited = sum(content.store_seconds for content in contents)
+    return waited / (waited + sum(content.seconds for content in contents)) if waited else 0.0
 
 
 def _blocks(end: int) -> int:

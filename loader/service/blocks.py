@@ -10,6 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:  # the coordinator restarts fast because it imports neither torch nor numba
     from budgetloader.dataset import Dataset
+    from budgetloader.joined import JoinedDataset
 
 Spans = Sequence[tuple[int, int]]  # positions, as stretches [start, stop)
 BLOCK = 256  # positions
@@ -59,18 +60,26 @@ class Reading:
     """How the dataset is opened.
 
     Args:
-        path: of the file.
+        path: of the file, or its address; or of a list of shards.
         verify, max_pixels: as in `budgetloader.dataset.Dataset`.
+        cache, cache_bytes: of a file in object storage, as in `BudgetLoader`.
     """
 
     path: str
     verify: bool
     max_pixels: int
+    cache: str | None = None
+    cache_bytes: float | None = None
 
-    def open(self) -> Dataset:
-        from budgetloader.dataset import Dataset
+    def open(self) -> Dataset | JoinedDataset:
+        stored: Any = {"cache": self.cache, "cache_bytes": self.cache_bytes}
+        if self.path.endswith(".shards.json"):
+            from budgetloader.sharding import open_list
 
-        return Dataset(self.path, verify=self.verify, max_pixels=self.max_pixels)
+            return open_list(self.path, verify=self.verify, max_pixels=self.max_pixels, **stored)
+        from budgetloader.storage import open_file
+
+        return open_file(self.path, verify=self.verify, max_pixels=self.max_pixels, **stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +115,14 @@ class Content:
         replaced: row → sample, of the rows where another sample stands in for one that does not decode.
         corrupt: row → (message, sample), of the rows that do not decode; their images are black.
         seconds: that decoding took, see `budgetloader.engines.laps`.
+        store_seconds: in which it waited for object storage besides.
     """
 
     images: np.ndarray
     replaced: dict[int, int]
     corrupt: dict[int, tuple[str, int]]
     seconds: float
+    store_seconds: float = 0.0
 
 
 class Part(NamedTuple):

@@ -8,9 +8,10 @@ import math
 import os
 import socket
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from budgetloader.engines.base import IMAGENET_MEAN, IMAGENET_STD, Job, OnCorrupt, Work
+from budgetloader.engines.base import Job, OnCorrupt, Work
 from budgetloader.engines.base_threaded import ThreadedEngine
 from budgetloader.errors import ArgumentError, ArgumentTypeError, EngineError, ServiceGoneError
 from budgetloader.loader import BudgetLoader
@@ -21,7 +22,8 @@ from budgetloader.service import SHARE, registry
 from budgetloader.service.blocks import BLOCK
 from budgetloader.service.connection import Bridge
 from budgetloader.service.maker import BridgeMaker
-from budgetloader.service.protocol import ServiceStatus, StatusRequest
+from budgetloader.service.protocol import StatusRequest
+from budgetloader.service.status import ServiceStatus
 from budgetloader.sizes import one_size
 
 if TYPE_CHECKING:
@@ -44,9 +46,13 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "train": ((True,), "evaluation is not shared; make a BudgetLoader from the file"),
     "views": ((1,), "a service decodes one crop of each sample; make a BudgetLoader from the file"),
     "crops": ((None,), "they are of an evaluation, which is not shared; make a BudgetLoader from the file"),
+    "channels": (
+        (3,),
+        "a service's blocks are of red, green and blue, for all who share them; make a BudgetLoader from the file",
+    ),
     "sampling": (
         ("independent",),
-        "only sampling='independent' can be shared; the order of the others depends on the schedule",
+        "only sampling='independent' can be shared: it is the order that the service decodes ahead in",
     ),
     "decode_scaling": ((False,), "a service decodes images whole, for all of its trainers; leave it out"),
     "fast_decode": ((False,), "a service decodes exactly, for all of its trainers; leave it out"),
@@ -78,8 +84,8 @@ def connect(
     layout: str = "channels_last",
     interpolation: Interpolation = "antialias",
     crop: str = "auto",
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     prefetch: int = 3,
     rank: int | None = None,
     world_size: int | None = None,
@@ -155,8 +161,18 @@ def _refuse(unknown: dict[str, Any]) -> None:
 
 def _connect(name: str, *, label: str | None, wait_seconds: float) -> Bridge:
     """A bridge to a service, at the latest after some time."""
+    if not isinstance(name, str):
+        raise ArgumentTypeError(
+            f"name is a {type(name).__name__}, and not the name of a service, which has one file; of several files or "
+            "a Mixture make a BudgetLoader, or convert them to one file, serve it, and give weights= for the shares"
+        )
     if isinstance(wait_seconds, bool) or not isinstance(wait_seconds, (int, float)) or not 0 <= wait_seconds < math.inf:
         raise ArgumentError(f"wait_seconds {wait_seconds!r} is no time; give seconds, 0 or more")
+    if not isinstance(name, str):
+        raise ArgumentTypeError(
+            f"name is a {type(name).__name__}, and not the name of a service, which has one file; of several files or "
+            "a Mixture make a BudgetLoader, or convert them to one file, serve it, and give weights= for the shares"
+        )
     label = (f"{socket.gethostname()}:{os.getpid()}" if label is None else str(label))[:_LABEL_LETTERS]
     deadline = time.monotonic() + wait_seconds
     said = False

@@ -29,6 +29,8 @@ def serve(options: argparse.Namespace) -> int:
             host=options.host,
             verify=options.verify,
             max_pixels=options.max_pixels,
+            cache=options.cache,
+            cache_bytes=options.cache_bytes,
         ) as served,
     ):
         stop.started = True
@@ -40,6 +42,8 @@ def serve(options: argparse.Namespace) -> int:
         if entry.node != LOOPBACK:
             print(f"on other machines: budgetloader join {entry.address} --name {entry.name} …", flush=True)
             print(f"the token is in {registry.path_of(entry.name)}; traffic is not encrypted", flush=True)
+        if options.metrics_port is not None:
+            print(f"for people: http://{LOOPBACK}:{options.metrics_port}/; for Prometheus: /metrics there", flush=True)
         serve_until_stopped(served, stop=stop, metrics_port=options.metrics_port)
     return 0
 
@@ -74,7 +78,8 @@ def top(options: argparse.Namespace) -> int:
     from rich.live import Live
 
     from budgetloader.service.connection import Bridge
-    from budgetloader.service.protocol import ServiceStatus, StatusRequest
+    from budgetloader.service.protocol import StatusRequest
+    from budgetloader.service.status import ServiceStatus
     from budgetloader.service.top import table
 
     bridge = Bridge(registry.find(options.name), label="top")

@@ -16,15 +16,21 @@ from budgetloader import apart
 from budgetloader.errors import EngineError
 from budgetloader.service import protocol, registry, wire
 from budgetloader.service.failures import check_alive, gone
+from budgetloader.service.status import ServiceStatus
+from budgetloader.storage.traffic import Traffic
 
 POLL_SECONDS = 0.5
 _KILLED_SECONDS = 5.0  # that a killed process may take to be gone
-_A = TypeVar("_A", protocol.Welcome, protocol.BatchAnswer, protocol.ServiceStatus)
+_A = TypeVar("_A", protocol.Welcome, protocol.BatchAnswer, ServiceStatus)
 
 
 @dataclass
 class Index:
-    """A served dataset, as far as planning needs it; the images stay with the service."""
+    """A served dataset, as far as planning needs it; the images stay with the service.
+
+    Attributes:
+        store_wait_seconds: in which this trainer's blocks waited for object storage, so far.
+    """
 
     path: str
     fingerprint: str
@@ -34,9 +40,15 @@ class Index:
     labels: np.ndarray
     capacity_bytes: int
     verifies: bool = False
+    store_wait_seconds: float = 0.0
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def traffic(self) -> Traffic:
+        """Of object storage, no more than the waiting is known here; `budgetloader top` shows the rest."""
+        return Traffic(wait_seconds=self.store_wait_seconds)
 
 
 class BridgeEnded(Exception):

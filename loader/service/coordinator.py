@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 
@@ -13,7 +14,8 @@ from budgetloader.service.blocks import BLOCK, Content, Key, Part, Reading, Spec
 from budgetloader.service.cache import BlockCache
 from budgetloader.service.exchange import Progress, ServedDataset, Taken
 from budgetloader.service.failures import ATTEMPTS
-from budgetloader.service.protocol import ServiceStatus, TrainerStatus
+from budgetloader.service.status import ServiceStatus, TrainerStatus
+from budgetloader.service.stores import Report, Stores
 
 _FORGET_SECONDS = 120.0  # a trainer that asks for nothing for so long is not counted any more
 _RATE_SECONDS = 5.0
@@ -66,14 +68,19 @@ class Trainer:
         )
 
 
-def _decode(reading: Reading, key: Key, start: int, stop: int) -> Content:
-    from budgetloader.service.worker import decode_block  # the coordinator itself needs none of what that imports
+def _decode(reading: Reading, coordinator: Any, key: Key, start: int, stop: int) -> Content:
+    from budgetloader.service.worker import decode_block, report  # the coordinator needs none of what that imports
 
-    return decode_block(reading, key, start, stop)
+    try:
+        return decode_block(reading, key, start, stop)
+    finally:
+        found = report(reading)
+        if found is not None and coordinator is not None:
+            coordinator.add_report.remote(found)  # nobody waits for it
 
 
 def _warm_up(reading: Reading) -> None:
-    _decode(reading, Key(Spec(reading.open().fingerprint, 32, "antialias", "resized", 0, "replace"), 0, 0), 0, 1)
+    _decode(reading, None, Key(Spec(reading.open().fingerprint, 32, "antialias", "resized", 0, "replace"), 0, 0), 0, 1)
 
 
 class Coordinator:
@@ -89,10 +96,13 @@ class Coordinator:
 
     def __init__(self, reading: Reading, memory_bytes: int, workers: int) -> None:
         self._dataset = reading.open()
+        traffic = getattr(self._dataset, "traffic", None)
+        self._stores = None if traffic is None else Stores(traffic)
+        myself = None if traffic is None else ray.get_runtime_context().current_actor
         # A block that ends its worker each time is given up, and all who wait for it are told.
         decode = ray.remote(num_cpus=0, resources={DECODE: 1}, max_retries=ATTEMPTS - 1)(_decode)
         self._cache = BlockCache(
-            decode=lambda key, start, stop: decode.remote(reading, key, start, stop),
+            decode=lambda key, start, stop: decode.remote(reading, myself, key, start, stop),
             capacity_bytes=int(memory_bytes * SHARE),
         )
         # Each worker once, so that the first trainer does not wait for imports and compiled code.
@@ -157,6 +167,11 @@ class Coordinator:
         for key, parts in failed:
             self._cache.drop(key, parts)
 
+    def add_report(self, report: Report) -> None:
+        """A worker says what it has asked of the store."""
+        if self._stores is not None:
+            self._stores.add(report)
+
     def leave(self, trainer: str, emitted: int) -> None:
         """A trainer leaves; it was given so many samples."""
         if trainer in self._trainers:
@@ -179,6 +194,7 @@ class Coordinator:
             decoded=counts.decoded,
             emitted=self._emitted_before + sum(t.progress.emitted for t in self._trainers.values()),
             trainers=tuple(t.status(trainer) for trainer, t in self._trainers.items()),
+            store=None if self._stores is None else self._stores.status,
         )
 
     def _check(self, wanted: list[tuple[Key, int]]) -> None:

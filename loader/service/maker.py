@@ -115,6 +115,7 @@ class BridgeMaker:
         if answer.decoded:
             self._work.add_decoded(plan.epoch, answer.decoded)
         self._work.add_busy(answer.decode_busy_seconds, stage="decode")
+        self._bridge.index.store_wait_seconds += answer.store_seconds
         if answer.copied and not self._said:
             self._said = True
             _log.warning(_COPIED, self._bridge.entry.name)

@@ -17,7 +17,7 @@ A `Failure` may stand in place of any answer.
 Trainer and bridge belong to one user and are of one version, but neither trusts the other: decoding checks that every
 field is present, of its type and in its range. What depends on the dataset is checked by `BatchRequest.check`.
 
-What the bridge and the coordinator exchange through Ray is in `exchange`, and `ServiceStatus`.
+What the bridge and the coordinator exchange through Ray is in `exchange` and `status`.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import numpy as np
 from budgetloader.errors import CorruptSampleError, EngineError, LoaderError, ServiceGoneError
 from budgetloader.service.blocks import BLOCK, Spec
 from budgetloader.service.registry import Entry
+from budgetloader.service.status import Count, Seconds, ServiceStatus
 
 try:
     import msgspec
@@ -37,9 +38,7 @@ try:
 except ImportError:
     raise EngineError("msgspec is not installed; pip install 'budgetloader[service]'") from None
 
-Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
 Positive = Annotated[int, Meta(ge=1, lt=1 << 62)]
-Seconds = Annotated[float, Meta(ge=0)]
 Span = tuple[Count, Count]
 _MOST_BLOCKS = 1 << 48
 _TONE_COLUMNS = {"uint8": 0, "uint16": 256, "float32": 2}  # see `budgetloader.resize.resample`
@@ -228,6 +227,7 @@ class BatchAnswer(_Message, frozen=True, tag="batch"):
         decoded: samples that were decoded because this trainer asked first.
         decode_busy_seconds: that the service's workers are at work for it.
         copied: batches so far that were copied because the object store's memory was not found.
+        store_seconds: of the time in which its blocks were waited for, what went into waiting for object storage.
         replaced: (row, sample) where another sample stands in for one that does not decode.
         loan: where the batch is, if it is lent.
     """
@@ -237,6 +237,7 @@ class BatchAnswer(_Message, frozen=True, tag="batch"):
     copied: Count
     replaced: tuple[tuple[Count, Count], ...] = ()
     loan: Loan | None = None
+    store_seconds: Seconds = 0.0
 
 
 class Failure(_Message, frozen=True, tag="failure"):
@@ -265,62 +266,6 @@ class Failure(_Message, frozen=True, tag="failure"):
         if self.kind == "sample":
             return CorruptSampleError(self.message, sample=self.sample)
         return ServiceGoneError(self.message) if self.kind == "gone" else EngineError(self.message)
-
-
-class TrainerStatus(Struct, frozen=True, forbid_unknown_fields=True):
-    """One trainer of a service.
-
-    Attributes:
-        id: tells trainers of one name apart.
-        name: the label that it connected with.
-        schedule: its schedule.
-        epoch, step: of the batch that it took last.
-        emitted: samples that it was given.
-        decoded: samples that were decoded because it asked first.
-        images_per_second: over the last seconds.
-        starved: the share of that time in which its bridge waited for blocks, 0 … 1.
-        copied: batches that were copied because the object store's memory was not found.
-        silent_seconds: since it asked for blocks.
-    """
-
-    id: str
-    name: str
-    schedule: str
-    epoch: Count
-    step: Count
-    emitted: Count
-    decoded: Count
-    images_per_second: Seconds
-    starved: Seconds
-    copied: Count
-    silent_seconds: Seconds
-
-
-class ServiceStatus(_Message, frozen=True, tag="status"):
-    """What a service is doing. `budgetloader top` and the metrics show it.
-
-    Attributes:
-        path: of the dataset.
-        samples: of the dataset.
-        uptime_seconds: of the coordinator.
-        memory_bytes: of shared memory that the service was given.
-        used_bytes, blocks: of the blocks that are cached.
-        hits, misses: blocks that were cached (or being decoded) when a trainer asked, or were not.
-        decoded, emitted: samples that were decoded, and that trainers were given.
-        trainers: those that are connected.
-    """
-
-    path: str
-    samples: Count
-    uptime_seconds: Seconds
-    memory_bytes: Count
-    used_bytes: Count
-    blocks: Count
-    hits: Count
-    misses: Count
-    decoded: Count
-    emitted: Count
-    trainers: tuple[TrainerStatus, ...]
 
 
 Answer = Welcome | BatchAnswer | ServiceStatus | Failure

@@ -23,9 +23,10 @@ from budgetloader.parallel import cores
 from budgetloader.service import COORDINATE, DECODE, LOOPBACK, NAMESPACE, registry
 from budgetloader.service.blocks import Reading
 from budgetloader.service.failures import first_line
-from budgetloader.service.protocol import ServiceStatus
 from budgetloader.service.session import Session, session
+from budgetloader.service.status import ServiceStatus
 from budgetloader.service.stopping import Stopping, rearm
+from budgetloader.storage import is_address
 
 LEAST_MEMORY_BYTES = 84 * 10**6  # Ray's least, rounded up
 _GOODBYE_SECONDS = 3.0  # for Ray to end in order; what is left is killed
@@ -54,11 +55,13 @@ def service(
     host: str = LOOPBACK,
     verify: bool = False,
     max_pixels: int = MAX_PIXELS,
+    cache: str | os.PathLike | None = None,
+    cache_bytes: float | None = None,
 ) -> Iterator[Served]:
     """A running service; it ends with the block.
 
     Args:
-        path: a `.beton` file.
+        path: a `.beton` file, or its address in object storage.
         name: what trainers connect to.
         memory_bytes: of shared memory, the most that blocks take; at least `LEAST_MEMORY_BYTES`.
         workers: decoding processes; default: one per core.
@@ -66,11 +69,14 @@ def service(
             the service's entry (see `budgetloader.service.registry`); traffic is not encrypted.
         verify: whether samples are compared with their checksums when they are read.
         max_pixels: of an image; a file that has larger ones is refused.
+        cache, cache_bytes: of a file in object storage, as in `BudgetLoader`; a machine's workers share the cache.
 
     Raises:
         LoaderError: no such dataset, a name that is taken, too little memory.
     """
-    reading = Reading(str(Path(path).resolve()), verify, max_pixels)
+    place = path if isinstance(path, str) and is_address(path) else str(Path(path).resolve())
+    folder = None if cache is None else str(Path(cache).resolve())
+    reading = Reading(place, verify, max_pixels, folder, cache_bytes)
     reading.open()
     registry.check_name(name)
     if workers is not None and workers < 1:
@@ -252,7 +258,7 @@ def _coordinator(reading: Reading, name: str, memory_bytes: int, workers: int) -
 
 
 def serve_until_stopped(served: Served, *, stop: Stopping, metrics_port: int | None) -> None:
-    """Wait for Ctrl-C or SIGTERM; serve Prometheus metrics at the loopback meanwhile, if asked.
+    """Wait for Ctrl-C or SIGTERM; serve the metrics and their page at the loopback meanwhile, if asked.
 
     When a process of Ray's that the service cannot run without has ended, this one exits at once: by that trainers are
     told, while Ray's shutdown would wait for what has ended. The guard clears up.

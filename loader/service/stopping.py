@@ -80,6 +80,7 @@ def stopping() -> Iterator[Stopping]:
             raise
         if not state.started:
             print(_EARLY, file=sys.stderr, flush=True)
+            os._exit(state.status)  # as the interpreter ends, a core of Ray's that is half made aborts the process
         raise SystemExit(state.status) from None
     finally:
         signal.set_wakeup_fd(descriptor)

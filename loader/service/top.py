@@ -5,9 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from budgetloader.service.protocol import ServiceStatus, TrainerStatus
-
-_SILENT_SECONDS = 30.0  # after which a trainer's speed says nothing any more
+from budgetloader.service.status import SILENT_SECONDS, ServiceStatus, TrainerStatus
 
 
 def table(name: str, status: ServiceStatus) -> Table:
@@ -19,6 +17,7 @@ def table(name: str, status: ServiceStatus) -> Table:
             f"{status.used_bytes / 1e6:,.0f} of {status.memory_bytes / 1e6:,.0f} MB; "
             f"{status.hits / requested if requested else 0:.0%} of blocks were cached; "
             f"{status.decoded:,} samples decoded for {status.emitted:,} emitted"
+            + (f"\n{status.store.text}" if status.store is not None else "")
         ),
     )
     for column in ("trainer", "schedule", "epoch", "step", "emitted", "decoded first", "images/s", "starved", "copied"):
@@ -38,6 +37,6 @@ def _row(trainer: TrainerStatus) -> tuple[Text | str, ...]:
         f"{trainer.emitted:,}",
         f"{trainer.decoded:,}",
         f"{trainer.images_per_second:,.0f}",
-        f"{trainer.starved:.0%}" if silent < _SILENT_SECONDS else f"silent for {silent:.0f} s",
+        f"{trainer.starved:.0%}" if silent < SILENT_SECONDS else f"silent for {silent:.0f} s",
         f"{trainer.copied:,}" if trainer.copied else "",
     )

@@ -7,6 +7,7 @@ of batch plans, which is known for the whole training, says what to fetch next, 
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from budgetloader.errors import ArgumentError
 from budgetloader.storage.address import Address, is_address
 
 __all__ = ["is_address", "open_file", "open_files"]
+_OPENED_AT_ONCE = 8  # files of a set
 
 
 def open_file(
@@ -64,4 +66,10 @@ def open_files(
         return [open_file(path, cache=cache, cache_bytes=cache_bytes, **options) for path in paths]
     share = None if cache_bytes is None else cache_bytes / len(far)
     stored: dict[str, Any] = {"cache": cache, "cache_bytes": share}
-    return [open_file(path, **(stored if path in far else {}), **options) for path in paths]
+    there = set(far)
+
+    def opened(path: str | os.PathLike) -> Dataset:
+        return open_file(path, **(stored if path in there else {}), **options)
+
+    with concurrent.futures.ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:  # most of the time goes into waiting
+        return list(pool.map(opened, paths))

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 
 from budgetloader.plans import BatchPlan, PlannerLike
+from budgetloader.storage.disk import Readahead, Told
 from budgetloader.storage.oracle import Draws
+from budgetloader.storage.pools import Ends, Pools
 from budgetloader.storage.source import Ticket
 
 _AHEAD_BYTES = 192 << 20  # of all plans that are ahead of the engine
+_POOLED_BYTES = 16 << 20  # the same of plans whose pool is held: the next pool is not to get in the way of this one
 _MOST_AHEAD = 64  # plans
+_SHARE = 3  # of what a file's cache lets be fetched ahead, for pools, which are large
 
 
 class _Coming:
@@ -40,6 +44,7 @@ class Ahead:
         capacity: the most plans that the engine has under way.
         cropped: whether the engine looks at no bytes but those of the windows' rows.
         ahead_bytes: the most that is fetched ahead of the engine; one plan always is.
+        ends: of an order's pools, whose samples are asked for together; None of an order that has none.
     """
 
     def __init__(
@@ -50,11 +55,17 @@ class Ahead:
         capacity: int,
         cropped: bool = False,
         ahead_bytes: int = _AHEAD_BYTES,
+        ends: Ends | None = None,
     ) -> None:
         self._cropped = cropped
-        self._parts = _remote_parts(dataset)
+        self._parts = remote_parts(dataset)
         self._plans, self._capacity = plans, capacity
         self._most_bytes = min([ahead_bytes, *(part.ahead_bytes for _, part in self._parts)])
+        self._pools: Pools | None = None
+        if ends is not None and all(part.holds(cropped=cropped) for _, part in self._parts):
+            most_bytes = min(_SHARE * part.ahead_bytes for _, part in self._parts)
+            self._most_bytes = min(self._most_bytes, _POOLED_BYTES)
+            self._plans = self._pools = Pools(_slow_parts(dataset), plans, ends=ends, most_bytes=most_bytes)
         self._coming: deque[_Coming] = deque()
         self._under_way: deque[_Coming] = deque()
         self._bytes, self._ended = 0, False
@@ -97,13 +108,14 @@ class Ahead:
         """
         planned = [coming for coming in self._coming if coming.plan.epoch >= epoch]
         given = any(coming.plan.epoch >= epoch for coming in self._under_way)
-        if not planned and not given:
+        read = self._pools is not None and self._pools.cut(epoch)
+        if not planned and not given and not read:
             return False
         for coming in planned:
             self._coming.pop()
             self._bytes -= coming.size
             coming.release()
-        self._ended = True
+        self._ended = self._pools is None  # plans of earlier epochs may have been read ahead
         return True
 
     def _failed(self) -> bool:
@@ -111,7 +123,7 @@ class Ahead:
 
     def _top_up(self) -> None:
         while not self._ended and len(self._coming) < _MOST_AHEAD:
-            if self._coming and self._bytes >= self._most_bytes:
+            if self._coming and (self._bytes >= self._most_bytes or not getattr(self._plans, "ready", True)):
                 return
             plan = next(self._plans, None)
             if plan is None:
@@ -119,6 +131,8 @@ class Ahead:
                 return
             self._coming.append(self._begin(plan))
             self._bytes += self._coming[-1].size
+            if self._pools is not None:
+                self._pools.begun(plan)
 
     def _begin(self, plan: BatchPlan) -> _Coming:
         tickets, size = [], 0
@@ -127,13 +141,15 @@ class Ahead:
             if own.any():
                 part.oracle.at(plan.epoch, int(plan.positions.min()))
                 samples = plan.samples[own] - first
-                tickets.append(part.announce(samples, plan.windows[own], cropped=self._cropped))
+                held = self._pools is not None
+                tickets.append(part.announce(samples, plan.windows[own], cropped=self._cropped, held=held))
                 size += part.bytes_of(np.unique(samples))
         return _Coming(plan, tickets, size)
 
 
 def fetched(dataset: Any, plans: Iterator[BatchPlan], planner: PlannerLike, engine: Any) -> Iterator[BatchPlan]:
-    """The plans, each when its samples can be read; of a dataset on this machine's disks, just the plans.
+    """The plans, each when its samples can be read; of a dataset on this machine's disks, just the plans, of which the
+    system is told ahead where the order stands in blocks.
 
     Args:
         dataset: what they are of.
@@ -142,12 +158,23 @@ def fetched(dataset: Any, plans: Iterator[BatchPlan], planner: PlannerLike, engi
         engine: that makes the batches; one whose `reads_samples` is False needs none of them, and one whose
             `crops_bytes` is True looks at no bytes but those of a window's rows.
     """
-    parts = _remote_parts(dataset)
-    if not parts or not getattr(engine, "reads_samples", True):
+    parts = remote_parts(dataset)
+    if not getattr(engine, "reads_samples", True):
         return plans
+    if not parts:
+        slow, ends = _slow_parts(dataset), _ends(planner)
+        return Told(Pools(slow, plans, ends=ends, most_bytes=_AHEAD_BYTES)) if slow and ends else plans
     for first, part in parts:
         part.oracle.follow(_draws(planner, first, len(part)))
-    return Ahead(dataset, plans, capacity=engine.capacity, cropped=getattr(engine, "crops_bytes", False))
+    return Ahead(
+        dataset, plans, capacity=engine.capacity, cropped=getattr(engine, "crops_bytes", False), ends=_ends(planner)
+    )
+
+
+def _ends(planner: Any) -> Ends | None:
+    """Where the pools of a planner's order end, where it has some."""
+    blocks = getattr(getattr(planner, "selection", None), "blocks", None)
+    return None if blocks is None else lambda positions: blocks.pool_spans(positions)[1]
 
 
 def _draws(planner: Any, first: int, count: int) -> Draws:
@@ -164,11 +191,23 @@ def _draws(planner: Any, first: int, count: int) -> Draws:
     return draws
 
 
-def _remote_parts(dataset: Any) -> list[tuple[int, Any]]:
+def remote_parts(dataset: Any) -> list[tuple[int, Any]]:
     """The files of a dataset that are fetched, and the number of the first sample of each."""
     parts, first = [], 0
     for part in getattr(dataset, "parts", (dataset,)):
         if hasattr(part, "begin") and hasattr(part, "oracle"):
             parts.append((first, part))
+        first += len(part)
+    return parts
+
+
+def _slow_parts(dataset: Any) -> list[tuple[int, Any]]:
+    """The files of a dataset that are read ahead a pool at a time, and the number of the first sample of each."""
+    parts, first = [], 0
+    for part in getattr(dataset, "parts", (dataset,)):
+        if hasattr(part, "hold"):
+            parts.append((first, part))
+        elif hasattr(part, "will_need"):
+            parts.append((first, Readahead(part)))
         first += len(part)
     return parts

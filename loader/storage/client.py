@@ -95,14 +95,22 @@ class Remote:
         """
 
         def once() -> memoryview:
-            data, meta = self._get(start, stop)
-            if _version(meta) != self.version or int(meta["size"]) != self.size:
+            try:
+                data, meta = self._get(start, stop)
+            except Exception as error:
+                if _beyond_the_end(error) and self._changed(self._get(0, 1)[1]):
+                    raise _ChangedError from None
+                raise
+            if self._changed(meta):
                 raise _ChangedError
             if len(data) != stop - start:
                 raise ConnectionError(f"{len(data):,} of {stop - start:,} bytes came")
             return data
 
         return self._retried(once, what=what)
+
+    def _changed(self, meta: Any) -> bool:
+        return bool(_version(meta) != self.version or int(meta["size"]) != self.size)
 
     def _get(self, start: int, stop: int) -> tuple[memoryview, Any]:
         import obstore
@@ -158,6 +166,11 @@ class _ChangedError(Exception):
 
 def _version(meta: Any) -> str:
     return str(meta.get("e_tag") or meta.get("last_modified") or "")
+
+
+def _beyond_the_end(error: BaseException) -> bool:
+    """Whether the server has no such bytes: the object may be a shorter one now."""
+    return "416" in first_line(error) or "InvalidRange" in str(error)
 
 
 def _advice(error: BaseException) -> str:

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 
 from budgetloader import windows
+from budgetloader.block_order import BlockOrder
 from budgetloader.errors import ArgumentError
 from budgetloader.order import Order
 from budgetloader.schedule import Schedule
 from budgetloader.storage.cost import Cost
+from budgetloader.storage.ranges import MOST_BYTES, requests_for
 from budgetloader.storage.windows import Rows
 
 _SIMULATED = 4000  # samples of a smaller set, on which the cache is simulated
 _EXAMINED = 32  # samples whose headers are read
+_EXAMINED_POOLS = 8
 _NEVER = 1 << 62
 
 
@@ -58,7 +61,14 @@ class Way:
 
 
 def ways(
-    dataset: Any, schedule: Schedule, *, batch_size: int, cost: Cost, prices: Prices, cache_bytes: float | None = None
+    dataset: Any,
+    schedule: Schedule,
+    *,
+    batch_size: int,
+    cost: Cost,
+    prices: Prices,
+    cache_bytes: float | None = None,
+    blocks: BlockOrder | None = None,
 ) -> list[Way]:
     """The costs of a training, with and without a cache.
 
@@ -68,6 +78,7 @@ def ways(
         cost: of the store, as it was measured.
         prices: of the store.
         cache_bytes: of a cache to be looked at besides none and one of the whole set.
+        blocks: an order by blocks, to be looked at, too.
 
     Raises:
         ArgumentError: a cache of no bytes.
@@ -87,6 +98,8 @@ def ways(
     found = [way("samples, no cache", drawn)]
     if share < 1:
         found.append(way("windows (fetch='window'), no cache", drawn, each=share * mean, requests=heads))
+    if blocks is not None:
+        found.append(way(f"{blocks.sampling}, no cache", drawn, requests=requests_of_blocks(blocks, dataset, cost)))
     if cache_bytes is not None and cache_bytes < total:
         fetched = cached_share(schedule, cache_bytes / total) * drawn
         found.append(way(f"samples, a cache of {cache_bytes / 1e9:,.1f} GB", fetched))
@@ -95,6 +108,25 @@ def ways(
     seconds = shards.bytes / (cost.bytes_per_second * cost.connections)
     found.append(Way(shards.name, shards.bytes, np.nan, seconds, shards.bytes / 1e9 * prices.gigabyte))
     return found
+
+
+def requests_of_blocks(order: BlockOrder, dataset: Any, cost: Cost) -> float:
+    """Requests for a sample, in the mean of a training, of an order by blocks; counted on some pools.
+
+    Of the pool in which a budget ends, samples of chance are needed, for which single requests are more often made.
+    """
+    pool = int(order.pool_spans(np.zeros(1, np.int64))[1][0])
+    pools = [order.ids(epoch, np.arange(pool, dtype=np.int64)) for epoch in range(_EXAMINED_POOLS)]
+
+    def requests(samples: int) -> float:
+        shape: dict[str, int] = {"gap_bytes": cost.gap_bytes, "most_bytes": MOST_BYTES}
+        made = [requests_for(ids[:samples], dataset.starts, dataset.sizes, **shape) for ids in pools]
+        return sum(map(len, made)) / len(made)
+
+    budgets = [order.budget.epoch_samples(epoch) for epoch in range(len(order.budget.batches))]
+    parts = {rest: requests(rest) for rest in {samples % pool for samples in budgets} | {pool}}
+    asked = sum(samples // pool * parts[pool] + parts[samples % pool] for samples in budgets)
+    return asked / sum(budgets)
 
 
 def _distinct(schedule: Schedule, samples: int, *, batch_size: int) -> float:

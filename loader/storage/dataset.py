@@ -74,6 +74,7 @@ class RemoteDataset(Dataset):
         self.path = url  # type: ignore[assignment]  # for messages
         self._max_pixels = check_max_pixels(max_pixels)
         self._verify, self.mapped = verify, False
+        self._others: dict[str, Dataset] = {}
         self._spans, self._spans_lock = index.Spans(), threading.RLock()
         self._images = (0, 0)  # where they stand, once that is known
         self._counter = Counter()
@@ -126,6 +127,19 @@ class RemoteDataset(Dataset):
             self._check_sum(sample, data)
         return data
 
+    def image(self, name: str) -> Dataset:
+        """See `Dataset.image`; of a file in object storage, one image of each sample is fetched.
+
+        Raises:
+            DatasetError: another one is asked for.
+        """
+        if name == self.image_field:
+            return self
+        raise DatasetError(
+            f"{self.url}: of each sample, the image {self.image_field!r} is fetched, and {name!r} is not; copy the "
+            f"file to this machine, or open it with image_field={name!r}"
+        )
+
     @property
     def plans_mapped(self) -> bool:
         """True: an engine is given a plan when its samples are in the mirror."""
@@ -153,17 +167,26 @@ class RemoteDataset(Dataset):
         """Fetch samples, ahead of when they are read: int64 [n]. `jpeg` gives views until the ticket is released."""
         return self._source.begin(samples, lend=True)
 
-    def announce(self, samples: np.ndarray, windows: np.ndarray, *, cropped: bool) -> Ticket:
+    def announce(self, samples: np.ndarray, windows: np.ndarray, *, cropped: bool, held: bool = False) -> Ticket:
         """Fetch what a plan needs.
 
         Args:
             samples: int64 [n].
             windows: int64 [n, 4]: top, left, height and width, pixels.
             cropped: whether nobody will look at the bytes of rows that the windows do not touch.
+            held: whether `hold` was asked for the samples.
         """
         if cropped and self._windowed:
             return self._source.begin_windows(samples, windows)
-        return self.begin(samples)
+        return self._source.begin(samples, lend=True, counted=not held)
+
+    def hold(self, samples: np.ndarray, held: Ticket | None = None) -> Ticket:
+        """Fetch samples ahead of the plans that want them: int64 [n], each once; with those that a ticket holds."""
+        return self._source.hold(samples, held)
+
+    def holds(self, *, cropped: bool) -> bool:
+        """Whether samples are fetched whole, so that `hold` can fetch neighbours together."""
+        return not (cropped and self._windowed)
 
     def bytes_of(self, samples: np.ndarray) -> int:
         """The bytes of some samples."""

@@ -154,6 +154,10 @@ class Ledger:
         """Whether samples are there, checked or not: bool [n]."""
         return self._records[samples] & PRESENT != 0
 
+    def pinned(self, samples: np.ndarray) -> bool:
+        """Whether this process has any of them pinned."""
+        return bool(self._pins[samples].any())
+
     def usable(self, sample: int) -> bool:
         """Whether a sample is pinned, there, and checked: its bytes may be read from the mirror."""
         word = self._records[sample]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MOST_BYTES = 8 << 20  # of a request of several samples
+
 
 @dataclass(frozen=True)
 class Request:

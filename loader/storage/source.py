@@ -17,11 +17,11 @@ from budgetloader.storage.index import Spans
 from budgetloader.storage.ledger import Ledger
 from budgetloader.storage.mirror import Mirror
 from budgetloader.storage.pool import Pool
-from budgetloader.storage.ranges import Request, requests_for
+from budgetloader.storage.ranges import MOST_BYTES, Request, requests_for
 from budgetloader.storage.windows import Rows, joined
 
-_MOST_BYTES = 8 << 20  # of a request of several samples
 _CHECKED_AT_ONCE = 32
+_NONE = np.empty(0, np.int64)
 _LOOK_SECONDS = 0.02  # between looks at what another process fetches
 
 
@@ -32,7 +32,7 @@ class Ticket:
         self, source: Source, samples: np.ndarray, others: np.ndarray, *, lent: bool, windowed: bool = False
     ) -> None:
         self.samples = samples
-        self._source, self._others, self._lent, self._windowed = source, others, lent, windowed
+        self._source, self._others, self.lent, self._windowed = source, others, lent, windowed
         self._tasks = 0
         self._error: BaseException | None = None
         self._since = time.monotonic()
@@ -65,11 +65,22 @@ class Ticket:
         """Whether `wait` raises."""
         return self._error is not None
 
+    def extend(self, samples: np.ndarray, others: np.ndarray) -> None:
+        """Hold more samples, which were claimed, some of them by others; with the source's lock held."""
+        self.samples = np.concatenate((self.samples, samples))
+        self._others = np.concatenate((self._others, others))
+
+    def drop(self, samples: np.ndarray) -> None:
+        """Let some of them go; for a ticket that lends nothing."""
+        if not self.released and not self._source.ledger.closed:
+            self.samples = np.setdiff1d(self.samples, samples, assume_unique=True)
+            self._source.ledger.release(samples)
+
     def release(self) -> None:
         """They may be dropped. May be called twice."""
         if not self.released and not self._source.ledger.closed:
             self.released = True
-            if self._lent:
+            if self.lent:
                 with self._source.changed:
                     self._source.lent[self.samples] -= 1
                     self._source.windowed[self.samples] -= self._windowed
@@ -145,23 +156,40 @@ class Source:
         self.patience_seconds = remote.patience.limit_seconds
         self._pool = Pool(cost.connections, name="budgetloader-fetch")
 
-    def begin(self, samples: np.ndarray, *, lend: bool = False) -> Ticket:
+    def begin(self, samples: np.ndarray, *, lend: bool = False, counted: bool = True) -> Ticket:
         """Ask for samples: those that are not in the mirror are fetched.
 
         Args:
             samples: int64 [n], in any order, also several times.
             lend: whether `read` may give views of the mirror until the ticket is released.
+            counted: whether they count as hits and misses; those that are held already were counted.
         """
         samples = np.unique(samples)
+        ticket = Ticket(self, _NONE, _NONE, lent=lend)
+        self._ask(ticket, samples, counted=counted)
+        return ticket
+
+    def hold(self, samples: np.ndarray, ticket: Ticket | None = None) -> Ticket:
+        """Ask for samples ahead of the plans that want them.
+
+        Args:
+            samples: int64 [n], each once.
+            ticket: what holds others, to hold these, too.
+        """
+        ticket = ticket or Ticket(self, _NONE, _NONE, lent=False)
+        self._ask(ticket, samples, counted=True)
+        return ticket
+
+    def _ask(self, ticket: Ticket, samples: np.ndarray, *, counted: bool) -> None:
         claim = self.ledger.claim(samples)
-        self.remote.counter.add(hits=len(samples) - len(claim.mine), misses=len(claim.mine))
-        ticket = Ticket(self, samples, claim.others, lent=lend)
+        if counted:
+            self.remote.counter.add(hits=len(samples) - len(claim.mine), misses=len(claim.mine))
         with self.changed:
-            if lend:
+            ticket.extend(samples, claim.others)
+            if ticket.lent:
                 self.lent[samples] += 1
             self.fetch(ticket, claim.mine)
             self.check(ticket, claim.unchecked)
-        return ticket
 
     def begin_windows(self, samples: np.ndarray, windows: np.ndarray) -> Ticket:
         """Ask for what windows need of samples: `read` lends the samples with nothing but that in them.
@@ -213,7 +241,7 @@ class Source:
 
     def fetch(self, ticket: Ticket, samples: np.ndarray) -> None:
         """Fetch samples that were claimed for a ticket; with the lock held."""
-        wanted = requests_for(samples, self.starts, self.sizes, gap_bytes=self.cost.gap_bytes, most_bytes=_MOST_BYTES)
+        wanted = requests_for(samples, self.starts, self.sizes, gap_bytes=self.cost.gap_bytes, most_bytes=MOST_BYTES)
         for request in wanted:
             ticket.begun()
             self._pool.submit(lambda request=request: self._run(ticket, self._fetch, request))  # type: ignore[misc]
@@ -247,7 +275,7 @@ class Source:
 
     def _fetch(self, request: Request, ticket: Ticket) -> None:
         try:
-            if ticket.released:  # nobody waits for it any more
+            if not self.ledger.pinned(request.samples):  # nobody waits for it any more
                 return self.ledger.failed(request.samples)
             data = self.remote.read(request.start, request.stop, what=_named(request.samples))
             for sample in request.samples.tolist():

@@ -15,7 +15,7 @@ def test_every_kind_of_selection_is_measured(kind):
 
 
 def test_a_record_has_a_row_for_each_kind_and_size(tmp_path):
-    options = ["--samples", "1000", "4000", "--once-samples", "2000", "--asks", "3", "--memory-bytes", "100000"]
+    options = ["--samples", "1000", "4000", "--once-samples", "2000", "--asks", "3", "--memory-bytes", "30000"]
     assert main(["--parts", "costs", *options, "--out", str(tmp_path)]) == 0
     rows = json.loads((tmp_path / "results.json").read_text())["costs"]
     assert [(row["kind"], row["samples"]) for row in rows[:4]] == [

@@ -1,5 +1,6 @@
 """`budgetloader train` as a user starts it: killed, resumed, with several ranks, with a network of one's own."""
 
+import itertools
 import json
 import os
 import signal
@@ -26,25 +27,37 @@ def build(classes):
 # 1,440 digits in batches of 40: 36, of which 0.618 are 22 and 0.35 are 12. Epochs differ in length.
 SMALL = ["--data", "digits", "--network", "mynet:build", "--image-size", "16", "--batch-size", "40", "--workers", "1"]
 SMALL += ["--schedule", "of:1,0.618,0.35*2", "--epochs", "4", "--learning-rate", "0.02"]
+SCHEDULES = ["full@2", "0.618@2", "of:1,0.1,0.35"]
+# Writes the ids of whole trainings and of the rest of some, so that one start of the processes serves all schedules.
 IDS = """
-import sys, torch
+import json, sys, torch
 from torch import distributed
 from budgetloader import BudgetLoader, Schedule
 
+def take(schedule, state=None):
+    options = {"schedule": Schedule.parse(schedule), "batch_size": 24, "image_size": 16, "workers": 1}
+    seen, after = [], None
+    with BudgetLoader(sys.argv[1], with_ids=True, **options) as batches:
+        if state is not None:
+            batches.load_state_dict(state)
+        for epoch in range(batches.epoch, batches.schedule.epochs):
+            for _, _, ids in batches:
+                ones = torch.ones(1)
+                distributed.all_reduce(ones)  # hangs unless every rank has as many batches
+                seen.append((epoch, ids.tolist()))
+                if len(seen) == 5:
+                    after = batches.state_dict()
+    return seen, after
+
 distributed.init_process_group("gloo")
-options = {"schedule": Schedule.parse(sys.argv[2]), "batch_size": 24, "image_size": 16, "workers": 1}
-with BudgetLoader(sys.argv[1], with_ids=True, **options) as batches:
-    if len(sys.argv) > 4:
-        batches.load_state_dict(torch.load(sys.argv[4]))
-    seen = []
-    for epoch in range(batches.epoch, batches.schedule.epochs):
-        for step, (_, _, ids) in enumerate(batches):
-            ones = torch.ones(1)
-            distributed.all_reduce(ones)  # hangs unless every rank has as many batches
-            seen.append((epoch, ids.tolist()))
-            if len(seen) == 5 and len(sys.argv) < 5 and distributed.get_rank() == 0:
-                torch.save(batches.state_dict(), sys.argv[3] + ".state")
-    torch.save(seen, f"{sys.argv[3]}.{distributed.get_rank()}")
+states = json.loads(sys.argv[3])
+made = {}
+for schedule in states:
+    whole, after = take(schedule)
+    rest, _ = take(schedule, states[schedule] or after)
+    made[schedule] = {"whole": whole, "rest": rest, "after": after}
+with open(f"{sys.argv[2]}.{distributed.get_rank()}", "w") as file:
+    json.dump(made, file)
 distributed.destroy_process_group()
 """
 
@@ -93,23 +106,23 @@ def test_the_log_has_the_budget_and_the_accuracy(place, reference):
     assert rows[-1]["top1"] > 0.2 and rows[-1]["loss"] < rows[0]["loss"]
 
 
-@pytest.mark.parametrize("at", [20, 40, 62])
-def test_killed_in_mid_epoch_and_resumed_it_ends_with_the_same_bits(place, reference, at):
-    out = place / f"killed{at}"
-    process = start(place, *SMALL, "--out", out.name, "--checkpoint-steps", "1")
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            state = torch.load(out / "checkpoint.pt", weights_only=True)
-        except (FileNotFoundError, RuntimeError):
-            continue
-        done = sum(r["batches"] for r in state["history"]["records"])
-        done += len(state["under_way"]["sizes"]) if state["under_way"] else 0
-        if done >= at:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
+def test_killed_in_mid_epochs_and_resumed_it_ends_with_the_same_bits(place, reference):
+    out = place / "killed"
+    for at in (20, 40, 62):
+        process = start(place, *SMALL, "--out", out.name, "--checkpoint-steps", "1")
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                state = torch.load(out / "checkpoint.pt", weights_only=True)
+            except (FileNotFoundError, RuntimeError):
+                continue
+            done = sum(r["batches"] for r in state["history"]["records"])
+            done += len(state["under_way"]["sizes"]) if state["under_way"] else 0
+            if done >= at:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, "it was over before it could be killed"
     assert "trained" in finish(start(place, *SMALL, "--out", out.name, "--checkpoint-steps", "1"))
     assert torch.equal(weights(out), reference)
 
@@ -131,40 +144,50 @@ def torchrun(ranks):
     return ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks))
 
 
-def test_two_ranks_train_and_one_or_two_go_on(place):
+def test_two_ranks_train_and_one_goes_on(place):
     out = place / "two"
     finish(start(place, "-m", "budgetloader", "train", *SMALL, "--out", out.name, launcher=torchrun(2)))
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [(row["batches"], row["images"]) for row in rows] == [(36, 1440), (22, 880), (12, 480), (12, 480)]
     assert rows[-1]["top1"] > 0.2  # of all 357 held-out digits, whatever the number of ranks
-    for ranks in (1, 2):
-        output = finish(
-            start(place, "-m", "budgetloader", "train", *SMALL, "--out", out.name, launcher=torchrun(ranks))
-        )
-        assert "trained" in output
+    assert "trained" in finish(start(place, *SMALL, "--out", out.name))
 
 
-@pytest.mark.parametrize("schedule", ["full@2", "0.618@2", "of:1,0.1,0.35"])
-def test_the_ranks_ids_together_are_the_single_processs(place, reference, schedule, tmp_path):
-    """1,440 digits in 60 batches of 24, and 57 of them in the 3 batches of a set that does not divide."""
-    beton = place / "whole" / "data" / "val.beton"  # 357 images: 15 batches, the last of 21
+@pytest.fixture(scope="module")
+def ids_of(place, reference, tmp_path_factory):
+    """By number of ranks and schedule: the batches' (epoch, ids of all ranks), of whole trainings and after 5 batches.
 
-    def ids(ranks, name, *more):
-        prefix = str(tmp_path / name)
-        finish(start(place, "ids.py", str(beton), schedule, prefix, *more, launcher=torchrun(ranks)))
-        parts = [torch.load(f"{prefix}.{rank}") for rank in range(ranks)]
-        assert len({len(part) for part in parts}) == 1
-        return [(batch[0][0], [i for _, ids in batch for i in ids]) for batch in zip(*parts, strict=True)]
+    Of 357 digits in batches of 24: 15, the last of 21. What is resumed stopped on two ranks.
+    """
+    beton, made, states = place / "whole" / "data" / "val.beton", {}, dict.fromkeys(SCHEDULES)
+    for ranks in (2, 1, 4):
+        prefix = tmp_path_factory.mktemp("ids") / str(ranks)
+        finish(start(place, "ids.py", str(beton), str(prefix), json.dumps(states), launcher=torchrun(ranks)))
+        parts = [json.loads(prefix.with_suffix(f".{rank}").read_text()) for rank in range(ranks)]
+        for schedule, kind in itertools.product(SCHEDULES, ("whole", "rest")):
+            of_ranks = [part[schedule][kind] for part in parts]
+            assert len({len(batches) for batches in of_ranks}) == 1
+            together = zip(*of_ranks, strict=True)
+            made[ranks, schedule, kind] = [(b[0][0], [i for _, ids in b for i in ids]) for b in together]
+        if ranks == 2:
+            states = {schedule: parts[0][schedule]["after"] for schedule in SCHEDULES}
+    return made
 
-    alone = ids(1, "one")
-    for ranks in (2, 4) if schedule == "0.618@2" else (2,):
-        together = ids(ranks, f"ranks{ranks}")
-        for (epoch, mine), (other_epoch, whole) in zip(together, alone, strict=True):
-            assert epoch == other_epoch and mine[: len(whole)] == whole
-            assert set(mine) == set(whole)  # a short last batch is filled up with its own samples
-    for ranks in (1, 2, 4) if schedule == "0.618@2" else (1,):
-        rest = ids(ranks, f"rest{ranks}", str(tmp_path / "ranks2.state"))
-        assert [set(b) for _, b in rest] == [set(b) for _, b in alone[5:]]
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_ranks_ids_together_are_the_single_processs(ids_of, schedule, ranks):
+    alone = ids_of[1, schedule, "whole"]
+    for (epoch, mine), (other_epoch, whole) in zip(ids_of[ranks, schedule, "whole"], alone, strict=True):
+        assert epoch == other_epoch and mine[: len(whole)] == whole
+        assert set(mine) == set(whole)  # a short last batch is filled up with its own samples
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_any_number_of_ranks_goes_on_where_two_stopped(ids_of, schedule, ranks):
+    rest, alone = ids_of[ranks, schedule, "rest"], ids_of[1, schedule, "whole"]
+    assert [(epoch, set(batch)) for epoch, batch in rest] == [(epoch, set(batch)) for epoch, batch in alone[5:]]
 
 
 @pytest.mark.parametrize(

@@ -40,3 +40,13 @@ def test_the_packages_are_those_of_the_process_that_asks(tmp_path):
     code = "import subprocess; from budgetloader import apart; subprocess.run(apart.command('theirs'))"
     done = run([sys.executable, "-c", code], "/", PYTHONPATH=f"{ROOT / 'src'}{os.pathsep}{tmp_path}")
     assert done.stdout == "theirs\n", done.stderr
+
+
+def test_a_checkout_that_is_installed_does_not_stand_before_the_one_in_use(tmp_path):
+    """An editable install puts its folder on every interpreter's path, before what the process that asks was told."""
+    (tmp_path / "budgetloader").symlink_to(ROOT / "loader")
+    show = "import budgetloader; print(budgetloader.__file__)"
+    (tmp_path / "shown.py").write_text(show)
+    code = "import subprocess; from budgetloader import apart; subprocess.run(apart.command('shown'))"
+    done = run([sys.executable, "-c", code], "/", PYTHONPATH=str(tmp_path))
+    assert done.stdout == f"{tmp_path / 'budgetloader' / '__init__.py'}\n", done.stderr

@@ -183,6 +183,24 @@ def test_plan_says_which_share_of_the_set_an_epoch_sees(beton, capsys):
     assert main(["plan", "1@2", "--samples", "9", "--batch-size", "3", "--weights", "balanced"]) == 1
 
 
+def test_plan_says_how_well_blocks_mix(beton, capsys):
+    size = ["--samples", "1281167", "--batch-size", "256"]
+    assert main(["plan", "0.5@2", *size, "--sampling", "blocks"]) == 0
+    out = capsys.readouterr().out
+    assert "blocks:32/8192: blocks of 32 neighbours, shuffled in 157 pools of about 8,160 samples" in out
+    assert "163.5 blocks" in out and "15,981 positions apart in the mean; uniform draws: 427,056" in out
+    assert main(["plan", "0.5@2", *size]) == 0
+    assert "blocks" not in capsys.readouterr().out
+    assert main(["plan", "0.5@2", "--data", str(beton), "--batch-size", "10", "--sampling", "blocks:5/10"]) == 0
+    assert "classes in the mean; uniform draws: " in capsys.readouterr().out
+    for wrong in ("blocks:10/5", "blocky", "random"):
+        for command in (["plan", "0.5@2", *size], ["train", "--data", "digits"]):
+            with pytest.raises(SystemExit):
+                main([*command, "--sampling", wrong])
+            assert wrong in capsys.readouterr().err
+    assert main(["plan", "1@2", "--data", str(beton), "--sampling", "blocks", "--weights", "balanced"]) == 1
+
+
 def test_plan_takes_the_samples_of_a_file(beton, capsys):
     assert main(["plan", "0.5@2", "--data", str(beton), "--batch-size", "10"]) == 0
     assert "M = 7" in capsys.readouterr().out

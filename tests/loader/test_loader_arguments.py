@@ -46,7 +46,6 @@ def test_bad_arguments_are_refused_with_their_value(open_loader, options, why):
         ({"num_workers": 4}, "workers="),
         ({"shuffle": True}, "seed= and sampling="),
         ({"drop_last": True}, "leave it out"),
-        ({"channels": 1}, r"images\[:, :1\]"),
         ({"pin_memory": True}, "device='cuda'"),
         ({"collate_fn": print}, "tensors"),
         ({"sampler": []}, "BudgetSampler"),

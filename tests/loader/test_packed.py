@@ -143,3 +143,12 @@ def test_a_file_that_is_converted_again_keeps_its_fields(tmp_path):
     for name in before.fields[2:]:
         pairs = zip(before.column(name), after.column(name), strict=True)
         assert all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_parquet_may_lie_in_folders_of_configurations_and_splits(tmp_path):
+    (tmp_path / "default").mkdir()
+    for split in ("train", "test"):
+        parquet(tmp_path / "default" / split / "0000.parquet")
+    assert len(any_source(tmp_path)) == len(any_source(tmp_path, split="test")) == COUNT
+    with pytest.raises(DatasetError, match="no .parquet that begins with 'val'"):
+        any_source(tmp_path, split="val")

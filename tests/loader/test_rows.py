@@ -43,7 +43,7 @@ def rendered(dataset, *, count=3, batch_size=20, crop="resized", **output):
     one, many, pool = Renderer(job, Work(), output), RowRenderer(job, output), BufferPool(output, batch_size)
     for plan in itertools.islice(stream(planner, epoch=0, step=0), count):
         ours, reference = pool.take(len(plan)), pool.take(len(plan))
-        done = many.render(plan, slice(0, len(plan)), pool.images(ours))
+        done = many.render(plan, np.arange(len(plan)), pool.images(ours))
         for row in np.flatnonzero(done):
             one.fill(plan, row, pool.image(reference, row))
         yield done, ours, reference

@@ -22,7 +22,9 @@ from budgetloader import (
     ResumeError,
     Schedule,
     ScheduleError,
+    connect,
 )
+from budgetloader.cli import main
 from budgetloader.convert import convert
 from budgetloader.sources import Source, image_folder
 
@@ -55,6 +57,8 @@ def other_beton(folder, tmp_path_factory):
 KINDS = {
     "subset": {"samples": list(range(3, 60, 2))},
     "mask": {"samples": np.arange(70) % 3 == 0, "sampling": "cyclic"},
+    "blocks": {"sampling": "blocks:4/16"},
+    "blocks of a subset": {"sampling": "blocks:4/12", "samples": list(range(3, 60, 2))},
     "weights": {"weights": np.arange(70.0)},
     "balanced subset": {"weights": "balanced", "samples": list(range(50))},
     "own": {"selection": Reversed()},
@@ -296,3 +300,11 @@ def test_every_kind_of_selection_goes_on_after_sigkill_as_if_nothing_had_happene
     for kind in whole[0]:
         assert [step[kind] for step in parts if kind in step] == [step[kind] for step in whole if kind in step]
     assert len(whole) > 8
+
+
+def test_several_files_over_a_service_are_refused_with_what_to_do_instead(beton, other_beton, capsys):
+    for several in (Mixture({beton: 1, other_beton: 2}), [beton, other_beton]):
+        with pytest.raises(ArgumentTypeError, match=r"a service, which has one file; .*convert them to one file"):
+            connect(several, schedule=Schedule.full(epochs=1), batch_size=8, image_size=16)
+    assert main(["serve", str(beton), str(other_beton), "--name", "two"]) == 1
+    assert "2 files: a service has one" in capsys.readouterr().err

@@ -247,7 +247,49 @@ def test_what_cannot_be_asked_for_is_refused(path):
     for wrong in (lambda: Points("p", mirrored=[0, 0]), lambda: Mask("m", fill=300), lambda: Detection("b", least=0)):
         with pytest.raises(ArgumentError, match="give"):
             wrong()
-    with pytest.raises(ArgumentError, match="are of one crop, and each sample has 2"):
-        list(batches_of(path, "boxes", views=2))
     with pytest.raises(DatasetError, match="sample .* has .* boxes, and its 'labels' are of shape"):
         list(batches_of(path, Detection("boxes", labels="eyes")))
+
+
+ASKED = {"box": Boxes("boxes"), "mask": "mask", "found": Detection("boxes", labels="kinds"), "label": "label"}
+
+
+@pytest.mark.parametrize("options", [{"views": 3}, {"train": False, "schedule": None, "crops": "ten"}], ids=str)
+def test_each_view_and_crop_has_its_own(path, options):
+    seen = 0
+    for images, targets, ids in batches_of(path, ASKED, image_size=SIDE, **options):
+        views = len(images)
+        assert targets["mask"].shape == (views, len(ids), SIDE, SIDE) and len(targets["label"]) == len(ids)
+        assert len(targets["box"]) == len(targets["found"]) == views
+        assert torch.equal(targets["label"], ids)
+        for image, boxes, masks, found in zip(images, targets["box"], targets["mask"], targets["found"], strict=True):
+            for one, box, mask, each in zip(image, boxes, masks, found, strict=True):
+                assert covers(box[0], dark(one)) and (dark(one) != (mask.numpy() == 7)).mean() < 0.06
+                assert len(each["boxes"]) == len(each["labels"])
+                seen += 1
+    assert seen == (2 * 3 if "views" in options else 10) * COUNT
+
+
+def test_the_first_view_has_the_targets_that_there_are_without_others(path):
+    asked = ("mask", ["corner", "boxes"])
+    for (_, two, _), (_, one, _) in zip(batches_of(path, asked, views=2), batches_of(path, asked), strict=True):
+        assert torch.equal(two[0][0], one[0]) and torch.equal(two[1][0][0], one[1][0])
+        assert not torch.equal(two[0][0], two[0][1])
+        assert all(torch.equal(a, b) for a, b in zip(two[1][1][0], one[1][1], strict=True))
+
+
+def test_a_transform_hands_back_the_targets_of_each_view_in_their_form(path):
+    def same(images, targets, keys):
+        return images, targets
+
+    def other(images, targets, keys):
+        return images, targets[0]
+
+    asked = ("mask", "label")
+    plain = list(batches_of(path, asked, views=2))
+    for (_, targets, _), (_, (masks, labels), _) in zip(
+        batches_of(path, asked, views=2, transform=same), plain, strict=True
+    ):
+        assert torch.equal(targets[0], masks) and torch.equal(targets[1], labels)
+    with pytest.raises(ArgumentError, match="gave targets of another form"):
+        list(batches_of(path, asked, views=2, transform=other))

@@ -32,23 +32,25 @@ def jpeg(height, width, *, subsampling="420", seed=0):
     return np.frombuffer(data, np.uint8)
 
 
-def decoded(tools, data, height, width, *, divisor=1, fast=False):
+def decoded(tools, data, height, width, *, divisor=1, fast=False, channels=3):
     """The pixels, or None."""
-    pixels = np.full((-(-height // divisor), -(-width // divisor), 3), 7, np.uint8)
-    return pixels if decode(tools, data, height, width, divisor, flags(fast=fast), pixels.reshape(-1)) else None
+    pixels = np.full((-(-height // divisor), -(-width // divisor), channels), 7, np.uint8)
+    made = decode(tools, data, height, width, divisor, flags(fast=fast), channels, pixels.reshape(-1))
+    return pixels if made else None
 
 
+@pytest.mark.parametrize(("channels", "colours"), [(3, "RGB"), (1, "Gray")])
 @pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "Gray"])
-def test_pixels_are_simplejpegs(tools, subsampling):
+def test_pixels_are_simplejpegs(tools, subsampling, channels, colours):
     made = 0
     for (height, width), fast, divisor in itertools.product(SIZES, (False, True), (1, 2, 4, 8)):
         data = jpeg(height, width, subsampling=subsampling)
-        pixels = decoded(tools, data, height, width, divisor=divisor, fast=fast)
+        pixels = decoded(tools, data, height, width, divisor=divisor, fast=fast, channels=channels)
         if pixels is None:
             assert divisor > 1 and max(height, width) < 16  # left to simplejpeg
             continue
         least = {} if divisor == 1 else {"min_height": pixels.shape[0], "min_width": pixels.shape[1]}
-        wanted = simplejpeg.decode_jpeg(data, fastdct=fast, fastupsample=fast, **least)
+        wanted = simplejpeg.decode_jpeg(data, colorspace=colours, fastdct=fast, fastupsample=fast, **least)
         np.testing.assert_array_equal(pixels, wanted)
         made += 1
     assert made >= 2 * (len(SIZES) + 3 * 3)
@@ -58,13 +60,13 @@ def test_an_image_of_another_size_is_refused_and_nothing_is_written(tools):
     data = jpeg(33, 47)
     for height, width in ((33, 46), (32, 47), (47, 33), (66, 94), (17, 24), (1, 1)):
         pixels = np.full(height * width * 3, 7, np.uint8)
-        assert not decode(tools, data, height, width, 1, 0, pixels)
+        assert not decode(tools, data, height, width, 1, 0, 3, pixels)
         assert (pixels == 7).all()
 
 
 @pytest.mark.parametrize("room", [0, 1, 33 * 47 * 3 - 1, 33 * 47 * 3 + 1])
 def test_memory_of_another_size_is_refused(tools, room):
-    assert not decode(tools, jpeg(33, 47), 33, 47, 1, 0, np.empty(room, np.uint8))
+    assert not decode(tools, jpeg(33, 47), 33, 47, 1, 0, 3, np.empty(room, np.uint8))
 
 
 def test_what_is_no_whole_jpeg_of_three_colours_is_left_to_simplejpeg(tools):

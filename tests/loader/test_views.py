@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from budgetloader import ArgumentError, BudgetLoader, Dataset, Schedule
+from budgetloader.engines import rows
 from budgetloader.transforms import PerGroup, uniform
 from budgetloader.views import crops_of, view_seed
 
@@ -127,6 +128,35 @@ def test_a_view_that_does_not_decode_is_replaced_with_a_window_of_its_own(beton,
     assert made(broken, views=2, on_corrupt="replace", engine="native", workers=1)[0] == whole
     labels = Dataset(broken).labels
     assert all(given_ == labels[ids].tolist() for _, given_, ids in whole)
+
+
+def test_views_that_overlap_are_decoded_once_with_the_pixels_of_each_alone(beton, monkeypatch):
+    """For native the pixels are the same bits; how many were cut from what was decoded for another is counted."""
+    options = {"schedule": SCHEDULE, "batch_size": 8, "image_size": 24, "dtype": "uint8", "views": 4, "workers": 2}
+
+    def all_of(**more):
+        with BudgetLoader(beton, engine="native", with_ids=True, **options, **more) as batches:
+            found = [images.clone() for _ in batches.epochs() for images, _, _ in batches]
+            assert all(s.samples_decoded == s.samples_emitted for s in batches.stats)
+            return found, [stats.samples_shared for stats in batches.stats]
+
+    together, shared = all_of()
+    assert all(shared) and sum(shared) > 0.2 * 4 * 103
+    monkeypatch.setattr(rows, "unite", lambda *_: None)
+    alone, none = all_of()
+    assert none == [0, 0] and all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+    one_by_one, none = all_of(decode_scaling=True)  # which may decode each window smaller in a way of its own
+    assert none == [0, 0] and len(one_by_one) == len(alone)
+
+
+def test_windows_are_united_where_that_is_less_to_decode():
+    windows = np.array([[0, 0, 100, 100], [0, 10, 100, 100], [300, 300, 40, 40], [0, 0, 100, 100], [301, 300, 40, 40]])
+    samples, which = np.array([7, 7, 7, 8, 7]), np.arange(5)
+    shown, leaders = windows.copy(), np.arange(5)
+    rows.unite(which, samples, shown, leaders)
+    assert leaders.tolist() == [0, 0, 2, 3, 2]
+    assert shown[0].tolist() == [0, 0, 100, 110] and shown[2].tolist() == [300, 300, 41, 40]
+    assert shown[3].tolist() == windows[3].tolist()
 
 
 @pytest.mark.parametrize(("crops", "count"), [("five", 5), ("ten", 10), ((0.875, 1.0), 2), (0.875, None)])

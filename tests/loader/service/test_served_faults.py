@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -186,7 +187,9 @@ def test_a_signal_in_the_first_seconds_ends_the_server(services, seed):
         server.wait(timeout=30)
         assert time.monotonic() - began < 20  # 5 where nothing else runs
         assert server.returncode in (0, 1, 130, 143, -how)
-        assert len(server.error_text().strip().splitlines()) <= 1, server.error_text()
+        # While Ray starts, its own handler may be the process's for a moment, and prints where the signal came.
+        said = server.error_text().strip().splitlines()
+        assert not said or not re.match(r"[\w.]+(Error|Exit|Exception|Interrupt)\b", said[-1]), said
         assert gone(below) and not list(services.folder.glob(f"{name}.*"))
 
 
@@ -257,7 +260,7 @@ def test_rays_memory_monitor_ends_no_decoder(faulty):
 def test_top_shows_a_name_as_it_is_and_what_is_copied():
     from rich.console import Console
 
-    from budgetloader.service.protocol import ServiceStatus, TrainerStatus
+    from budgetloader.service.status import ServiceStatus, TrainerStatus
     from budgetloader.service.top import table
 
     trainer = TrainerStatus("id", "[red]x[/", "[b]", 0, 1, 2, 3, 1.0, 0.0, 4321, 0.0)

@@ -13,13 +13,14 @@ from budgetloader import CorruptSampleError, DatasetError, EngineError, ServiceG
 from budgetloader.engines.base import OnCorrupt
 from budgetloader.plans import Crop
 from budgetloader.resize import Interpolation
-from budgetloader.service import protocol, registry
+from budgetloader.service import protocol, registry, status
 from budgetloader.service.blocks import Spec
 from budgetloader.service.protocol import BatchAnswer, BatchRequest, Failure, ProtocolError, Setup
 
 ENTRY = registry.Entry("a", "127.0.0.1:1", "t", "host", "boot", 1, None, "/nowhere", "127.0.0.1")
 SPEC = Spec("f", 8, "antialias", "resized", 2**64 - 1, "raise")
-TRAINER = protocol.TrainerStatus("id", "name", "R3", 1, 2, 3, 4, 5.5, 0.5, 0, 1.5)
+TRAINER = status.TrainerStatus("id", "name", "R3", 1, 2, 3, 4, 5.5, 0.5, 0, 1.5)
+STORE = status.StoreStatus(1, 2, 3, 4, 5, 6, 7, (0.1, 0.2, 0.3), 8.5, 0.25)
 COUNTS = st.integers(0, (1 << 62) - 1)
 REQUESTS = (
     protocol.Hello(ENTRY, "me"),
@@ -34,8 +35,10 @@ ANSWERS = (
     protocol.Welcome("p", "f", ("a", "ä" * 100_000), True, 1 << 40, 2, 64),
     BatchAnswer(3, 0.5, 1, ((0, 0), (7, (1 << 62) - 1)), protocol.Loan(0, 64)),
     BatchAnswer(0, 0.0, 0),
+    BatchAnswer(0, 0.0, 0, store_seconds=0.25),
     Failure("bad", "sample", 3),
-    protocol.ServiceStatus("p", 64, 1.5, 1, 2, 3, 4, 5, 6, 7, (TRAINER,)),
+    status.ServiceStatus("p", 64, 1.5, 1, 2, 3, 4, 5, 6, 7, (TRAINER,)),
+    status.ServiceStatus("p", 64, 1.5, 1, 2, 3, 4, 5, 6, 7, (), STORE),
 )
 
 

@@ -7,10 +7,10 @@ import budgetloader.service
 
 LAYERS = (  # each imports from lines above it, and nothing from its own
     {"__init__"},
-    {"blocks", "guard", "registry", "stopping", "wire"},
-    {"cache", "exchange", "failures", "protocol", "session", "worker"},
-    {"connection", "lending", "link", "metrics", "top"},
-    {"assembler", "coordinator", "maker"},
+    {"blocks", "guard", "registry", "status", "stopping", "wire"},
+    {"cache", "exchange", "failures", "fetching", "history", "protocol", "session", "stores"},
+    {"connection", "lending", "link", "page", "top", "worker"},
+    {"assembler", "coordinator", "maker", "metrics"},
     {"bridge", "client", "server"},
     {"join"},
     {"commands"},

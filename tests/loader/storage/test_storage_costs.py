@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from budgetloader import ArgumentError, BudgetLoader, Schedule, cli
+from budgetloader.block_order import order_of
 from budgetloader.storage.cost import Cost
 from budgetloader.storage.costs import Prices, cached_share, ways, window_share
 from budgetloader.storage.dataset import RemoteDataset
@@ -29,6 +30,23 @@ def test_the_bytes_and_requests_are_those_that_the_training_fetches(web, far):
     told = found["samples, no cache"]
     assert done.fetched_bytes - opened.fetched_bytes == pytest.approx(told.bytes, rel=0.15)
     assert done.misses - opened.misses == pytest.approx(told.requests, rel=0.15)
+
+
+@pytest.mark.parametrize("ratio", ["1", "0.618"])
+def test_the_requests_of_blocks_are_those_that_the_training_makes(web, far, ratio):
+    schedule = Schedule.flat(ratio, epochs=4)
+    blocks = order_of(schedule.budget(70, batch_size=7), seed=0, sampling="blocks:5/20")
+    found = {way.name: way for way in ways(far, schedule, batch_size=7, cost=COST, prices=Prices(), blocks=blocks)}
+    told = found["blocks:5/20, no cache"]
+    far = RemoteDataset(far.url)
+    opened = far.traffic
+    with BudgetLoader(far, schedule=schedule, batch_size=7, image_size=16, sampling="blocks:5/20") as batches:
+        batches.dataset.ahead_bytes = 1
+        for _ in batches.epochs():
+            list(batches)
+    done = far.traffic
+    assert done.requests - opened.requests == pytest.approx(told.requests, rel=0.35)
+    assert told.requests < 0.6 * found["samples, no cache"].requests and told.bytes == found["samples, no cache"].bytes
 
 
 def test_a_cache_of_the_whole_set_fetches_most_of_it_in_three_epochs():
@@ -69,6 +87,8 @@ def test_the_command_takes_address_and_schedule_in_either_order(web, beton, caps
         assert cli.main(["plan", *arguments, *priced]) == 0
         shown = capsys.readouterr().out
         assert "latency" in shown and "windows" in shown and "whole shards" in shown
+    assert cli.main(["plan", url, "R1_0.618", *priced, "--sampling", "blocks:5/20"]) == 0
+    assert "blocks:5/20, no cache" in capsys.readouterr().out
     assert cli.main(["plan", str(beton), "R1_0.618", *priced[:4]]) == 0
     assert "the store" not in capsys.readouterr().out
     assert cli.main(["plan", url, "R1_0.618", "--data", url]) == 1

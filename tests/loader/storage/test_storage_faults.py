@@ -83,6 +83,16 @@ def test_an_object_that_is_replaced_under_the_training_is_one_error(web, proxy, 
         far.jpeg(9)
 
 
+def test_so_is_one_that_is_replaced_by_a_shorter_one(web, proxy, small_beton):
+    """A server says of bytes beyond its end that there are none, and not which object it has now."""
+    far = opened(proxy)
+    far.jpeg(0)
+    web.files["train.beton"] = small_beton.read_bytes()
+    with pytest.raises(StorageError, match="sample 69 cannot be read: the object was replaced while it was in use"):
+        far.jpeg(69)
+    assert far.traffic.retries == 0, "it is not waited for"
+
+
 def test_bytes_that_are_damaged_on_their_way_are_fetched_again(web, beton):
     far, whole = RemoteDataset(f"{web.url}/train.beton"), web.files["train.beton"]
     local = Dataset(beton)
