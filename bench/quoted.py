@@ -9,6 +9,7 @@ A page quotes a table between <!-- quote:NAME --> and <!-- /quote -->.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import sys
@@ -20,7 +21,15 @@ from budgetloader.bench import compared, report
 from budgetloader.bench.grid import Grid
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/results.md", "docs/selecting.md", "docs/converting.md", "docs/views.md", "docs/storage.md")
+PAGES = (
+    "README.md",
+    "docs/results.md",
+    "docs/selecting.md",
+    "docs/converting.md",
+    "docs/views.md",
+    "docs/storage.md",
+    "docs/speed.md",
+)
 _BLOCK = re.compile(r"(<!-- quote:([\w-]+) -->\n).*?(<!-- /quote -->)", re.S)
 
 
@@ -32,28 +41,10 @@ def _of(part: str) -> Callable[[dict[str, Any]], Grid]:
     return lambda record: compared.MAKERS[part](record)
 
 
-def _threads(record: dict[str, Any]) -> Grid:
-    from budgetloader.bench.threads import grid
-
-    return grid(record)
-
-
-def _verdict(record: dict[str, Any]) -> Grid:
-    from budgetloader.bench.verdict import grid
-
-    return grid(record)
-
-
 def _selecting(record: dict[str, Any]) -> Grid:
     from budgetloader.bench.selecting import costs_grid
 
     return costs_grid(record)
-
-
-def _overlapping(record: dict[str, Any]) -> Grid:
-    from budgetloader.bench.overlapping import grid
-
-    return grid(record)
 
 
 def _ordinary(record: dict[str, Any]) -> Grid:
@@ -68,10 +59,9 @@ def _storage(part: str) -> Callable[[dict[str, Any]], Grid]:
     return {"rates": storage.rates_grid, "bytes": storage.bytes_grid}[part]
 
 
-def _streaming(record: dict[str, Any]) -> Grid:
-    from budgetloader.bench.streaming import grid
-
-    return grid(record)
+def _grid_of(name: str) -> Callable[[dict[str, Any]], Grid]:
+    """The table that a bench of that name makes of its record."""
+    return lambda record: importlib.import_module(f"budgetloader.bench.{name}").grid(record)
 
 
 def _boundaries(record: dict[str, Any]) -> Grid:
@@ -84,18 +74,6 @@ def _scale(part: str) -> Callable[[dict[str, Any]], Grid]:
     return scale.index_grid if part == "index" else scale.ranks_grid
 
 
-def _storage_resume(record: dict[str, Any]) -> Grid:
-    from budgetloader.bench.storage_resume import grid
-
-    return grid(record)
-
-
-def _storage_servers(record: dict[str, Any]) -> Grid:
-    from budgetloader.bench.storage_servers import grid
-
-    return grid(record)
-
-
 # name → record, function that makes the table
 QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "demo": ("imagenet_mnv2_quick_2_cores", _training),
@@ -106,18 +84,23 @@ QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "ratios": ("throughput_2_cores", _of("ratios")),
     "boundary": ("throughput_cut_2_cores", _of("boundary")),
     "cut": ("throughput_cut_2_cores", _of("cut")),
-    "threads": ("threads_2_cores", _threads),
+    "threads": ("threads_2_cores", _grid_of("threads")),
     "selecting": ("selecting_costs_2_cores", _selecting),
     "ordinary": ("selecting_2_cores", _ordinary),
-    "overlapping": ("overlapping_2_cores", _overlapping),
-    "verdict": ("verdict_2_cores", _verdict),
+    "overlapping": ("overlapping_2_cores", _grid_of("overlapping")),
+    "verdict": ("verdict_2_cores", _grid_of("verdict")),
+    "scaling": ("scaling_2_cores", _grid_of("scaling")),
+    "starting": ("starting_2_cores", _grid_of("starting")),
+    "stored": ("stored_2_cores", _grid_of("stored")),
+    "sizes": ("sizes_2_cores", _grid_of("sizes")),
+    "conversion": ("converting_2_cores", _grid_of("converting")),
     "storage": ("storage_2_cores", _storage("rates")),
     "storage-bytes": ("storage_2_cores", _storage("bytes")),
-    "streaming": ("streaming_2_cores", _streaming),
+    "streaming": ("streaming_2_cores", _grid_of("streaming")),
     "scale-index": ("scale_2_cores", _scale("index")),
     "scale-ranks": ("scale_2_cores", _scale("ranks")),
-    "storage-resume": ("storage_resume_2_cores", _storage_resume),
-    "storage-servers": ("storage_servers_2_cores", _storage_servers),
+    "storage-resume": ("storage_resume_2_cores", _grid_of("storage_resume")),
+    "storage-servers": ("storage_servers_2_cores", _grid_of("storage_servers")),
 }
 
 

@@ -1,14 +1,15 @@
 """How much of an image's making is under Python's lock, and on how large a machine that would bind.
 
-Claim: the native engine crops and resizes a task of rows in compiled calls; what is under the lock per image is the
-decoder's call, and a share of what a task and a batch cost.
+Claim: the native engine crops, decodes and resizes a task of rows in compiled calls; what is under the lock per image
+is a share of what a task and a batch cost, and without a libjpeg-turbo of the system's the decoder's call.
 
     python -m budgetloader.bench.scaling
 
 How it is measured: an epoch of one thread, by the processor's clock. The time of the compiled calls, less that of the
 same calls with nothing to do, is not under the lock. Nor is what decoding takes longer than the decoding of an 8 × 8
 JPEG, all of which is counted as under the lock: so the figure is an upper bound. All else of the process is under it,
-planning and handing out included. Then images/s with one thread and with two, in turn.
+planning and handing out included. Then images/s with one thread and with two, in turn. All of it with the system's
+libjpeg-turbo, where there is one, and as without it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 KINDS = ((16, False), (16, True), (64, False), (0, False))  # side (0: as generated), and whether stored as pixels
 SMALL_IMAGES = 16_384
+_TURN_PIXELS = 20_000_000  # of the images of a turn: of the smallest it takes half a second
+_SETTLE_SECONDS = 0.3
+_COMPILED = ("crop_rows", "make_rows", "resample_rows")
 
 
 @dataclass
@@ -60,14 +64,16 @@ def clocks() -> Iterator[dict[str, Clock]]:
     from budgetloader.engines import rows as module
 
     rows: Any = module
-    kept = rows.crop_rows, rows.resample_rows, rows.simplejpeg
-    found = {"crop": Clock(), "resize": Clock(), "decode": Clock()}
-    rows.crop_rows, rows.resample_rows = found["crop"].wrap(kept[0]), found["resize"].wrap(kept[1])
-    rows.simplejpeg = SimpleNamespace(decode_jpeg=found["decode"].wrap(kept[2].decode_jpeg))
+    kept = {name: getattr(rows, name) for name in (*_COMPILED, "simplejpeg")}
+    found = {name: Clock() for name in (*_COMPILED, "simplejpeg")}
+    for name in _COMPILED:
+        setattr(rows, name, found[name].wrap(kept[name]))
+    rows.simplejpeg = SimpleNamespace(decode_jpeg=found["simplejpeg"].wrap(kept["simplejpeg"].decode_jpeg))
     try:
         yield found
     finally:
-        rows.crop_rows, rows.resample_rows, rows.simplejpeg = kept
+        for name, function in kept.items():
+            setattr(rows, name, function)
 
 
 def under_the_lock(beton: str, *, image_size: int, batch_size: int = 256, epochs: int = 2) -> dict[str, float]:
@@ -83,20 +89,22 @@ def under_the_lock(beton: str, *, image_size: int, batch_size: int = 256, epochs
         idle = _idle_call_seconds(batches)
         for _ in batches:  # warm
             pass
+        time.sleep(_SETTLE_SECONDS)  # what was begun of the next epoch is made, and not counted
+        batches.set_epoch(0)
         for part in parts.values():
             part.seconds, part.calls = 0.0, 0
         began, images = time.process_time(), 0
-        for _ in range(epochs):
+        for _ in range(epochs + 1):  # all that there are: nothing is begun beyond them
             images += sum(len(labels) for _, labels in batches)
         seconds = time.process_time() - began
-    compiled = sum(parts[name].seconds - parts[name].calls * idle[name] for name in ("crop", "resize"))
-    decoder = parts["decode"].seconds - parts["decode"].calls * _smallest_decode_seconds()
+    compiled = sum(parts[name].seconds - parts[name].calls * idle[name] for name in _COMPILED)
+    decoder = parts["simplejpeg"].seconds - parts["simplejpeg"].calls * _smallest_decode_seconds()
     free = compiled + max(decoder, 0.0)
     scale = 1e6 / images
     return {
         "cpu_us": seconds * scale,
         "compiled_us": compiled * scale,
-        "decode_us": parts["decode"].seconds * scale,
+        "simplejpeg_us": parts["simplejpeg"].seconds * scale,
         "lock_us": (seconds - free) * scale,
         "binds_at_threads": seconds / (seconds - free),
     }
@@ -111,7 +119,7 @@ def _idle_call_seconds(batches: Any) -> dict[str, float]:
         renderer = RowRenderer(batches._job, output)
         for _ in range(200):
             renderer.compile(output)
-    return {name: parts[name].seconds / max(parts[name].calls, 1) for name in ("crop", "resize")}
+    return {name: parts[name].seconds / max(parts[name].calls, 1) for name in _COMPILED}
 
 
 def _smallest_decode_seconds(turns: int = 2000) -> float:
@@ -133,48 +141,74 @@ def _smallest_decode_seconds(turns: int = 2000) -> float:
 
 
 def rates(beton: str, *, image_size: int, threads: Sequence[int], turns: int) -> dict[int, list[float]]:
-    """Images/s by the number of threads, one figure per turn; epochs of each in turn."""
-    from budgetloader import BudgetLoader, Schedule
+    """Images/s by the number of threads, one figure per turn; some epochs of each in turn."""
+    from budgetloader import BudgetLoader, Dataset, Schedule
 
     options: dict[str, Any] = {"batch_size": 256, "image_size": image_size, "dtype": "uint8", "crop": "resized"}
-    schedule = Schedule.full(epochs=turns + 1)
     found: dict[int, list[float]] = {count: [] for count in threads}
+    repeat = max(1, round(_TURN_PIXELS / (len(Dataset(beton)) * image_size**2)))
+    schedule = Schedule.full(epochs=repeat * (turns + 1))
     for turn in range(turns + 1):
         for count in threads:
             with BudgetLoader(beton, schedule=schedule, engine="native", workers=count, **options) as batches:
-                batches.set_epoch(turn)
+                batches.set_epoch(repeat * turn)
                 next(iter(batches))  # the engine's threads run
-                batches.set_epoch(turn)
-                began = time.perf_counter()
-                images = sum(len(labels) for _, labels in batches)
+                batches.set_epoch(repeat * turn)
+                began, images = time.perf_counter(), 0
+                for _ in range(repeat):
+                    images += sum(len(labels) for _, labels in batches)
                 if turn:
                     found[count].append(images / (time.perf_counter() - began))
     return found
 
 
+@contextmanager
+def decoding_by(name: str) -> Iterator[None]:
+    """Engines that are made meanwhile decode by "simplejpeg", or as they would."""
+    from budgetloader.engines import turbojpeg
+
+    kept: Any = turbojpeg.library
+    module: Any = turbojpeg
+    module.library = (lambda: None) if name == "simplejpeg" else kept
+    try:
+        yield
+    finally:
+        module.library = kept
+
+
+def decoders() -> tuple[str, ...]:
+    """The decoders that there are here: the system's library by its name, and simplejpeg."""
+    from budgetloader.engines import turbojpeg
+
+    found = turbojpeg.library()
+    return ("simplejpeg",) if found is None else (found.name, "simplejpeg")
+
+
 def measure(folder: Path, *, images: int, small: int, turns: int, say: Callable[[str], object]) -> list[dict[str, Any]]:
-    """One row per size of image."""
+    """One row per size of image and decoder."""
     table = []
     for side, raw in KINDS:
         beton = _data(folder, side=side, raw=raw, images=images, small=small)
-        image_size = side or 224
-        lock = under_the_lock(beton, image_size=image_size)
-        speeds = rates(beton, image_size=image_size, threads=(1, 2), turns=turns)
-        one, two = (statistics.median(speeds[count]) for count in (1, 2))
-        pairs = [b / a for a, b in zip(speeds[1], speeds[2], strict=True)]
-        table.append(
-            {
-                "images": (f"{side} × {side}" if side else "500 × 375") + (", pixels" if raw else ""),
-                "image_size": image_size,
-                **lock,
-                "one_thread": one,
-                "two_threads": two,
-                "gain": statistics.median(pairs),
-                "turns": {str(count): values for count, values in speeds.items()},
-            }
-        )
-        say(f"{table[-1]['images']}: {lock['lock_us']:.1f} µs under the lock of {lock['cpu_us']:.1f}")
+        for decoder in ("none",) if raw else decoders():
+            with decoding_by(decoder):
+                row = _row(beton, image_size=side or 224, turns=turns)
+            table.append({"images": f"{side} × {side}" if side else "500 × 375", "decoder": decoder, **row})
+            say(f"{table[-1]['images']}, {decoder}: {row['lock_us']:.1f} µs under the lock of {row['cpu_us']:.1f}")
     return table
+
+
+def _row(beton: str, *, image_size: int, turns: int) -> dict[str, Any]:
+    lock = under_the_lock(beton, image_size=image_size)
+    speeds = rates(beton, image_size=image_size, threads=(1, 2), turns=turns)
+    one, two = (statistics.median(speeds[count]) for count in (1, 2))
+    return {
+        "image_size": image_size,
+        **lock,
+        "one_thread": one,
+        "two_threads": two,
+        "gain": statistics.median(b / a for a, b in zip(speeds[1], speeds[2], strict=True)),
+        "turns": {str(count): values for count, values in speeds.items()},
+    }
 
 
 def _data(folder: Path, *, side: int, raw: bool, images: int, small: int) -> str:
@@ -233,7 +267,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         out,
         console,
         title="The native engine under Python's lock",
-        claim="What is under the lock per image is the decoder's call, and little more.",
+        claim="What is under the lock per image is a share of what a task and a batch cost, and little more.",
         parts=[grid(results)],
     )
     return 0
@@ -244,7 +278,8 @@ def grid(record: dict[str, Any]) -> Grid:
     cells = [
         (
             row["images"],
-            *(f"{row[name]:,.1f}" for name in ("cpu_us", "compiled_us", "decode_us", "lock_us")),
+            {"none": "none: they are pixels"}.get(row["decoder"], row["decoder"]),
+            *(f"{row[name]:,.1f}" for name in ("cpu_us", "compiled_us", "lock_us")),
             f"{row['binds_at_threads']:.1f}",
             *(f"{row[name]:,.0f}" for name in ("one_thread", "two_threads")),
             f"{row['gain']:.2f}",
@@ -253,7 +288,7 @@ def grid(record: dict[str, Any]) -> Grid:
     ]
     return Grid(
         "microseconds of processor time per image, and images/s",
-        ("images", "in all", "compiled", "decoder", "lock ≤", "binds at", "1 thread", "2 threads", "gain"),
+        ("images", "decoder", "in all", "compiled", "lock ≤", "binds at", "1 thread", "2 threads", "gain"),
         cells,
         "lock: at most so much is under Python's lock. binds at: so many threads keep the lock busy all the time; "
         f"gain: two threads by one, median of {record['options']['turns']} pairs.",

@@ -236,6 +236,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
     from budgetloader.bench import compared, page
     from budgetloader.bench.console import bars
     from budgetloader.bench.record import command, environment, write_json
+    from budgetloader.bench.scaling import decoders
     from budgetloader.parallel import cores
     from budgetloader.prepare import prepare
 
@@ -254,6 +255,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
 
     results: dict[str, Any] = {"environment": environment(), "options": {**vars(options), "out": None}}
     results["command"] = command("budgetloader.bench.throughput", arguments)
+    results["decoder"] = decoders()[0]  # of engine native
     if "rates" in options.parts:
         results["rates"] = []
         for dtype in options.dtypes:

@@ -327,16 +327,14 @@ def _places(
 
 def _sizes(starts: np.ndarray, table: np.ndarray, *, end: int, most: int) -> np.ndarray:
     """Each image's bytes, looked up in the allocation table by where it starts: int64 [D]."""
-    table = table[table["size"] > 0]  # FFCV gives a value of no bytes the next one's place
     pointers, sizes = table["ptr"].astype(np.int64), table["size"].astype(np.int64)
-    order = np.argsort(pointers, kind="stable")
-    pointers, sizes = pointers[order], sizes[order]
-    found = np.searchsorted(pointers, starts)
-    known = found < len(pointers)
-    known[known] = pointers[found[known]] == starts[known]
-    if not known.all():
-        raise DatasetError(f"sample {int(np.flatnonzero(~known)[0])} has no allocation; convert it again")
-    sizes = sizes[found]
+    if not (sizes > 0).all():  # FFCV gives a value of no bytes the next one's place
+        pointers, sizes = pointers[sizes > 0], sizes[sizes > 0]
+    in_order = len(pointers) >= len(starts) and np.array_equal(pointers[: len(starts)], starts)
+    if in_order and (pointers[1:] > pointers[:-1]).all():  # as we write it: nothing has to be looked for
+        sizes = sizes[: len(starts)]
+    else:
+        sizes = _looked_up(starts, pointers, sizes)
     outside = (starts < 0) | (sizes <= 0) | (sizes > end) | (starts > end - sizes)
     if outside.any():
         raise DatasetError(f"sample {int(np.flatnonzero(outside)[0])} lies outside the file; convert it again")
@@ -346,6 +344,18 @@ def _sizes(starts: np.ndarray, table: np.ndarray, *, end: int, most: int) -> np.
             f"sample {sample} has {sizes[sample]:,} bytes, which no JPEG of that size has; convert it again"
         )
     return sizes
+
+
+def _looked_up(starts: np.ndarray, pointers: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The sizes of what begins at `starts`, where allocations are in any order."""
+    order = np.argsort(pointers, kind="stable")
+    pointers, sizes = pointers[order], sizes[order]
+    found = np.searchsorted(pointers, starts)
+    known = found < len(pointers)
+    known[known] = pointers[found[known]] == starts[known]
+    if not known.all():
+        raise DatasetError(f"sample {int(np.flatnonzero(~known)[0])} has no allocation; convert it again")
+    return sizes[found]
 
 
 def corrupt(dataset: Dataset, sample: int, why: str) -> CorruptSampleError:

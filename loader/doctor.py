@@ -153,6 +153,13 @@ def _others() -> Iterator[str]:
     yield _line(
         "service", "Ray is installed" if ray else "not installed; pip install '.[service]' for serve and connect"
     )
+    from budgetloader.engines import turbojpeg
+
+    library = turbojpeg.library()
+    found = "not found; native decodes under Python's lock (Debian: apt install libturbojpeg0)"
+    if library is not None:
+        found = f"{library.name}: native decodes without Python's lock"
+    yield _line("turbojpeg", found)
     jpegtran = shutil.which("jpegtran") is not None
     package = "not installed; it comes with libjpeg-turbo's programs, for convert --lossless"
     yield _line("jpegtran", "installed" if jpegtran else package)

@@ -27,6 +27,7 @@ from budgetloader.paths import local
 from budgetloader.prepare import Data, prepare, served
 from budgetloader.schedule import Schedule
 from budgetloader.service.client import connect
+from budgetloader.sizes import SizeSchedule, image_sizes
 
 _DIGITS = 1440  # of 1,797 to train on
 _SERVICE = "service:"
@@ -46,11 +47,13 @@ def train(options: argparse.Namespace, console: Console) -> int:
     """
     build, recipe = network_of(options.network), _recipe(options)
     schedule = Schedule.parse(options.schedule, epochs=recipe.epochs)
+    sizes = image_sizes(recipe.image_size if options.image_size is None else options.image_size, epochs=schedule.epochs)
+    recipe = dataclasses.replace(recipe, image_size=sizes.largest)
     with _ranks(options) as (rank, ranks), _asked_to_stop() as stop, ExitStack() as stack:
         out = local(options.out)
         if rank == 0:
             stack.enter_context(runs.held(out))
-        data, batches, evaluation = _batches(options, recipe, schedule, console, stack, rank=rank)
+        data, batches, evaluation = _batches(options, recipe, schedule, sizes, console, stack, rank=rank)
         torch.manual_seed(options.seed)
         network = build(classes=data.classes)
         trainer = Trainer(network, recipe=recipe, device=options.device, amp=options.amp, compile=options.compile)
@@ -98,7 +101,7 @@ def network_of(name: str) -> Callable[..., Any]:
 
 def _recipe(options: argparse.Namespace) -> Recipe:
     recipe = RECIPES[options.recipe]
-    for name in ("epochs", "batch_size", "image_size", "learning_rate"):
+    for name in ("epochs", "batch_size", "learning_rate"):
         given = getattr(options, name)
         if given is not None:
             if not given > 0:
@@ -108,13 +111,20 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 
 def _batches(
-    options: argparse.Namespace, recipe: Recipe, schedule: Schedule, console: Console, stack: ExitStack, *, rank: int
+    options: argparse.Namespace,
+    recipe: Recipe,
+    schedule: Schedule,
+    sizes: SizeSchedule,
+    console: Console,
+    stack: ExitStack,
+    *,
+    rank: int,
 ) -> tuple[Data, Any, BudgetLoader | None]:
     """The data, a loader to train on, and one to evaluate on, which `stack` closes."""
     folder = Path(options.out) / "data"
     shape: dict[str, Any] = {
         "batch_size": recipe.batch_size,
-        "image_size": recipe.image_size,
+        "image_size": sizes if len(sizes.distinct) > 1 else recipe.image_size,
         "device": options.device,
         "seed": options.seed,
     }
@@ -131,6 +141,7 @@ def _batches(
             batches = stack.enter_context(BudgetLoader(data.train, **own, **training))
     evaluation = None
     if data.evaluation is not None:
+        own["image_size"] = recipe.image_size if options.val_size is None else options.val_size
         evaluation = stack.enter_context(BudgetLoader(data.evaluation, train=False, **own))
     return data, batches, evaluation
 

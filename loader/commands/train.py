@@ -28,8 +28,10 @@ def add_arguments(add: Add) -> None:
     add("--recipe", choices=("cifar", "imagenet", "crnet"), default="cifar", help="optimiser and learning rate")
     add("--schedule", default="full", help="of sampling ratios, such as R3 or 0.618")
     add_sampling(add)
-    for name, kind in (("epochs", int), ("batch-size", int), ("image-size", int), ("learning-rate", float)):
+    for name, kind in (("epochs", int), ("batch-size", int), ("learning-rate", float)):
         add(f"--{name}", type=kind, help="none: the recipe's")
+    add("--image-size", help="of each epoch: a number, '128@30,160@30,192@30' or 'ramp:128-192'; none: the recipe's")
+    add("--val-size", type=int, help="image size of the evaluation; none: the largest of training")
     add("--device", default="cpu", help="cpu, cuda or cuda:N; with torchrun, cuda is each rank's own")
     add("--engine", choices=engines.NAMES, default="auto", help="the loader's; a service has its own")
     add("--workers", type=int, help="threads of the engine; none: one per core")

@@ -20,8 +20,8 @@ from budgetloader.errors import EngineError
 from budgetloader.plans import BatchPlan
 
 _ROWS_PER_TASK = 8  # small enough to share a batch among threads, large enough to hide a queue's cost
-_MOST_ROWS_PER_TASK = 64  # of images so small that a queue's cost would show
-_SMALL_PIXELS = 64 * 64
+_MOST_ROWS_PER_TASK = 256  # where that cost would show: Python is cold after each task, and is under a lock
+_PIXELS_PER_TASK = 8_000_000  # of images so large that more of them would delay a batch
 
 
 @dataclass(eq=False, slots=True)
@@ -174,7 +174,6 @@ def _shares(count: int, size: int, views: int) -> list[np.ndarray]:
 
 
 def _rows_per_task(job: Job) -> int:
-    pixels = int(np.median(job.dataset.heights * job.dataset.widths))
-    if max(pixels, job.output.image_size**2) > _SMALL_PIXELS:
-        return _ROWS_PER_TASK
-    return min(max(job.batch_size // job.workers, _ROWS_PER_TASK), _MOST_ROWS_PER_TASK)
+    pixels = max(int(np.median(job.dataset.heights * job.dataset.widths)), job.output.image_size**2)
+    share = min(-(-job.batch_size // job.workers), _MOST_ROWS_PER_TASK, _PIXELS_PER_TASK // pixels)
+    return max(share, _ROWS_PER_TASK)

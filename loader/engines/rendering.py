@@ -10,7 +10,8 @@ from budgetloader.dataset import Dataset, corrupt
 from budgetloader.engines.base import Job, Output, Work, stand_ins
 from budgetloader.engines.buffers import BufferPool, tone
 from budgetloader.engines.channels import Part, grey, parts_of
-from budgetloader.engines.rows import decoder_options, divisor_of
+from budgetloader.engines.row_kernels import divisor_of
+from budgetloader.engines.rows import decoder_options
 from budgetloader.engines.upload import Uploader
 from budgetloader.errors import CorruptSampleError
 from budgetloader.jpeg import Cropper, JpegError, SizeCheck

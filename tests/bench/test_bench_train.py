@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from budgetloader import cli
+from budgetloader import BudgetLoader, cli
 from budgetloader.training import network_of
 
 NETWORK = """
@@ -198,6 +198,8 @@ def test_any_number_of_ranks_goes_on_where_two_stopped(ids_of, schedule, ranks):
         (["--network", "json:nothing"], "nothing"),
         (["--schedule", "R9"], "'R9'"),
         (["--epochs", "0"], "--epochs 0"),
+        (["--image-size", "0"], "image_size '0'"),
+        (["--image-size", "16@3", "--epochs", "4"], "is for 3 epochs, and the schedule has 4"),
         (["--device", "cuda"], "GPU"),
         (["--data", "/nonexistent"], "does not exist"),
         (["--data", "s3://bucket/train.beton"], "s3://bucket/train.beton is an address"),
@@ -235,3 +237,19 @@ def test_a_run_goes_on_as_one_of_more_epochs(place, tmp_path, capsys):
     assert "going on from a run of 1 epochs as one of 2" in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["batches"] for row in rows] == [2, 2]
+
+
+def test_images_grow_from_epoch_to_epoch(tmp_path, monkeypatch):
+    seen = []
+
+    class Watched(BudgetLoader):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            seen.append((options.get("train", True), list(self.image_sizes)))
+
+    monkeypatch.setattr("budgetloader.training.BudgetLoader", Watched)
+    arguments = ["--data", "digits", "--network", "resnet20", "--batch-size", "480", "--epochs", "2", "--workers", "1"]
+    out = ["--schedule", "0.35", "--out", str(tmp_path)]
+    assert main([*arguments, *out, "--image-size", "8@1,16"]) == 0
+    assert main([*arguments, *out, "--image-size", "8@1,16", "--val-size", "24"]) == 0
+    assert seen == [(True, [8, 16]), (False, [16]), (True, [8, 16]), (False, [24])]

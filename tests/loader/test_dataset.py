@@ -138,6 +138,27 @@ def imagenet_sized(folder):
     return path
 
 
+def test_the_order_of_the_allocation_table_does_not_matter(tmp_path):
+    """FFCV's workers write in any order, and its table has entries of no bytes at the next value's place."""
+    path = of_fields(tmp_path / "x.beton", [("image", IMAGE), ("label", INT)])
+    data, table = path.read_bytes(), np.zeros(5, beton.ALLOCATION)
+    start = beton.PAGE_BYTES
+    table["ptr"], table["size"] = start + np.array([0, 1, 2, 3, 5]), [1, 1, 1, 2, 7]
+    place = beton.HEADER.itemsize + 2 * beton.FIELD.itemsize
+    samples = np.frombuffer(data, beton.metadata_type((IMAGE, INT)), 5, place).copy()
+    samples["f0"]["data_ptr"] = table["ptr"]
+    head = bytearray(data[: start + 12])
+    head[place : place + samples.nbytes] = samples.tobytes()
+    head[16:24] = np.uint64(start + 12).tobytes()
+    empty = np.array([(0, start + 2, 0)], beton.ALLOCATION)
+    for rows in (table, table[::-1], np.concatenate([table[:2], empty, table[2:]]), table[[4, 0, 3, 1, 2]]):
+        path.write_bytes(bytes(head) + rows.tobytes())
+        assert Dataset(path).sizes.tolist() == [1, 1, 1, 2, 7]
+    path.write_bytes(bytes(head) + table[:4].tobytes())
+    with pytest.raises(DatasetError, match="sample 4 has no allocation"):
+        Dataset(path)
+
+
 INT, IMAGE, FLOAT = beton.TYPE_INT, beton.TYPE_IMAGE, beton.TYPE_FLOAT
 
 

@@ -15,6 +15,7 @@ def test_the_report_names_what_works_and_what_limits_a_trainer(beton, capsys, mo
     lines = {line.split(":")[0].strip(): line for line in report.splitlines() if ":" in line}
     assert "images/s" in lines["native"] and "images/s" in lines["storage"] and "70 JPEGs" in lines["measured on"]
     assert "works" in lines["resident"] and "works" in lines["synthetic"]
+    assert "Python's lock" in lines["turbojpeg"]
     assert "a trainer of 1 images/s is trainer-bound" in report
 
 

@@ -327,11 +327,12 @@ def test_names_that_a_terminal_would_obey_are_shown_as_text(tmp_path, capsys):
 
 def test_a_library_that_fails_is_not_a_corrupt_sample(beton, monkeypatch):
     """A full memory, or a library that is broken, would have every sample replaced."""
-    from budgetloader.engines import rendering
+    from budgetloader.engines import rendering, turbojpeg
 
     def fail(*_, **__):
         raise MemoryError("no memory")
 
+    monkeypatch.setattr(turbojpeg, "library", lambda: None)  # what the system's refuses is left to simplejpeg
     monkeypatch.setattr(rendering.simplejpeg, "decode_jpeg", fail)
     with pytest.raises(MemoryError):
         load(beton, on_corrupt="replace")

@@ -52,10 +52,11 @@ INSIDE = {  # the same within a folder: its parts first, and what is made of the
     ),
     "transforms": ({"draws", "keys", "rows"}, {"adapters"}, {"chain"}, {"__init__"}),
     "engines": (
-        {"laps", "threads"},
+        {"laps", "threads", "turbojpeg"},
         {"base", "channels"},
         {"base_direct", "base_threaded", "buffers", "normalize"},
         {"stage_call", "stage_driver", "upload"},
+        {"row_kernels"},
         {"rows"},
         {"rendering", "stage_places"},
         {"render_threads", "stage"},

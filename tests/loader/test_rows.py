@@ -1,17 +1,19 @@
 """Rows of a batch in compiled calls: the pixels of one row at a time, and what is left to that."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import damage
 
 from budgetloader import BudgetLoader, Dataset, EngineError, Schedule
-from budgetloader.engines import rows
+from budgetloader.engines import rows, turbojpeg
 from budgetloader.engines.base import Job, Output, Work
 from budgetloader.engines.buffers import BufferPool
 from budgetloader.engines.rendering import Renderer
-from budgetloader.engines.rows import RowRenderer, divisor_of
+from budgetloader.engines.row_kernels import divisor_of
+from budgetloader.engines.rows import RowRenderer
 from budgetloader.joined import JoinedDataset, join
 from budgetloader.plans import Planner, stream
 
@@ -22,6 +24,15 @@ CASES = [
     {"dtype": "uint8", "decode_scaling": True},
     {"dtype": "uint8", "fast_decode": True},
 ]
+
+
+@pytest.fixture(autouse=True, params=["system", "simplejpeg"])
+def decoder(request, monkeypatch):
+    if request.param == "simplejpeg":
+        monkeypatch.setattr(turbojpeg, "library", lambda: None)
+    elif turbojpeg.library() is None:
+        pytest.skip("the system has no libjpeg-turbo")
+    return request.param
 
 
 def rendered(dataset, *, count=3, batch_size=20, crop="resized", **output):
@@ -57,6 +68,13 @@ def test_with_little_room_they_are_resized_one_by_one(beton, monkeypatch):
     for done, ours, reference in rendered(Dataset(beton), dtype="uint8"):
         assert done.all()
         np.testing.assert_array_equal(ours, reference)
+
+
+def test_the_systems_library_decodes_where_there_is_one(beton, decoder, monkeypatch):
+    decode_nothing = SimpleNamespace(decode_jpeg=lambda *_, **__: np.empty((0, 0, 3), np.uint8))
+    monkeypatch.setattr(rows, "simplejpeg", decode_nothing)  # rows that are left to it are not made
+    for done, _, _ in rendered(Dataset(beton), dtype="uint8"):
+        assert done.all() if decoder == "system" else not done.any()
 
 
 def test_files_that_are_joined(beton, small_beton):
