@@ -38,7 +38,7 @@ class Listed:
     """A folder's images as FFCV's writer takes a dataset: (image, label) by number."""
 
     def __init__(self, folder: str, count: int) -> None:
-        from budgetloader.sources import image_folder
+        from budgetloader.convert.sources import image_folder
 
         self._files = [str(Path(folder) / name) for name in image_folder(folder).names]
         self._count = count
@@ -61,8 +61,8 @@ def converter(*, way: str, folder: str, count: int, threads: int, out: str) -> C
     def ours() -> None:
         import dataclasses
 
-        from budgetloader.convert import Settings, convert
-        from budgetloader.sources import image_folder
+        from budgetloader.convert.converting import Settings, convert
+        from budgetloader.convert.sources import image_folder
 
         source = image_folder(folder)
         few = len(source)

@@ -30,8 +30,8 @@ def images(folder: Path) -> Dataset:
     """A small file of small images."""
     from PIL import Image
 
-    from budgetloader.convert import convert
-    from budgetloader.sources import Source
+    from budgetloader.convert.converting import convert
+    from budgetloader.convert.sources import Source
 
     def load(i: int) -> Image.Image:
         return Image.fromarray(np.random.default_rng(i).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))

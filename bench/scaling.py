@@ -215,9 +215,9 @@ def _data(folder: Path, *, side: int, raw: bool, images: int, small: int) -> str
     """A .beton of generated images, made smaller to a square where a side is given."""
     from rich.progress import Progress
 
-    from budgetloader.convert import Settings, convert
+    from budgetloader.convert.converting import Settings, convert
+    from budgetloader.convert.sources import Source, image_folder
     from budgetloader.prepare import prepare
-    from budgetloader.sources import Source, image_folder
 
     shape: dict[str, Any] = {"evaluation": None, "images": images, "seed": 0, "progress": Progress(disable=True)}
     prepare(None, folder=folder, **shape)

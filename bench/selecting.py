@@ -77,11 +77,11 @@ def cost(made: Any, samples: int, *, asks: int, at_once: int) -> list[float]:
 def once(samples: int) -> dict[str, float]:
     """Seconds of what is done once per loader or per epoch, at a set of so many samples."""
     from budgetloader.budget import Budget
+    from budgetloader.conditions import where
     from budgetloader.order import Order
     from budgetloader.schedule import Schedule
     from budgetloader.selections.filtered import Filtered
     from budgetloader.selections.infobatch import InfoBatch
-    from budgetloader.where import where
 
     budget = Budget(Schedule.full(epochs=10), samples=samples, batch_size=256)
     filtered = Filtered(Order(budget, seed=1), budget, total=samples)

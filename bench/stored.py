@@ -118,9 +118,9 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
 
 def _file(folder: Path, share: str, images: int, progress: Any) -> Path:
     """The generated images with a share of them as pixels."""
-    from budgetloader.convert import Settings, convert
+    from budgetloader.convert.converting import Settings, convert
+    from budgetloader.convert.sources import image_folder
     from budgetloader.prepare import prepare
-    from budgetloader.sources import image_folder
 
     prepare(None, evaluation=None, folder=folder, images=images, seed=0, progress=progress)
     path = folder / f"raw-{share.replace('/', '-')}.beton"

@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Any  # noqa: E402
 if TYPE_CHECKING:
     from budgetloader import theory, transforms
     from budgetloader.budget import Budget
+    from budgetloader.convert.appending import shards
+    from budgetloader.custom_source import JpegSource
     from budgetloader.dataset import Dataset
     from budgetloader.errors import (
         ArgumentError,
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
         ServiceGoneError,
         StorageError,
     )
-    from budgetloader.given import JpegSource
-    from budgetloader.growing import shards
     from budgetloader.joined import Mixture
     from budgetloader.loader import BudgetLoader
     from budgetloader.sampler import BudgetSampler
@@ -70,7 +70,7 @@ _HOMES = {
     "EngineError": "errors",
     "EpochStats": "stats",
     "InfoBatch": "selections.infobatch",
-    "JpegSource": "given",
+    "JpegSource": "custom_source",
     "LoaderError": "errors",
     "Mixture": "joined",
     "ResumeError": "errors",
@@ -83,7 +83,7 @@ _HOMES = {
     "StorageError": "errors",
     "Verdict": "stats",
     "connect": "service.client",
-    "shards": "growing",
+    "shards": "convert.appending",
 }
 __all__ = [
     "ArgumentError",

@@ -66,8 +66,8 @@ def make_file(path: Path) -> Path:
     """A .beton of generated 500 × 375 images with about as many bytes per pixel as photographs."""
     from PIL import Image
 
-    from budgetloader.convert import convert
-    from budgetloader.sources import Source
+    from budgetloader.convert.converting import convert
+    from budgetloader.convert.sources import Source
 
     def load(i: int) -> Image.Image:
         random = np.random.default_rng(i)
@@ -138,8 +138,8 @@ def _try_resident(device: str) -> None:
     """Put small images through the engine for them."""
     from PIL import Image
 
-    from budgetloader.convert import convert
-    from budgetloader.sources import Source
+    from budgetloader.convert.converting import convert
+    from budgetloader.convert.sources import Source
 
     grey = Image.new("RGB", (32, 32), (128, 128, 128))
     with tempfile.TemporaryDirectory(prefix="loader-doctor-") as folder:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from budgetloader import engines, options
 from budgetloader.arguments import check_seed
 from budgetloader.batch import Batch
-from budgetloader.choosing import Choosing
+from budgetloader.conditions import where
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Engine, Job, OnCorrupt, Output
 from budgetloader.errors import EngineError, ScheduleError
 from budgetloader.feed import Closing, Feed
 from budgetloader.joined import Mixture
+from budgetloader.live_selection import Choosing
 from budgetloader.order import Sampling
 from budgetloader.plans import Index, stream
 from budgetloader.resize import Interpolation
@@ -29,7 +30,6 @@ from budgetloader.stats import BusySince, EpochStats, Verdict, judge
 from budgetloader.storage.ahead import fetched
 from budgetloader.targets import Targets
 from budgetloader.views import Views
-from budgetloader.where import where
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,7 @@ class BudgetLoader(Choosing, Closing):
             file, for slow storage), also as "blocks:BLOCK/BUFFER", see `budgetloader.block_order.BlockOrder`.
         samples: a subset to train (or, with train=False, to evaluate) on: numbers of samples, each once, a boolean
             mask with an entry per sample of the set, or a condition such as "height >= 256 and label in (3, 5)" (see
-            `budgetloader.where`). An epoch is then ⌊α·⌈n/B⌉⌋ batches of its n samples.
+            `budgetloader.conditions`). An epoch is then ⌊α·⌈n/B⌉⌋ batches of its n samples.
         weights: a number per sample of the set, or "balanced" (every class equally often): each place of an epoch is a
             draw in proportion, with replacement. With `samples`, among those.
         selection: a `budgetloader.Selection` of your own, or a `budgetloader.ScoreSelection` that learns, such as

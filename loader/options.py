@@ -12,18 +12,18 @@ import numpy as np
 from budgetloader import engines
 from budgetloader.arguments import check_choice, check_count
 from budgetloader.batch import Batch
+from budgetloader.convert.sharding import is_list, open_list
 from budgetloader.cursor import Cursor
+from budgetloader.custom_source import given
 from budgetloader.engines.base import Engine, Job, OnCorrupt, Output
 from budgetloader.engines.stage import Stage
 from budgetloader.errors import ArgumentError, ArgumentTypeError, ScheduleError
-from budgetloader.given import given
 from budgetloader.joined import Mixture, join
 from budgetloader.parallel import cores
 from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerLike
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
-from budgetloader.sharding import is_list, open_list
 from budgetloader.sizes import SizeSchedule
 from budgetloader.storage import open_file
 from budgetloader.tars import is_ordinary, open_ordinary

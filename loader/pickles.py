@@ -21,6 +21,15 @@ from budgetloader.errors import DatasetError
 _MOST_BYTES = 1 << 30  # CIFAR's largest file has 155 MB
 
 
+def cifar_folder(root: str | Path) -> Path | None:
+    """The folder in `root`, or `root` itself, that holds CIFAR's pickles; None if there is none."""
+    for child in ("", "cifar-10-batches-py", "cifar-100-python"):
+        for meta in ("batches.meta", "meta"):
+            if (Path(root) / child / meta).is_file():
+                return Path(root) / child
+    return None
+
+
 class _StandIn:
     """Something that a pickle may name and nothing else; it has no attributes that could be set."""
 

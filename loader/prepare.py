@@ -11,14 +11,15 @@ import numpy as np
 from PIL import Image
 from rich.progress import Progress
 
-from budgetloader import arrays
-from budgetloader.convert import convert
+from budgetloader.convert import arrays
+from budgetloader.convert.converting import convert
+from budgetloader.convert.sources import Source, open_source
 from budgetloader.dataset import Dataset
 from budgetloader.errors import DatasetError
 from budgetloader.generate import generate
 from budgetloader.paths import local
+from budgetloader.pickles import cifar_folder
 from budgetloader.plans import Index
-from budgetloader.sources import Source, cifar_folder, open_source
 
 if TYPE_CHECKING:
     from budgetloader.plans import Index

@@ -13,10 +13,10 @@ from typing import BinaryIO
 import numpy as np
 
 from budgetloader.errors import ArgumentError, DatasetError
+from budgetloader.image_folder import SUFFIXES, JpegFolder, Ordinary, changed, printable
 from budgetloader.limits import MAX_LABEL
-from budgetloader.ordinary import SUFFIXES, JpegFolder, Ordinary, changed, printable
 from budgetloader.paths import local
-from budgetloader.sources import cifar_folder
+from budgetloader.pickles import cifar_folder
 
 _MOST_HEADER_BYTES = 1 << 20  # of a member's names and attributes
 _LABEL_BYTES = 32

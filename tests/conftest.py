@@ -15,10 +15,10 @@ import pytest
 from services import data, environment, served, services
 from stores import configured, on_s3, own_home, proxy, s3, web
 
-from budgetloader.convert import Settings, convert
+from budgetloader.convert.converting import Settings, convert
+from budgetloader.convert.sources import Source, image_folder
 from budgetloader.dataset import Dataset
 from budgetloader.generate import generate
-from budgetloader.sources import Source, image_folder
 
 if TYPE_CHECKING:
     from budgetloader import BudgetLoader

@@ -47,8 +47,11 @@ ROOMS = (  # from the ground up
         ("batch", "plans", "theory"),
     ),
     Room(
-        "files", "Images in, .beton out, and back in: sources, JPEGs that can be cut, the file.", ("convert", "dataset")
+        "files",
+        "Reading: the .beton file, JPEGs that can be cut, folders and tars, object storage.",
+        ("dataset", "jpeg"),
     ),
+    Room("convert", "Images in, .beton out: sources, labels, encoding.", (), "convert"),
     Room(
         "engines",
         "Batch plans in, tensors out. One file for each engine, and the parts that they share.",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from budgetloader.bench.study.fonts import CHARACTERS
-from budgetloader.sources import Source
+from budgetloader.convert.sources import Source
 
 if TYPE_CHECKING:
     from PIL import ImageFont

@@ -12,8 +12,8 @@ from rich.console import Console
 from budgetloader import Dataset, DatasetError
 from budgetloader.bench.study import fonts, glyphs
 from budgetloader.bench.study.run import Files
-from budgetloader.convert import convert
-from budgetloader.sources import open_source
+from budgetloader.convert.converting import convert
+from budgetloader.convert.sources import open_source
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 PACKAGE = "dataset-fashion-mnist"

@@ -13,8 +13,8 @@ from budgetloader.errors import DatasetError
 from budgetloader.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from budgetloader.convert import Report, Settings
-    from budgetloader.sources import Source
+    from budgetloader.convert.converting import Report, Settings
+    from budgetloader.convert.sources import Source
 
 HELP = "convert images (a folder, a tar, CIFAR's pickles, IDX files, an .npz, a dataset of your own) to a .beton file"
 _MOST_LISTED = 20  # classes; of more, the smallest and the largest are named
@@ -73,8 +73,8 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from budgetloader.console import bars
-    from budgetloader.convert import convert
-    from budgetloader.growing import append
+    from budgetloader.convert.appending import append
+    from budgetloader.convert.converting import convert
     from budgetloader.storage import is_address
     from budgetloader.storage.upload import stored
 
@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _shard(source: Source, options: argparse.Namespace, settings: Settings) -> Source:
     """The part of the source that was asked for; the file is its own."""
-    from budgetloader.sharding import part_of, shard_path
+    from budgetloader.convert.sharding import part_of, shard_path
 
     if options.append:
         raise DatasetError("--append adds a file, and --shard makes one of several; give one of them")
@@ -121,7 +121,7 @@ def _shard(source: Source, options: argparse.Namespace, settings: Settings) -> S
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    from budgetloader.convert import Settings
+    from budgetloader.convert.converting import Settings
 
     return Settings(
         quality=options.quality,
@@ -140,7 +140,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _source(options: argparse.Namespace) -> Source:
-    from budgetloader import converted, sources
+    from budgetloader.convert import other_sources as converted
+    from budgetloader.convert import sources
 
     if options.dataset:
         return converted.callable_source(options.dataset, options.source, max_pixels=options.max_pixels)
@@ -158,7 +159,7 @@ def _source(options: argparse.Namespace) -> Source:
 
 def _annotated(options: argparse.Namespace) -> Source:
     """A source with what a table and a folder of masks say of its images."""
-    from budgetloader import labelling
+    from budgetloader.convert import labelling
 
     plain = argparse.Namespace(**{**vars(options), "labels": None, "masks": None})
     found = None if options.torchvision else labelling.images_in(options.source, max_pixels=options.max_pixels)

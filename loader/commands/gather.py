@@ -16,7 +16,7 @@ def add_arguments(add: Add) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from budgetloader.sharding import gather
+    from budgetloader.convert.sharding import gather
 
     place, joined = gather(options.file, options.of, replace=options.overwrite)
     print(f"{place}: {len(joined):,} samples in {len(joined.parts):,} shards; open the set by this name")

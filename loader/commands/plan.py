@@ -129,9 +129,9 @@ def _drawn(schedule: Schedule, options: argparse.Namespace) -> _Drawn:
         order = order_of(budget, seed=0, sampling=options.sampling)
         blocks = order if isinstance(order, BlockOrder) else None
         return budget, lambda epoch: budget.epoch_samples(epoch) / budget.samples, blocks, None
+    from budgetloader.conditions import where
     from budgetloader.options import open_dataset
     from budgetloader.selections import Wanted, choose
-    from budgetloader.where import where
 
     dataset = open_dataset(options.data, verify=False, label_field=None)
     wanted = Wanted(options.sampling, where(dataset, options.only), options.weights)

@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from budgetloader.console import bars
-    from budgetloader.sharding import is_list, open_list
+    from budgetloader.convert.sharding import is_list, open_list
     from budgetloader.storage import open_file
     from budgetloader.verify import problems
 

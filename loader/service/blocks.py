@@ -74,7 +74,7 @@ class Reading:
     def open(self) -> Dataset | JoinedDataset:
         stored: Any = {"cache": self.cache, "cache_bytes": self.cache_bytes}
         if self.path.endswith(".shards.json"):
-            from budgetloader.sharding import open_list
+            from budgetloader.convert.sharding import open_list
 
             return open_list(self.path, verify=self.verify, max_pixels=self.max_pixels, **stored)
         from budgetloader.storage import open_file

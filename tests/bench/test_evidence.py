@@ -325,7 +325,7 @@ def test_a_set_that_is_no_package_has_to_be_said(tmp_path):
 def test_fashion_mnist_is_what_the_page_says():
     if not sets.FASHION.is_dir():
         pytest.skip("the package dataset-fashion-mnist is not installed")
-    from budgetloader.sources import open_source
+    from budgetloader.convert.sources import open_source
 
     source = open_source(sets.FASHION)
     assert len(source) == 60_000 and source.load(0).size == (28, 28) and set(source.labels) == set(range(10))

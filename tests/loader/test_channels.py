@@ -13,12 +13,12 @@ from test_engines import PIXELS, TOLERANCE
 from torchvision.transforms import v2
 
 from budgetloader import ArgumentError, BudgetLoader, Dataset, DatasetError, EngineError, Schedule, connect, engines
-from budgetloader.convert import Settings, convert
+from budgetloader.convert.converting import Settings, convert
+from budgetloader.convert.sources import Source, image_folder
 from budgetloader.engines import Batch, DirectEngine
 from budgetloader.engines.base import Output
 from budgetloader.engines.channels import grey
 from budgetloader.engines.rendering import Decoder
-from budgetloader.sources import Source, image_folder
 from budgetloader.verify import problems
 
 SCHEDULE = Schedule.of(["0.5", 1])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from budgetloader import BudgetLoader, Dataset, Schedule, beton
+from budgetloader.convert.sources import image_folder
 from budgetloader.fields import Field
-from budgetloader.sources import image_folder
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed")
 

@@ -10,8 +10,8 @@ import simplejpeg
 from PIL import Image
 
 from budgetloader import Dataset
-from budgetloader.convert import convert
-from budgetloader.sources import Source, image_folder
+from budgetloader.convert.converting import convert
+from budgetloader.convert.sources import Source, image_folder
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ffcv") is None, reason="FFCV is not installed")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from budgetloader import DatasetError
+from budgetloader.convert.sources import image_folder
 from budgetloader.generate import generate, photographs, render
-from budgetloader.sources import image_folder
 
 
 def test_the_images_are_like_imagenets(folder):

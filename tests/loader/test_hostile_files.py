@@ -15,9 +15,9 @@ from PIL import Image
 
 from budgetloader import BudgetLoader, CorruptSampleError, Dataset, DatasetError, EngineError, Schedule, beton, engines
 from budgetloader.cli import main
-from budgetloader.convert import Settings, convert
+from budgetloader.convert.converting import Settings, convert
+from budgetloader.convert.sources import Source, image_folder
 from budgetloader.limits import MAX_PIXELS, MAX_SCANS
-from budgetloader.sources import Source, image_folder
 
 ENGINES = [
     pytest.param(name, marks=pytest.mark.skipif(not engines.installed(name), reason=f"{name} is not installed"))

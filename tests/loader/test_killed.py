@@ -11,9 +11,9 @@ from conftest import ROOT, damage
 from PIL import Image
 
 from budgetloader import jpeg
-from budgetloader.convert import Settings, convert
+from budgetloader.convert.converting import Settings, convert
+from budgetloader.convert.sources import Filled, Source, image_folder
 from budgetloader.fields import Field, Picture
-from budgetloader.sources import Filled, Source, image_folder
 
 _TRAINING = """
 import contextlib, hashlib, json, os, signal, sys

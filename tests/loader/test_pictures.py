@@ -11,13 +11,13 @@ from test_engines import PIXELS
 
 from budgetloader import ArgumentError, BudgetLoader, CorruptSampleError, Dataset, Schedule, jpeg
 from budgetloader.columns import Images
-from budgetloader.convert import Settings, convert
-from budgetloader.converted import beton_source
+from budgetloader.convert.converting import Settings, convert
+from budgetloader.convert.other_sources import beton_source
+from budgetloader.convert.sources import Filled, Source, image_folder
 from budgetloader.fields import Field, Picture
 from budgetloader.geometry import move_mask
 from budgetloader.joined import join
 from budgetloader.pictures import Image
-from budgetloader.sources import Filled, Source, image_folder
 
 SCHEDULE = Schedule.of(["0.5", 1])
 OPTIONS = {"schedule": SCHEDULE, "batch_size": 8, "image_size": 24, "dtype": "uint8", "workers": 2}

@@ -25,8 +25,8 @@ from budgetloader import (
     connect,
 )
 from budgetloader.cli import main
-from budgetloader.convert import convert
-from budgetloader.sources import Source, image_folder
+from budgetloader.convert.converting import convert
+from budgetloader.convert.sources import Source, image_folder
 
 SCHEDULE = Schedule.of(["0.5", 1, "0.25"])
 

@@ -7,13 +7,13 @@ pytest.importorskip("obstore")
 pytest.importorskip("msgspec")
 
 from budgetloader import Dataset, StorageError
-from budgetloader.convert import Settings, convert
+from budgetloader.convert.converting import Settings, convert
+from budgetloader.convert.sharding import gather, list_path, part_of, shard_path
+from budgetloader.convert.sources import image_folder
 from budgetloader.service import fetching
 from budgetloader.service.blocks import Key, Reading, Spec
 from budgetloader.service.fetching import opened
 from budgetloader.service.worker import decode_block, report
-from budgetloader.sharding import gather, list_path, part_of, shard_path
-from budgetloader.sources import image_folder
 
 
 def key(path, *, epoch=0, number=0, ids=b"", on_corrupt="raise"):
