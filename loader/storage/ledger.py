@@ -128,11 +128,25 @@ class Ledger:
 
     # What became of them
 
-    def filled(self, sample: int, checksum: int) -> None:
-        """A claimed sample's bytes are in the mirror."""
-        word = self._records[sample] & COUNT | PRESENT | np.uint64(checksum)
-        self._records[sample] = word
-        self._known[sample] = word
+    def fetching(self, sample: int) -> np.uint64 | None:
+        """The record of a sample that is being fetched; None of one that was dropped meanwhile, or is there."""
+        word = self._records[sample]
+        return word if word & BUSY == FETCHING else None
+
+    def filled(self, sample: int, checksum: int, claim: np.uint64) -> None:
+        """A claimed sample's bytes are in the mirror.
+
+        Args:
+            sample: its number.
+            checksum: CRC-32 of its bytes.
+            claim: what `fetching` gave before they were written. Where it is another by now, the sample was dropped
+                since, and its bytes may be gone: it does not count as there.
+        """
+        with self._threads:
+            if self._records[sample] == claim:
+                word = claim & COUNT | PRESENT | np.uint64(checksum)
+                self._records[sample] = word
+                self._known[sample] = word
         self.tidy(sample)
 
     def failed(self, samples: np.ndarray) -> None:

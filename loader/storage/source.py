@@ -290,8 +290,10 @@ class Source:
         if self._checksums is not None and checksum != self._checksums[sample]:
             data = self._fetch_again(sample, checksum)
             checksum = zlib.crc32(data)
-        self._write(sample, start, data)
-        self.ledger.filled(sample, checksum)
+        claim = self.ledger.fetching(sample)
+        if claim is not None:
+            self._write(sample, start, data)
+            self.ledger.filled(sample, checksum, claim)
 
     def _fetch_again(self, sample: int, found: int) -> memoryview:
         """Bytes that had another checksum than the index says: damaged on their way, or where they are stored.

@@ -59,6 +59,7 @@ class _Forgetful:
 
     def __init__(self, index):
         self.index, self.told, self.asked = index, [], 0
+        self.index.store_wait_seconds = 0.0
 
     def send(self, request, descriptors):
         self.told.append(request)

@@ -33,9 +33,15 @@ def fetch(ledger, samples):
 
 
 def fill(ledger, sample):
+    claim = ledger.fetching(sample)
+    assert claim is not None
+    ledger.filled(sample, write(ledger, sample), claim)
+
+
+def write(ledger, sample):
     data = BYTES[STARTS[sample] : STARTS[sample] + SIZES[sample]]
     ledger._mirror.write(int(STARTS[sample]), data.data)
-    ledger.filled(sample, zlib.crc32(data.data))
+    return zlib.crc32(data.data)
 
 
 def there(ledger, sample):
@@ -149,10 +155,26 @@ def test_what_is_needed_last_goes_first_and_no_cache_could_fetch_much_less(tmp_p
             claim = ledger.claim(np.array([sample]))
             fetched += len(claim.mine)
             for one in claim.mine.tolist():
-                ledger.filled(one, 0)
+                ledger.filled(one, 0, ledger.fetching(one))
             ledger.release(np.array([sample]))
     best = belady(np.concatenate(orders).tolist(), room)
     assert best <= fetched <= 1.05 * best < 0.9 * epochs * budget
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_is_dropped_between_its_writing_and_its_record_does_not_count_as_there(again):
+    ledger, sample = Ledger(Mirror.in_memory(TOTAL), STARTS, SIZES, counter=Counter()), np.array([3])
+    ledger.claim(sample)
+    claim = ledger.fetching(3)
+    checksum = write(ledger, 3)
+    ledger.release(sample)  # a selection dropped the plan: the bytes are gone
+    if again:  # a new plan wants it, and fetches it anew
+        assert ledger.claim(sample).mine.tolist() == [3]
+    ledger.filled(3, checksum, claim)
+    assert not ledger.arrived(sample)[0] and not ledger.usable(3)
+    if again:
+        fill(ledger, 3)
+        assert ledger.usable(3) and there(ledger, 3)
 
 
 def test_the_oracle_tells_the_next_use_across_epochs():
