@@ -42,7 +42,7 @@ def append(source: Source, path: str | os.PathLike, **options: Any) -> tuple[Pat
     Args:
         source: the images. Their classes are told by name; new ones come behind those that there are.
         path: the set's first file.
-        options: as `budgetloader.convert.converting.convert` takes them.
+        options: as `budgetloader.convert.convert` takes them.
 
     Returns:
         The new file, and the counts of its conversion.

@@ -36,7 +36,7 @@ def encoders(encoder: Encoder, source: Source, settings: Any) -> Iterator[Callab
 
     Args:
         encoder: of this process.
-        source, settings: of the conversion; `settings` is a `budgetloader.convert.converting.Settings`.
+        source, settings: of the conversion; `settings` is a `budgetloader.convert.Settings`.
     """
     count = settings.threads or cores()
     if count < 2 or not source.plain or len(source) < LEAST_IMAGES * count:

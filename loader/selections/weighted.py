@@ -88,8 +88,9 @@ def _check(weights: np.ndarray) -> None:
 def _fill(rest, alias):
     """The probability to keep each column, in place of `rest`, whose mean is 1; and its alias (M. D. Vose, 1991).
 
-    Both lists of Vose's are walked from the last column down, and a donor that has become small comes next: what he
-    keeps in two stacks stands in `rest` itself. A small column that is done has an alias, which no other has.
+    Vose keeps the small columns and the large ones (the donors) on two stacks. Here `rest` is walked twice from the
+    last column down instead, once for each kind, which needs no more memory; a donor that has become small comes next.
+    A small column is done when it has an alias other than itself.
     """
     small, donor, last = len(rest), len(rest), -1
     while True:

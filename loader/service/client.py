@@ -168,11 +168,6 @@ def _connect(name: str, *, label: str | None, wait_seconds: float) -> Bridge:
         )
     if isinstance(wait_seconds, bool) or not isinstance(wait_seconds, (int, float)) or not 0 <= wait_seconds < math.inf:
         raise ArgumentError(f"wait_seconds {wait_seconds!r} is no time; give seconds, 0 or more")
-    if not isinstance(name, str):
-        raise ArgumentTypeError(
-            f"name is a {type(name).__name__}, and not the name of a service, which has one file; of several files or "
-            "a Mixture make a BudgetLoader, or convert them to one file, serve it, and give weights= for the shares"
-        )
     label = (f"{socket.gethostname()}:{os.getpid()}" if label is None else str(label))[:_LABEL_LETTERS]
     deadline = time.monotonic() + wait_seconds
     said = False
