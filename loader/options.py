@@ -12,7 +12,6 @@ import numpy as np
 from budgetloader import engines
 from budgetloader.arguments import check_choice, check_count
 from budgetloader.batch import Batch
-from budgetloader.convert.sharding import is_list, open_list
 from budgetloader.cursor import Cursor
 from budgetloader.custom_source import given
 from budgetloader.engines.base import Engine, Job, OnCorrupt, Output
@@ -24,8 +23,8 @@ from budgetloader.plans import Crop, EvaluationPlanner, Index, Planner, PlannerL
 from budgetloader.schedule import Schedule
 from budgetloader.selections import Wanted
 from budgetloader.shard import Shard
+from budgetloader.shard_list import open_set
 from budgetloader.sizes import SizeSchedule
-from budgetloader.storage import open_file
 from budgetloader.tars import is_ordinary, open_ordinary
 from budgetloader.views import Views
 
@@ -91,9 +90,7 @@ def open_dataset(
     if isinstance(path, (str, os.PathLike)):
         if is_ordinary(path) and cache is None and cache_bytes is None:
             return open_ordinary(path, verify=verify, label_field=label_field)
-        if is_list(path):
-            return open_list(path, verify=verify, label_field=label_field, **stored)
-        return open_file(path, verify=verify, label_field=label_field, **stored)
+        return open_set(path, verify=verify, label_field=label_field, **stored)
     if isinstance(path, (list, tuple, Mixture)):
         return join(path, verify=verify, label_field=label_field, **stored)
     if not all(hasattr(path, name) for name in ("heights", "widths", "labels", "fingerprint")):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from itertools import chain
+from typing import Any
 
 from budgetloader.commands.arguments import Add
 from budgetloader.errors import DatasetError
@@ -23,12 +24,11 @@ def run(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from budgetloader.console import bars
-    from budgetloader.convert.sharding import is_list, open_list
-    from budgetloader.storage import open_file
+    from budgetloader.shard_list import open_set
     from budgetloader.verify import problems
 
-    how = {"max_pixels": options.max_pixels}
-    parts = open_list(options.file, **how).parts if is_list(options.file) else [open_file(options.file, **how)]
+    opened = open_set(options.file, max_pixels=options.max_pixels)
+    parts: Any = getattr(opened, "parts", (opened,))
     bad, count = 0, sum(map(len, parts))
     with bars(Console(stderr=True)) as progress:
         task = progress.add_task("verify", total=count)

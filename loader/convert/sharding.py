@@ -11,9 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from budgetloader.convert.resuming import identity_of
@@ -21,24 +19,10 @@ from budgetloader.convert.sources import Filled, Source
 from budgetloader.dataset import Dataset
 from budgetloader.errors import ArgumentError, DatasetError
 from budgetloader.joined import JoinedDataset
-from budgetloader.paths import local
-from budgetloader.storage import is_address, open_files
-from budgetloader.storage.address import Address
-from budgetloader.storage.client import Remote
-from budgetloader.storage.traffic import Counter
+from budgetloader.shard_list import FORMAT, MOST_SHARDS, SUFFIX
+from budgetloader.storage import open_files
+from budgetloader.storage.address import in_store, path_of
 from budgetloader.storage.upload import stored
-
-SUFFIX = ".shards.json"
-MOST_SHARDS = 9999
-_FORMAT = "budgetloader shards 1"
-_MOST_BYTES = 4 << 20  # of a list: 10,000 shards take 1.2 MB
-_NAME = re.compile(r"[^/\\?#\x00-\x1f]{1,255}\.beton")
-_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
-
-
-def is_list(path: Any) -> bool:
-    """Whether a path or an address is that of a list of shards."""
-    return isinstance(path, (str, os.PathLike)) and str(os.fspath(path)).endswith(SUFFIX)
 
 
 def shard_path(path: str | os.PathLike, number: int, of: int) -> str:
@@ -48,11 +32,15 @@ def shard_path(path: str | os.PathLike, number: int, of: int) -> str:
         ArgumentError: there is no such shard, or the set's name does not end in .beton.
     """
     text = os.fspath(path)
-    if not 1 <= number <= of <= MOST_SHARDS:
-        raise ArgumentError(f"shard {number}/{of}: give NUMBER/OF, with 1 <= NUMBER <= OF <= {MOST_SHARDS:,}")
+    _check_number(number, of)
     if not text.endswith(".beton"):
         raise ArgumentError(f"{text}: give the whole set's name, which ends in .beton")
     return f"{text.removesuffix('.beton')}.{number:04}-of-{of:04}.beton"
+
+
+def _check_number(number: int, of: int) -> None:
+    if not 1 <= number <= of <= MOST_SHARDS:
+        raise ArgumentError(f"shard {number}/{of}: give NUMBER/OF, with 1 <= NUMBER <= OF <= {MOST_SHARDS:,}")
 
 
 def list_path(path: str | os.PathLike) -> str:
@@ -66,13 +54,12 @@ def part_of(source: Source, number: int, of: int, *, settings: Any) -> Source:
     Args:
         source: the whole one, the same on every machine: the same names, in the same order.
         number, of: which shard, from 1, of how many.
-        settings: of the conversion, a `budgetloader.convert.converting.Settings`.
+        settings: of the conversion, a `budgetloader.convert.Settings`.
 
     Raises:
         ArgumentError: there is no such shard, or it would be empty.
     """
-    if not 1 <= number <= of <= MOST_SHARDS:
-        raise ArgumentError(f"shard {number}/{of}: give NUMBER/OF, with 1 <= NUMBER <= OF <= {MOST_SHARDS:,}")
+    _check_number(number, of)
     start, stop = (number - 1) * len(source) // of, number * len(source) // of
     if start == stop:
         raise ArgumentError(f"shard {number}/{of} of {len(source):,} images would be empty; make fewer shards")
@@ -139,7 +126,7 @@ def gather(path: str | os.PathLike, of: int, *, replace: bool = False) -> tuple[
         {"file": place.rpartition("/")[2], "samples": len(part), "fingerprint": part.fingerprint}
         for place, part in zip(places, parts, strict=True)
     ]
-    text = json.dumps({"format": _FORMAT, "source": first, "samples": len(joined), "shards": rows}, indent=1)
+    text = json.dumps({"format": FORMAT, "source": first, "samples": len(joined), "shards": rows}, indent=1)
     _write(list_path(path), text + "\n", replace=replace)
     return list_path(path), joined
 
@@ -155,11 +142,11 @@ def _told(part: Dataset, number: int, of: int) -> str:
 
 
 def _write(place: str, text: str, *, replace: bool) -> None:
-    if is_address(place) and Address.parse(place).local is None:
+    if in_store(place) is not None:
         with stored(place, replace=replace) as partial:
             partial.write_text(text)
         return
-    path = _here(place)
+    path = path_of(place)
     if path.exists() and not replace:
         raise DatasetError(f"{path} exists; choose another name, or pass --overwrite to replace it")
     partial = path.with_name(path.name + ".partial")
@@ -173,73 +160,3 @@ def _write(place: str, text: str, *, replace: bool) -> None:
         raise DatasetError(f"{path} cannot be written: {error.strerror}") from None
     finally:
         partial.unlink(missing_ok=True)
-
-
-def open_list(place: str | os.PathLike, **options: Any) -> JoinedDataset:
-    """The set of a list of shards.
-
-    Args:
-        place: of the list: a path, or an address.
-        options: as `budgetloader.storage.open_files` takes them.
-
-    Raises:
-        DatasetError: it is no list, or a shard is missing, or is another one than was listed.
-    """
-    text = os.fspath(place)
-    rows = _parse(_read(text), text)
-    folder = text.rpartition("/")[0]
-    parts = open_files([f"{folder}/{name}" if folder else name for name, _, _ in rows], **options)
-    for part, (_, samples, fingerprint) in zip(parts, rows, strict=True):
-        if (len(part), part.fingerprint) != (samples, fingerprint):
-            raise DatasetError(
-                f"{part.path} is another file than {text} lists ({len(part):,} samples, {part.fingerprint}; listed are "
-                f"{samples:,}, {fingerprint}); make the list again: budgetloader gather"
-            )
-    return JoinedDataset(parts)
-
-
-def _read(place: str) -> bytes:
-    if is_address(place) and Address.parse(place).local is None:
-        remote = Remote(Address.parse(place), counter=Counter())
-        data = bytes(remote.open(_MOST_BYTES))
-        size = remote.size
-    else:
-        path = _here(place)
-        try:
-            with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                data = file.read(_MOST_BYTES)
-        except OSError as error:
-            raise DatasetError(f"{place} cannot be read: {error.strerror}") from None
-    if size > _MOST_BYTES:
-        raise DatasetError(f"{place} is no list of shards: it has {size:,} bytes, more than {_MOST_BYTES:,}")
-    return data
-
-
-def _here(place: str) -> Path:
-    if is_address(place):
-        path = Address.parse(place).local
-        assert path is not None
-        return path
-    return local(place)
-
-
-def _parse(data: bytes, place: str) -> list[tuple[str, int, str]]:
-    """(file, samples, fingerprint) of each shard."""
-    try:
-        told = json.loads(data)
-        if told["format"] != _FORMAT or not 1 <= len(told["shards"]) <= MOST_SHARDS:
-            raise ValueError
-        return [_row(row) for row in told["shards"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise DatasetError(f"{place} is no list of shards that `budgetloader gather` wrote; make it again") from None
-
-
-def _row(row: dict[str, Any]) -> tuple[str, int, str]:
-    """A shard's entry. Its file lies beside the list, and nowhere else."""
-    name, samples, fingerprint = row["file"], row["samples"], row["fingerprint"]
-    plain = isinstance(name, str) and _NAME.fullmatch(name) and not name.startswith(".") and "%2f" not in name.lower()
-    whole = isinstance(samples, int) and not isinstance(samples, bool) and samples > 0
-    if not (plain and whole and isinstance(fingerprint, str) and _FINGERPRINT.fullmatch(fingerprint)):
-        raise ValueError
-    return name, samples, fingerprint

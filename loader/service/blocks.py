@@ -73,13 +73,9 @@ class Reading:
 
     def open(self) -> Dataset | JoinedDataset:
         stored: Any = {"cache": self.cache, "cache_bytes": self.cache_bytes}
-        if self.path.endswith(".shards.json"):
-            from budgetloader.convert.sharding import open_list
+        from budgetloader.shard_list import open_set
 
-            return open_list(self.path, verify=self.verify, max_pixels=self.max_pixels, **stored)
-        from budgetloader.storage import open_file
-
-        return open_file(self.path, verify=self.verify, max_pixels=self.max_pixels, **stored)
+        return open_set(self.path, verify=self.verify, max_pixels=self.max_pixels, **stored)
 
 
 @dataclass(frozen=True, slots=True)

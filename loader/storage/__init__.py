@@ -14,7 +14,7 @@ from typing import Any
 
 from budgetloader.dataset import Dataset
 from budgetloader.errors import ArgumentError
-from budgetloader.storage.address import Address, is_address
+from budgetloader.storage.address import in_store, is_address, path_of
 
 __all__ = ["is_address", "open_file", "open_files"]
 _OPENED_AT_ONCE = 8  # files of a set
@@ -38,15 +38,15 @@ def open_file(
         DatasetError: it cannot be opened; a `StorageError` where the store or the cache is to blame.
         ArgumentError: a cache for a file that is on this machine.
     """
-    address = Address.parse(path) if isinstance(path, str) and is_address(path) else None
-    if address is not None and address.local is None:
+    address = in_store(path)
+    if address is not None:
         from budgetloader.storage.dataset import RemoteDataset
 
         return RemoteDataset(address.url, cache=cache, cache_bytes=cache_bytes, **options)
     if cache is not None or cache_bytes is not None:
         name, value = ("cache", cache) if cache is not None else ("cache_bytes", cache_bytes)
         raise ArgumentError(f"{name}={str(value)!r} is for files in object storage; {path} is on this machine")
-    return Dataset(path if address is None or address.local is None else address.local, **options)
+    return Dataset(path_of(path) if is_address(path) else path, **options)
 
 
 def open_files(
@@ -61,7 +61,7 @@ def open_files(
     Raises:
         ArgumentError: a cache, and no file in object storage.
     """
-    far = [path for path in paths if is_address(path) and Address.parse(str(path)).local is None]
+    far = [path for path in paths if in_store(path) is not None]
     if not far:
         return [open_file(path, cache=cache, cache_bytes=cache_bytes, **options) for path in paths]
     share = None if cache_bytes is None else cache_bytes / len(far)

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from budgetloader.errors import ArgumentError, StorageError
+from budgetloader.paths import local
 
 SCHEMES = ("s3", "gs", "az", "https", "http", "file")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
@@ -69,6 +70,28 @@ class Address:
     def local(self) -> Path | None:
         """The path of a file:// address, on this machine; None of another."""
         return Path("/" + self.key) if self.scheme == "file" else None
+
+
+def in_store(path: Any) -> Address | None:
+    """The address of what is in a store; None of what is on this machine: a path, or a file:// address.
+
+    Raises:
+        ArgumentError: it is an address of another kind.
+    """
+    address = Address.parse(path) if is_address(path) else None
+    return address if address is not None and address.local is None else None
+
+
+def path_of(path: str | os.PathLike) -> Path:
+    """The path of what is on this machine, of which a file:// address may be given.
+
+    Raises:
+        ArgumentError: it is in a store.
+    """
+    found = Address.parse(str(path)).local if is_address(path) else local(path)
+    if found is None:
+        raise ArgumentError(f"{path} is in a store; give a path of this machine")
+    return found
 
 
 def make_store(address: Address, *, request_seconds: float) -> Any:

@@ -21,6 +21,7 @@ LAYERS = (  # each imports from its own line or those above it
     {"dataset", "custom_source", "image_folder", "tars", "plans"},
     {"storage"},
     {"joined"},
+    {"shard_list"},
     {"batch", "conditions", "views"},
     {"convert", "engines", "generate", "verify"},
     {"feed", "options", "pictures", "targets"},

@@ -8,14 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from budgetloader import ArgumentError, BudgetLoader, Dataset, DatasetError, Schedule
 from budgetloader.cli import main
 from budgetloader.convert.converting import Settings, convert
-from budgetloader.convert.sharding import gather, is_list, list_path, open_list, part_of, shard_path
+from budgetloader.convert.sharding import gather, list_path, part_of, shard_path
 from budgetloader.convert.sources import image_folder
+from budgetloader.shard_list import open_list
 
 SETTINGS = Settings()
 
@@ -278,21 +278,3 @@ def test_a_list_of_a_stranger_is_one_error_and_leads_nowhere_else(listed, data):
         file.write(data)
     with pytest.raises(DatasetError, match="is no list of shards that `budgetloader gather` wrote"):
         open_list(listed)
-
-
-def test_a_list_that_is_too_long_or_no_file_is_refused(tmp_path):
-    place = tmp_path / "x.shards.json"
-    with open(place, "wb") as file:
-        file.truncate(1 << 40)
-    with pytest.raises(DatasetError, match="no list of shards: it has 1,099,511,627,776 bytes"):
-        open_list(place)
-    with pytest.raises(DatasetError, match="cannot be read"):
-        open_list(tmp_path / "none.shards.json")
-    os.mkfifo(tmp_path / "pipe.shards.json")
-    with pytest.raises(DatasetError, match="is no list of shards"):
-        open_list(tmp_path / "pipe.shards.json")
-
-
-def test_only_a_lists_name_is_one():
-    assert is_list("a/train.shards.json") and is_list("s3://b/train.shards.json")
-    assert not is_list("train.beton") and not is_list(["train.shards.json"]) and not is_list(np.zeros(3))
