@@ -43,3 +43,9 @@ class ArgumentTypeError(ArgumentError, TypeError):
 
 class ServiceGoneError(EngineError):
     """A service that is not running, or ended while it was in use: `connect` again once it is back."""
+
+
+def first_line(error: object) -> str:
+    """The first line of an error, up to 300 letters; its type's name if it says nothing."""
+    said = str(error).strip() or type(error).__name__
+    return said.splitlines()[0][:300]

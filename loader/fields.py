@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from budgetloader.errors import DatasetError
+from budgetloader.errors import DatasetError, first_line
 
 TYPE_FLOAT, TYPE_INT, TYPE_IMAGE, TYPE_BYTES, TYPE_ARRAY, TYPE_JSON, TYPE_TENSOR = range(7)
 ARGUMENTS_BYTES = 1024  # of a descriptor
@@ -162,7 +162,7 @@ class Field:
         try:
             return _ENCODERS[self.kind](self, value)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            why = first_line(error)
             raise DatasetError(f"field {self.name!r} ({self.kind}) cannot hold {str(value)[:60]!r}: {why}") from None
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from budgetloader import geometry
 from budgetloader.columns import Column, Ragged
-from budgetloader.errors import ArgumentError, CorruptSampleError, DatasetError
+from budgetloader.errors import ArgumentError, CorruptSampleError, DatasetError, first_line
 
 
 class Shown(Protocol):
@@ -192,9 +192,7 @@ def read_mask(data: bytes, *, size: tuple[int, int]) -> np.ndarray:
     except DatasetError:
         raise
     except Exception as error:  # whatever a decoder thinks of damaged bytes
-        raise DatasetError(
-            f"is no PNG ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        ) from None
+        raise DatasetError(f"is no PNG ({first_line(error)})") from None
 
 
 def _entries(values: Any, what: str, last: tuple[int, ...]) -> Ragged | np.ndarray:
@@ -207,7 +205,7 @@ def _entries(values: Any, what: str, last: tuple[int, ...]) -> Ragged | np.ndarr
         elif not isinstance(values, Ragged):
             values = np.asarray(values)
     except (TypeError, ValueError) as error:
-        raise DatasetError(f"{what} are no arrays of one shape ({str(error).splitlines()[0]})") from None
+        raise DatasetError(f"{what} are no arrays of one shape ({first_line(error)})") from None
     flat = values.flat if isinstance(values, Ragged) else values
     if flat.dtype.kind not in "iuf" or flat.ndim < 2 or flat.shape[-1] not in last:
         numbers = " or ".join(map(str, last))

@@ -11,7 +11,7 @@ from budgetloader.beton import PAGE_BYTES
 from budgetloader.convert.colour import flattened, parted, rgb_of
 from budgetloader.convert.raw_share import RawChoice
 from budgetloader.convert.sources import Source
-from budgetloader.errors import DatasetError
+from budgetloader.errors import DatasetError, first_line
 from budgetloader.limits import check_pixels, check_scans
 
 if TYPE_CHECKING:
@@ -137,4 +137,4 @@ def _why(error: Exception) -> str:
 
     if isinstance(error, UnidentifiedImageError):
         return "it is no image that PIL knows"
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return first_line(error)

@@ -14,7 +14,7 @@ import numpy as np
 
 from budgetloader.convert.sources import SUFFIXES, Filled, Source, image_folder
 from budgetloader.convert.tables import field_of, read_table
-from budgetloader.errors import DatasetError
+from budgetloader.errors import DatasetError, first_line
 from budgetloader.fields import Field
 from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_pixels
 from budgetloader.paths import local
@@ -127,7 +127,7 @@ class _Files(Sequence[bytes]):
         except DatasetError:
             raise
         except Exception as error:  # whatever a decoder thinks of
-            raise DatasetError(f"{file} is no PNG ({str(error).splitlines()[0]})") from None
+            raise DatasetError(f"{file} is no PNG ({first_line(error)})") from None
         return data
 
 
@@ -247,7 +247,7 @@ def _coco_of(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise DatasetError(f"{path} cannot be read: {first_line(error)}") from None
     known = isinstance(content, dict) and {"images", "annotations"} <= set(content)
     if not known or not all(
         isinstance(content.get(name, []), list) for name in ("images", "annotations", "categories")

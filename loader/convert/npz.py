@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 
-from budgetloader.errors import DatasetError
+from budgetloader.errors import DatasetError, first_line
 
 MOST_BYTES = 8 << 30  # of one array, unpacked
 _HEADER_CHARACTERS = 1024
@@ -67,7 +67,7 @@ def read(path: Path, name: str) -> np.ndarray:
     except (DatasetError, MemoryError):
         raise
     except Exception as error:  # zip, deflate and numpy's parser of headers have an error each for what is damaged
-        raise DatasetError(f"{path}: {name} cannot be read ({_why(error)})") from None
+        raise DatasetError(f"{path}: {name} cannot be read ({first_line(error)})") from None
 
 
 def _read(file: IO[bytes], what: str) -> np.ndarray:
@@ -90,7 +90,3 @@ def _read(file: IO[bytes], what: str) -> np.ndarray:
     if file.read(1):
         raise DatasetError(f"{what} goes on behind the {size:,} bytes of its header")
     return np.frombuffer(b"".join(parts), dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _why(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -9,7 +9,7 @@ import numpy as np
 
 from budgetloader import jpeg
 from budgetloader.convert.sources import Filled, Source, image_of
-from budgetloader.errors import DatasetError
+from budgetloader.errors import DatasetError, first_line
 from budgetloader.fields import Picture
 
 
@@ -64,7 +64,7 @@ def _picture(value: Picture, scale: tuple[float, ...]) -> Picture:
         mode: Any = ("L", "4:4:4") if image.mode == "L" else ("RGB", "4:2:0")
         data = jpeg.encode(image.convert(mode[0]), quality=95, subsampling=mode[1])
     except Exception as error:  # whatever a decoder thinks of damaged bytes
-        raise DatasetError(f"another image of it cannot be read ({str(error).splitlines()[0]})") from None
+        raise DatasetError(f"another image of it cannot be read ({first_line(error)})") from None
     return Picture(data, width, height)
 
 
@@ -86,4 +86,4 @@ def _mask(data: bytes, size: tuple[int, int], scale: tuple[float, ...]) -> bytes
     except DatasetError:
         raise
     except Exception as error:  # whatever a decoder thinks of
-        raise DatasetError(f"its mask is no PNG ({str(error).splitlines()[0]})") from None
+        raise DatasetError(f"its mask is no PNG ({first_line(error)})") from None

@@ -14,7 +14,7 @@ import numpy as np
 
 from budgetloader import pickles
 from budgetloader.convert import arrays
-from budgetloader.errors import DatasetError
+from budgetloader.errors import DatasetError, first_line
 from budgetloader.fields import Field
 from budgetloader.limits import MAX_PIXELS, check_max_pixels, check_pixels, check_scans, max_bytes
 from budgetloader.paths import local
@@ -273,7 +273,7 @@ def torchvision_dataset(name: str, root: str | Path, *, split: str | None = None
         count = len(dataset)
         labels = _labels(dataset, count)
     except (RuntimeError, OSError, ValueError) as error:
-        raise DatasetError(f"torchvision's {name} cannot be read from {root}: {str(error).splitlines()[0]}") from None
+        raise DatasetError(f"torchvision's {name} cannot be read from {root}: {first_line(error)}") from None
     classes = tuple(str(c) for c in getattr(dataset, "classes", ()))
 
     def load(i: int) -> Image.Image:

@@ -18,7 +18,7 @@ import numpy as np
 
 from budgetloader.convert.packed import IMAGE_NAMES, Values, source_of
 from budgetloader.convert.sources import FORMATS, Source, image_of
-from budgetloader.errors import DatasetError
+from budgetloader.errors import DatasetError, first_line
 from budgetloader.limits import MAX_PIXELS, check_pixels
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _source(folder: Path, dataset: Any, known: Mapping[str, str], max_pixels: in
             with lock:
                 found = dataset[i]
         except Exception as error:  # whatever a reader thinks of damaged bytes
-            raise DatasetError(f"{folder}: sample {i} cannot be read ({_first_line(error)})") from None
+            raise DatasetError(f"{folder}: sample {i} cannot be read ({first_line(error)})") from None
         if isinstance(found, Mapping):
             return {str(name): value for name, value in found.items()}
         return dict(_numbered(found if isinstance(found, (tuple, list)) else [found]))
@@ -213,7 +213,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "numpy"):
         value = value.numpy()
     return value.item() if isinstance(value, (np.ndarray, np.generic)) and value.ndim == 0 else value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from budgetloader.errors import DatasetError
+from budgetloader.errors import DatasetError, first_line
 from budgetloader.fields import Field
 from budgetloader.paths import local
 
@@ -41,8 +41,7 @@ def read_table(path: str | Path) -> dict[str, list[Any]]:
     except UnicodeDecodeError as error:
         raise DatasetError(f"{found} is not UTF-8 (at byte {error.start:,}); save it as UTF-8") from None
     except (ValueError, RecursionError, csv.Error) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DatasetError(f"{found} cannot be read: {why}") from None
+        raise DatasetError(f"{found} cannot be read: {first_line(error)}") from None
     if not columns or not len(next(iter(columns.values()))):
         raise DatasetError(f"{found} has no rows")
     return columns
@@ -208,7 +207,7 @@ def parquet_file(path: Path) -> Any:
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from None
     except (pyarrow.ArrowException, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise DatasetError(f"{path} cannot be read: {first_line(error)}") from None
 
 
 _READERS: dict[str, Callable[[Path], dict[str, list[Any]]]] = {

@@ -20,11 +20,10 @@ from collections import deque
 
 import numpy as np
 
-from budgetloader.errors import LoaderError
+from budgetloader.errors import LoaderError, first_line
 from budgetloader.service import wire
 from budgetloader.service.assembler import Assembler
 from budgetloader.service.exchange import ServedDataset
-from budgetloader.service.failures import first_line
 from budgetloader.service.link import Link
 from budgetloader.service.protocol import (
     Answer,
@@ -195,7 +194,7 @@ def main() -> None:
     try:
         BridgeProcess(socket.socket(fileno=end)).run()
     except NONSENSE as error:
-        print(f"the trainer's request makes no sense: {first_line(error) or type(error).__name__}", file=sys.stderr)
+        print(f"the trainer's request makes no sense: {first_line(error)}", file=sys.stderr)
         os._exit(1)
     os._exit(0)  # without waiting for Ray's threads
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from budgetloader.budget import Budget
-from budgetloader.errors import ServiceGoneError
+from budgetloader.errors import ServiceGoneError, first_line
 from budgetloader.order import Order
 from budgetloader.schedule import Schedule
 from budgetloader.service.blocks import BLOCK, Key
@@ -29,10 +29,6 @@ def check_alive(entry: Entry) -> None:
     """
     if not entry.alive:
         raise gone(entry, f"process {entry.pid} has ended")
-
-
-def first_line(text: object) -> str:
-    return str(text).strip().partition("\n")[0]
 
 
 def samples_of(key: Key, start: int, stop: int, *, samples: int) -> list[int]:

@@ -10,9 +10,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from budgetloader.errors import EngineError
+from budgetloader.errors import EngineError, first_line
 from budgetloader.service import LOOPBACK, NAMESPACE, registry
-from budgetloader.service.failures import check_alive, first_line, gone
+from budgetloader.service.failures import check_alive, gone
 
 GONE_SECONDS = 4.0  # without a sign of life; an error follows within 5
 RETRY_SECONDS = 0.1

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from budgetloader.errors import EngineError
-from budgetloader.service.failures import first_line
+from budgetloader.errors import EngineError, first_line
 from budgetloader.service.history import History
 from budgetloader.service.page import HEADERS, failure_page, page
 from budgetloader.service.status import ServiceStatus
@@ -124,7 +123,7 @@ def start(name: str, read: Callable[[], ServiceStatus], *, port: int, host: str)
         try:
             state, text = "200 OK", page(name, history.now(), history.readings)
         except Exception as error:  # whatever Ray says of a coordinator that restarts
-            state, text = "503 Service Unavailable", failure_page(name, first_line(error) or type(error).__name__)
+            state, text = "503 Service Unavailable", failure_page(name, first_line(error))
         begin(state, list(HEADERS))
         return [text.encode()]
 

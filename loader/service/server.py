@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from budgetloader.errors import EngineError
+from budgetloader.errors import EngineError, first_line
 from budgetloader.limits import MAX_PIXELS
 from budgetloader.parallel import cores
 from budgetloader.service import COORDINATE, DECODE, LOOPBACK, NAMESPACE, registry
 from budgetloader.service.blocks import Reading
-from budgetloader.service.failures import first_line
 from budgetloader.service.session import Session, session
 from budgetloader.service.status import ServiceStatus
 from budgetloader.service.stopping import Stopping, rearm
@@ -107,7 +106,7 @@ def _said_in_one_line(made: Session) -> Iterator[None]:
     except (EngineError, KeyboardInterrupt, SystemExit):
         raise
     except Exception as error:
-        why = first_line(error) or type(error).__name__
+        why = first_line(error)
         room = shutil.disk_usage(made.folder).free
         raise EngineError(
             f"Ray does not start ({why}); {room / 1e6:,.0f} MB are free for its files in {made.folder.parent}: set "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from budgetloader.errors import ArgumentError, StorageError
+from budgetloader.errors import ArgumentError, StorageError, first_line
 from budgetloader.paths import local
 
 SCHEMES = ("s3", "gs", "az", "https", "http", "file")
@@ -122,12 +122,6 @@ def make_store(address: Address, *, request_seconds: float) -> Any:
         return store.from_url(address.root, **options)
     except Exception as error:
         raise StorageError(f"{address.url} cannot be read: {first_line(error)}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """What a client's error says, without the pages that come behind it."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
 
 
 def _configured_as_plain() -> bool:

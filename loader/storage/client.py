@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from budgetloader.errors import StorageError
-from budgetloader.storage.address import Address, first_line, make_store
+from budgetloader.errors import StorageError, first_line
+from budgetloader.storage.address import Address, make_store
 from budgetloader.storage.traffic import Counter
 
 _FOR_GOOD = ("NotFoundError", "PermissionDeniedError", "UnauthenticatedError", "NotSupportedError", "InvalidPathError")

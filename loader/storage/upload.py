@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from budgetloader.errors import DatasetError, StorageError
-from budgetloader.storage.address import Address, first_line, make_store
+from budgetloader.errors import DatasetError, StorageError, first_line
+from budgetloader.storage.address import Address, make_store
 
 _REQUEST_SECONDS = 300.0  # of a part, which may have a slow line before it
 _PART_BYTES = 16 << 20
