@@ -19,7 +19,7 @@ def problems(dataset: Dataset, *, threads: int | None = None) -> Iterator[str]:
     """
     from budgetloader.engines.rendering import Decoder
 
-    images = [dataset, *(dataset.image(name) for name in dataset.fields if _is_another_image(dataset, name))]
+    images = [dataset, *_others(dataset)]
 
     def problem(sample: int) -> str:
         if dataset.checksums is not None and zlib.crc32(dataset.jpeg(sample).data) != dataset.checksums[sample]:
@@ -34,10 +34,20 @@ def problems(dataset: Dataset, *, threads: int | None = None) -> Iterator[str]:
     return in_order(problem, len(dataset), threads=threads)
 
 
-def _is_another_image(dataset: Dataset, name: str) -> bool:
-    """Whether a field is one, which is on this machine."""
-    try:
-        column = dataset.column(name)
-        return name != dataset.image_field and column.field.kind == "image" and not column[:0]
-    except DatasetError:  # of a type that only its writer knows, or not fetched
-        return False
+def _others(dataset: Dataset) -> list[Dataset]:
+    """The other images of the samples; none of a file in object storage, of which one image is fetched.
+
+    Raises:
+        DatasetError: the index is damaged where it says where one is.
+    """
+    found: list[Dataset] = []
+    if hasattr(dataset, "traffic"):
+        return found
+    for name in dataset.fields:
+        try:
+            kind = dataset.column(name).field.kind
+        except DatasetError:  # of a type that only its writer knows
+            continue
+        if kind == "image" and name != dataset.image_field:
+            found.append(dataset.image(name))
+    return found

@@ -208,6 +208,16 @@ def test_opaque_images_get_an_alpha_of_255_and_smaller_ones_one_of_their_size(fo
     assert (Decoder(alpha, grey=True).decode_whole(5) == 255).all()
 
 
+def test_an_index_that_is_damaged_where_it_has_the_alpha_is_an_error_of_verify(veils, monkeypatch):
+    def damaged(name):
+        raise DatasetError(f"the entries of {name} are damaged")
+
+    dataset = Dataset(veils)
+    monkeypatch.setattr(dataset, "image", damaged)
+    with pytest.raises(DatasetError, match="entries of alpha are damaged"):
+        list(problems(dataset))
+
+
 @pytest.mark.parametrize("field", ["image", "alpha"])
 def test_a_sample_whose_colours_or_alpha_do_not_decode_is_replaced_as_one(veils, tmp_path, field):
     which = (3, 40)
