@@ -101,8 +101,6 @@ def _blend_pixel(typing_context, rows, across, at, weights, first, count, lines,
         _, across, at, _, first, count, _, along, to = arguments
         half = ir.Constant(vector, [0.5] * 4)
         sums = [cgutils.alloca_once_value(builder, half) for _ in range(_ROWS)]
-        for one in sums:
-            builder.store(half, one)
         nothing, everywhere = ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(index, 4), [0] * 4)
         with cgutils.for_range(builder, count) as loop:
             weight = builder.load(builder.gep(weights_at, [builder.add(first, loop.index)]))

@@ -11,6 +11,8 @@ import numpy as np
 from budgetloader.errors import DatasetError, EngineError
 
 ALPHA = "alpha"  # the image field of the fourth channel
+SPANS = {1: ((0, 1),), 3: ((0, 3),), 4: ((0, 3), (3, 1))}
+"""By the number of channels: the first one, and how many, of each image that gives some."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def parts_of(dataset: Any, channels: int) -> tuple[Part, ...]:
         DatasetError: four channels are asked for, and the file has no alpha, or one of another size.
     """
     if channels != 4:
-        return (Part(dataset, 0, channels),)
+        return tuple(Part(dataset, *span) for span in SPANS[channels])
     path = getattr(dataset, "path", type(dataset).__name__)
     if ALPHA not in getattr(dataset, "fields", ()):
         raise DatasetError(
@@ -58,7 +60,7 @@ def parts_of(dataset: Any, channels: int) -> tuple[Part, ...]:
     wrong = np.flatnonzero((alpha.heights != dataset.heights) | (alpha.widths != dataset.widths))
     if len(wrong):
         raise DatasetError(f"{path}: the alpha of sample {wrong[0]} is not of its image's size; convert it again")
-    return Part(dataset, 0, 3), Part(alpha, 3, 1)
+    return tuple(Part(image, *span) for image, span in zip((dataset, alpha), SPANS[channels], strict=True))
 
 
 def refuse_alpha(channels: int, *, engine: str) -> None:

@@ -9,7 +9,7 @@ from budgetloader.batch import Batch
 from budgetloader.dataset import Dataset, corrupt
 from budgetloader.engines.base import Job, Output, Work, stand_ins
 from budgetloader.engines.buffers import BufferPool, tone
-from budgetloader.engines.channels import Part, grey, parts_of
+from budgetloader.engines.channels import SPANS, Part, grey, parts_of
 from budgetloader.engines.row_kernels import divisor_of
 from budgetloader.engines.rows import decoder_options
 from budgetloader.engines.upload import Uploader
@@ -24,7 +24,7 @@ def compile_kernels(output: Output) -> None:
     """Compile, or load from numba's cache, what a batch of this output needs."""
     pool = BufferPool(output, 1)
     black, out = np.zeros((2, 2, output.channels), np.uint8), pool.image(pool.take(1), 0)
-    for part in (Part(None, 0, 3), Part(None, 3, 1)) if output.channels == 4 else (Part(None, 0, output.channels),):
+    for part in (Part(None, *span) for span in SPANS[output.channels]):
         source = np.ascontiguousarray(part.of(black))
         resample(source, 0, 0, 2, 2, True, False, part.tone(tone(output)), part.of(out), 1)
 

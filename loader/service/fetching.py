@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
-
-import numpy as np
 
 from budgetloader.plans import BatchPlan, Planner
 from budgetloader.service.blocks import Reading
 from budgetloader.storage import is_address
-from budgetloader.storage.ahead import remote_parts
+from budgetloader.storage.ahead import divided, drawn, remote_parts
 from budgetloader.storage.traffic import Traffic
 
 _ROWS = 32  # that are waited for at a time
@@ -78,7 +76,8 @@ def fetched(dataset: Any, plan: BatchPlan, planner: Planner, clock: Clock) -> It
         yield lambda row: None
         return
     for first, part in parts:
-        part.oracle.follow(_draws(planner, len(dataset), first=first, count=len(part)))
+        # Of the whole order: trainers go through it, each as far as its budget reaches.
+        part.oracle.follow(partial(drawn, planner, samples=len(dataset), first=first, count=len(part)))
         part.oracle.at(plan.epoch, int(plan.positions.min()))
     tickets: list[list[Any]] = []
 
@@ -104,21 +103,7 @@ def fetched(dataset: Any, plan: BatchPlan, planner: Planner, clock: Clock) -> It
 
 def _announced(parts: list[tuple[int, Any]], plan: BatchPlan, rows: slice) -> list[Any]:
     """Tickets for some rows of a plan, one of each file that they are of."""
-    samples, windows, found = plan.samples[rows], plan.windows[rows], []
-    for first, part in parts:
-        own = (samples >= first) & (samples < first + len(part))
-        if own.any():
-            found.append(part.announce(samples[own] - first, windows[own], cropped=False))
-    return found
-
-
-def _draws(planner: Planner, size: int, *, first: int, count: int) -> Any:
-    """What the whole order of an epoch draws of one file: trainers go through it, each as far as its budget reaches."""
-
-    def draws(epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        positions = np.arange(size, dtype=np.int64)
-        ids = planner.selection.ids(epoch, positions)
-        own = (ids >= first) & (ids < first + count)
-        return ids[own] - first, positions[own]
-
-    return draws
+    windows = plan.windows[rows]
+    return [
+        part.announce(samples, windows[own], cropped=False) for part, samples, own in divided(parts, plan.samples[rows])
+    ]

@@ -15,7 +15,7 @@ HOUR_SECONDS = 3600.0
 
 
 @dataclass(frozen=True)
-class Reading:
+class Snapshot:
     """The service at one time.
 
     Attributes:
@@ -46,12 +46,12 @@ class History:
 
     def __init__(self, read: Callable[[], ServiceStatus], *, clock: Callable[[], float] = time.monotonic) -> None:
         self._read, self._clock = read, clock
-        self._readings: deque[Reading] = deque(maxlen=int(HOUR_SECONDS / READ_SECONDS))
+        self._readings: deque[Snapshot] = deque(maxlen=int(HOUR_SECONDS / READ_SECONDS))
         self._last: ServiceStatus | None = None
         self._lock = threading.Lock()
 
     @property
-    def readings(self) -> list[Reading]:
+    def readings(self) -> list[Snapshot]:
         """Oldest first."""
         with self._lock:
             return list(self._readings)
@@ -85,7 +85,7 @@ class History:
         while self._readings and now - self._readings[0].seconds > HOUR_SECONDS:
             self._readings.popleft()
         self._readings.append(
-            Reading(
+            Snapshot(
                 seconds=now,
                 hit_share=hits / (hits + misses) if hits + misses else None,
                 images_per_second={trainer.id: trainer.images_per_second for trainer in status.trainers},

@@ -11,7 +11,7 @@ import hashlib
 import html
 from collections.abc import Sequence
 
-from budgetloader.service.history import HOUR_SECONDS, READ_SECONDS, Reading
+from budgetloader.service.history import HOUR_SECONDS, READ_SECONDS, Snapshot
 from budgetloader.service.status import SILENT_SECONDS, ServiceStatus, StoreStatus, TrainerStatus
 
 _WAITS = 0.05  # of a trainer's time, beyond which it counts as waiting
@@ -40,7 +40,7 @@ HEADERS = (
 )
 
 
-def page(name: str, status: ServiceStatus, readings: Sequence[Reading]) -> str:
+def page(name: str, status: ServiceStatus, readings: Sequence[Snapshot]) -> str:
     """The page, as HTML.
 
     Args:
@@ -74,7 +74,7 @@ def _document(title: str, body: str) -> str:
     )
 
 
-def _trainers(status: ServiceStatus, readings: Sequence[Reading]) -> str:
+def _trainers(status: ServiceStatus, readings: Sequence[Snapshot]) -> str:
     if not status.trainers:
         return "<h2>Trainers</h2>\n<p>none is connected</p>"
     columns = ("trainer", "schedule", "epoch", "step", "samples", "images/s", "over the last hour", "who waits")
@@ -83,7 +83,7 @@ def _trainers(status: ServiceStatus, readings: Sequence[Reading]) -> str:
     return f"<h2>Trainers</h2>\n<table><tr>{heads}</tr>\n{rows}</table>"
 
 
-def _row(trainer: TrainerStatus, store: StoreStatus | None, readings: Sequence[Reading]) -> str:
+def _row(trainer: TrainerStatus, store: StoreStatus | None, readings: Sequence[Snapshot]) -> str:
     rates = [(reading.seconds, reading.images_per_second.get(trainer.id)) for reading in readings]
     numbers = (trainer.epoch, trainer.step, trainer.emitted, round(trainer.images_per_second))
     cells = [f"<td>{_text(trainer.name)}</td>", f"<td class=left>{_text(trainer.schedule)}</td>"]
@@ -110,7 +110,7 @@ def who_waits(trainer: TrainerStatus, store: StoreStatus | None) -> str:
     return f"it waits for the service {trainer.starved:.0%} of its time{why}"
 
 
-def _hour(store: StoreStatus | None, readings: Sequence[Reading]) -> str:
+def _hour(store: StoreStatus | None, readings: Sequence[Snapshot]) -> str:
     kept: _Points = [(r.seconds, r.hit_share) for r in readings]
     shown: list[tuple[str, _Points, float | None, str]] = [("blocks that were cached", kept, 1.0, "of those asked for")]
     if store is not None:

@@ -135,15 +135,11 @@ class Ahead:
                 self._pools.begun(plan)
 
     def _begin(self, plan: BatchPlan) -> _Coming:
-        tickets, size = [], 0
-        for first, part in self._parts:
-            own = (plan.samples >= first) & (plan.samples < first + len(part))
-            if own.any():
-                part.oracle.at(plan.epoch, int(plan.positions.min()))
-                samples = plan.samples[own] - first
-                held = self._pools is not None
-                tickets.append(part.announce(samples, plan.windows[own], cropped=self._cropped, held=held))
-                size += part.bytes_of(np.unique(samples))
+        tickets, size, held = [], 0, self._pools is not None
+        for part, samples, own in divided(self._parts, plan.samples):
+            part.oracle.at(plan.epoch, int(plan.positions.min()))
+            tickets.append(part.announce(samples, plan.windows[own], cropped=self._cropped, held=held))
+            size += part.bytes_of(np.unique(samples))
         return _Coming(plan, tickets, size)
 
 
@@ -183,12 +179,36 @@ def _draws(planner: Any, first: int, count: int) -> Draws:
     def draws(epoch: int) -> tuple[np.ndarray, np.ndarray] | None:
         if epoch >= len(planner.steps) or not hasattr(planner, "selection") or not planner.ready(epoch):
             return None
-        positions = np.arange(planner.budget.epoch_samples(epoch), dtype=np.int64)
-        ids = planner.selection.ids(epoch, positions)
-        own = (ids >= first) & (ids < first + count)
-        return ids[own] - first, positions[own]
+        return drawn(planner, epoch, planner.budget.epoch_samples(epoch), first=first, count=count)
 
     return draws
+
+
+def drawn(planner: Any, epoch: int, samples: int, *, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """What the beginning of an epoch's order draws of one file: its samples, and the positions of the draws: int64 [n].
+
+    Args:
+        planner: whose order it is.
+        epoch, samples: so many positions of the epoch.
+        first, count: the file's first sample, and how many it has.
+    """
+    positions = np.arange(samples, dtype=np.int64)
+    ids = planner.selection.ids(epoch, positions)
+    own = (ids >= first) & (ids < first + count)
+    return ids[own] - first, positions[own]
+
+
+def divided(parts: list[tuple[int, Any]], samples: np.ndarray) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+    """Samples by file: each file that has some of them, their numbers in it (int64), and which they are (bool [n]).
+
+    Args:
+        parts: the files, and the number of the first sample of each.
+        samples: int64 [n].
+    """
+    for first, part in parts:
+        own = (samples >= first) & (samples < first + len(part))
+        if own.any():
+            yield part, samples[own] - first, own
 
 
 def remote_parts(dataset: Any) -> list[tuple[int, Any]]:
