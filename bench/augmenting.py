@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:
@@ -96,11 +97,7 @@ def measure(path: Path, *, names: Sequence[str], turns: int, batch_size: int, im
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.augmenting",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("augmenting", __doc__)
     parser.add_argument("--images", type=int, default=768, help="JPEGs to generate")
     parser.add_argument("--turns", type=int, default=7, help="counted epochs of each")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -116,16 +113,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from budgetloader.bench import page
-    from budgetloader.bench.console import bars
     from budgetloader.bench.record import command, environment
-    from budgetloader.prepare import prepare
 
     out = Path(options.out)
-    with bars(console) as progress:
-        prepare(None, folder=out / "data", images=options.images, evaluation=None, seed=0, progress=progress)
+    data = generated(out / "data", images=options.images, console=console)
     names = [PLAIN, NOTHING, ROWS] if options.few else list(transforms())
     sizes = {"turns": options.turns, "batch_size": options.batch_size, "image_size": options.image_size}
-    rows = measure(out / "data" / "train.beton", names=names, **sizes)
+    rows = measure(data, names=names, **sizes)
     results: dict[str, Any] = {
         "environment": environment(),
         "command": command("budgetloader.bench.augmenting", arguments),

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:
@@ -127,11 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from budgetloader.engines import installed
 
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.converting",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("converting", __doc__)
     known = [way for way in WAYS if WAYS[way] is not None or installed("ffcv")]
     parser.add_argument("--images", type=int, default=256, help="JPEGs to generate")
     parser.add_argument("--count", type=int, default=4096, help="images to convert")
@@ -147,13 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from budgetloader.bench import page
-    from budgetloader.bench.console import bars
     from budgetloader.bench.record import command, environment
-    from budgetloader.prepare import prepare
 
     out = Path(options.out)
-    with bars(console) as progress:
-        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
+    generated(out / "data", images=options.images, console=console)
     pace = {"count": options.count, "threads": options.threads, "turns": options.turns}
     rows = measure(out / "data", **pace, ways=options.ways, say=console.print)
     results: dict[str, Any] = {

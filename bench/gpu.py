@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from budgetloader import apart
+from budgetloader.bench.entry import parser_of
 
 if TYPE_CHECKING:  # --help does not need it
     from rich.console import Console
@@ -263,11 +264,7 @@ def cifar(bench: Bench) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.gpu",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("gpu", __doc__)
     add = parser.add_argument
     add("--device", default="cuda", help="cuda, cuda:1 and so on, or cpu to try the command without a GPU")
     add("--parts", nargs="+", choices=PARTS, default=list(PARTS))

@@ -30,6 +30,7 @@ import torch
 
 from budgetloader import BudgetLoader, Dataset, LoaderError, Schedule
 from budgetloader.bench import handover_parts as parts
+from budgetloader.bench.entry import parser_of
 from budgetloader.bench.fake_cuda import FakeCUDA
 from budgetloader.bench.interleaving import Interleaving
 from budgetloader.dataset import corrupt
@@ -186,11 +187,7 @@ def faults(engines: Sequence[str], seeds: Sequence[int], *, dataset: Dataset, do
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.handover",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("handover", __doc__)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=[e for e in ENGINES if parts.installed(e)])
     parser.add_argument("--runs", type=int, default=1000, help="interleavings, over all engines")
     parser.add_argument("--seeds", type=int, nargs="+", help="these alone, of each engine; no planted faults")

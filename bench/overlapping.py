@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:
@@ -123,11 +124,7 @@ def grid(record: dict[str, Any]) -> Grid:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.overlapping",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("overlapping", __doc__)
     parser.add_argument("--images", type=int, default=512, help="JPEGs to generate")
     parser.add_argument("--turns", type=int, default=7, help="counted epochs of each")
     parser.add_argument("--batch-size", type=int, default=32, help="images, all views together")
@@ -142,19 +139,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from budgetloader.bench import page
-    from budgetloader.bench.console import bars
     from budgetloader.bench.record import command, environment
-    from budgetloader.prepare import prepare
 
     out = Path(options.out)
-    with bars(console) as progress:
-        prepare(None, folder=out / "data", images=options.images, evaluation=None, seed=0, progress=progress)
+    data = generated(out / "data", images=options.images, console=console)
     sizes = {"turns": options.turns, "batch_size": options.batch_size, "image_size": options.image_size}
     results: dict[str, Any] = {
         "environment": environment(),
         "command": command("budgetloader.bench.overlapping", arguments),
         "options": {"images": options.images, **sizes},
-        "rows": measure(out / "data" / "train.beton", **sizes),
+        "rows": measure(data, **sizes),
     }
     page.publish(
         results,

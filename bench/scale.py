@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from budgetloader.bench.entry import parser_of
 from budgetloader.bench.grid import Grid
-from budgetloader.bench.record import command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,11 +41,8 @@ _NAME = "train.beton"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.scale",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = parser_of("scale", __doc__)
     parser.add_argument("--measured", type=int, default=1_281_167, help="samples of the set that is opened")
     parser.add_argument("--turns", type=int, default=5, help="openings from the kept index")
     parser.add_argument("--samples", type=int, default=10**9, help="of the simulated set")
@@ -58,23 +55,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=8, help="simulated")
     parser.add_argument("--out", default="runs/scale")
     options = parser.parse_args(arguments)
-    options.command = command("budgetloader.bench.scale", sys.argv[1:] if arguments is None else arguments)
     from budgetloader.bench.console import guarded
 
-    return guarded(functools.partial(_main, options), interrupted="nothing was recorded")
+    return guarded(functools.partial(_main, options, arguments), interrupted="nothing was recorded")
 
 
-def _main(options: argparse.Namespace, console: Console) -> int:
-    from budgetloader.bench.record import environment, write_json
+def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
+    from budgetloader.bench.record import command, environment, write_json
 
     with tempfile.TemporaryDirectory() as folder:
         index = measure(options.measured, turns=options.turns, folder=Path(folder))
     ranks = simulate(options, index)
-    shown = {key: value for key, value in vars(options).items() if key not in ("out", "command")}
     results: dict[str, Any] = {
-        "command": options.command,
+        "command": command("budgetloader.bench.scale", arguments),
         "environment": environment(),
-        "options": shown,
+        "options": {**vars(options), "out": None},
         "index": index,
         "ranks": ranks,
     }
@@ -189,8 +184,7 @@ def simulate(options: argparse.Namespace, index: Mapping[str, Any]) -> dict[str,
     in_blocks, _ = _mean_asked(BlockOrder(budget, seed=0, shape=Blocks()), options)
     steps = budget.batches[0]
     used, machines = budget.epoch_samples(0), -(-options.ranks // options.ranks_of_a_machine)
-    each = {name: index[name] / index["samples"] for name in ("kept_bytes",)}
-    held = index["kept"]["held_bytes"] / index["samples"]
+    kept, held = (value / index["samples"] for value in (index["kept_bytes"], index["kept"]["held_bytes"]))
     return {
         "steps_of_an_epoch": steps,
         "samples_of_an_epoch": used,
@@ -200,8 +194,8 @@ def simulate(options: argparse.Namespace, index: Mapping[str, Any]) -> dict[str,
         "requests_of_a_batch_in_blocks": in_blocks,
         "shards_of_a_batch": shards,
         "requests_of_an_epoch": requests * options.ranks * steps,
-        "index_bytes": each["kept_bytes"] * options.samples,
-        "index_bytes_of_all_machines": each["kept_bytes"] * options.samples * machines,
+        "index_bytes": kept * options.samples,
+        "index_bytes_of_all_machines": kept * options.samples * machines,
         "held_bytes_of_a_rank": held * options.samples,
         "held_bytes_of_a_machine": held * options.samples * options.ranks_of_a_machine,
         "opening_requests_of_a_rank": index["kept"]["requests"] * options.shards,
@@ -220,7 +214,7 @@ def _mean_asked(order: Any, options: argparse.Namespace) -> tuple[float, float]:
 def _asked(order: Any, options: argparse.Namespace, step: int, rank: int) -> tuple[int, int]:
     """Requests and shards of a rank's part of a batch."""
     from budgetloader.storage.cost import Cost
-    from budgetloader.storage.ranges import requests_for
+    from budgetloader.storage.ranges import MOST_BYTES, requests_for
 
     own = options.batch_of_a_rank
     first = step * own * options.ranks + rank * own
@@ -232,7 +226,7 @@ def _asked(order: Any, options: argparse.Namespace, step: int, rank: int) -> tup
     for number in np.unique(numbers):
         inside = ids[numbers == number] - number * of_a_shard
         starts, sizes = inside * options.sample_bytes, np.full(len(inside), options.sample_bytes)
-        requests += len(requests_for(np.arange(len(inside)), starts, sizes, gap_bytes=gap, most_bytes=8 << 20))
+        requests += len(requests_for(np.arange(len(inside)), starts, sizes, gap_bytes=gap, most_bytes=MOST_BYTES))
     return requests, len(np.unique(numbers))
 
 

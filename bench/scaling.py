@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from budgetloader.bench.entry import parser_of
 from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:
@@ -234,11 +235,7 @@ def _data(folder: Path, *, side: int, raw: bool, images: int, small: int) -> str
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.scaling",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("scaling", __doc__)
     parser.add_argument("--images", type=int, default=1024, help="JPEGs to generate")
     parser.add_argument("--small", type=int, default=SMALL_IMAGES, help="small images of each size")
     parser.add_argument("--turns", type=int, default=7, help="epochs with one thread, and with two")

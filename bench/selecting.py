@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:
@@ -136,16 +137,13 @@ def costs(options: argparse.Namespace, console: Console) -> list[dict[str, Any]]
 def ordinary(options: argparse.Namespace, out: Path, console: Console) -> list[dict[str, Any]]:
     """A row for each engine and source: images per second of each turn."""
     from budgetloader import engines
-    from budgetloader.bench.console import bars
-    from budgetloader.prepare import prepare
     from budgetloader.throughput import Work, measure_apart
 
-    with bars(console) as progress:
-        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
+    data = generated(out / "data", images=options.images, console=console)
     folder = out / "data" / "jpegs" / "train"
     with tarfile.open(out / "data" / "train.tar", "w") as tar:
         tar.add(folder, "train")
-    sources = {"folder": folder, "tar": out / "data" / "train.tar", "beton": out / "data" / "train.beton"}
+    sources = {"folder": folder, "tar": out / "data" / "train.tar", "beton": data}
     rates: dict[tuple[str, str], list[float]] = {}
     for turn in range(options.turns):
         for engine in (name for name in ("native", "dali") if engines.installed(name)):
@@ -207,11 +205,7 @@ def _ratios(rates: dict[tuple[str, str], list[float]], engine: str) -> list[str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.selecting",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("selecting", __doc__)
     parser.add_argument("--parts", nargs="+", choices=("costs", "ordinary"), default=["costs", "ordinary"])
     parser.add_argument("--samples", nargs="+", type=int, default=[1_281_167, 100_000_000, 1_000_000_000])
     parser.add_argument("--once-samples", nargs="+", type=int, default=[1_281_167])

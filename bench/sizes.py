@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:
@@ -140,11 +141,7 @@ def _side_by_side(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.sizes",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("sizes", __doc__)
     parser.add_argument("--schedule", default="R1_0.618", help="of ratios")
     parser.add_argument("--image-size", default="ramp:128-192", help="of each epoch's images")
     parser.add_argument("--epochs", type=int, default=90)
@@ -164,17 +161,14 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
 
     from budgetloader import Schedule
     from budgetloader.bench import page
-    from budgetloader.bench.console import bars
     from budgetloader.bench.record import command, environment
-    from budgetloader.prepare import prepare
     from budgetloader.sizes import image_sizes
 
     torch.set_num_threads(1)  # what else a machine does costs a trainer of one thread the least
     out = Path(options.out)
-    with bars(console) as progress:
-        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
+    data = generated(out / "data", images=options.images, console=console)
     row = train(
-        out / "data" / "train.beton",
+        data,
         schedule=Schedule.parse(options.schedule, epochs=options.epochs),
         sizes=image_sizes(options.image_size, epochs=options.epochs),
         batch_size=options.batch_size,

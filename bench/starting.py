@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from budgetloader import beton
+from budgetloader.bench.entry import parser_of
 from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:
@@ -138,11 +139,7 @@ def measure(path: Path, *, batch_size: int, turns: int, say: Callable[[str], obj
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.starting",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("starting", __doc__)
     parser.add_argument("--samples", type=int, default=IMAGENET, help="of the file's index")
     parser.add_argument("--images", type=int, default=64, help="JPEGs to generate")
     parser.add_argument("--batch-size", type=int, default=256)

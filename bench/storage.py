@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:
@@ -49,11 +49,7 @@ _CLIENT_READS, _CLIENT_THREADS = 600, 32
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.storage",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("storage", __doc__)
     parser.add_argument("--images", type=int, default=1536, help="JPEGs to generate")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--image-size", type=int, default=224)
@@ -69,15 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
-    from budgetloader.bench.console import bars
     from budgetloader.bench.record import command, environment, write_json
     from budgetloader.bench.stores import serve_s3
-    from budgetloader.prepare import prepare
 
     out = Path(options.out)
-    with bars(console) as progress:
-        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
-    local = out / "data" / "train.beton"
+    local = generated(out / "data", images=options.images, console=console)
     shown = {**vars(options), "out": None}
     said = command("budgetloader.bench.storage", arguments)
     results: dict[str, Any] = {"environment": environment(), "command": said, "options": shown}
@@ -180,53 +172,20 @@ def fetched_bytes(address: str, fetch: str, options: argparse.Namespace) -> dict
 
 def clients(s3: S3, local: Path) -> dict[str, dict[str, float]]:
     """What a random read of a sample's size costs, by client: requests per second and processor time."""
+    from budgetloader.bench.plain_clients import draw, obstore_reader, rate, s3fs_reader
     from budgetloader.dataset import Dataset
 
-    dataset, random = Dataset(local), np.random.default_rng(0)
-    samples = random.integers(0, len(dataset), _CLIENT_READS)
-    wanted = [(int(dataset.starts[i]), int(dataset.starts[i] + dataset.sizes[i])) for i in samples]
-    found = {"obstore": _measured(wanted, obstore_reader(s3.bucket, "train.beton"))}
-    try:
-        import s3fs
-    except ImportError:
-        return found
-    system = s3fs.S3FileSystem(
-        key=os.environ["AWS_ACCESS_KEY_ID"],
-        secret=os.environ["AWS_SECRET_ACCESS_KEY"],
-        client_kwargs={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]},
-        config_kwargs={"max_pool_connections": _CLIENT_THREADS},
-    )
-    path = f"{s3.bucket}/train.beton"
-    found["s3fs"] = _measured(wanted, lambda start, stop: system.cat_file(path, start=start, end=stop))
-    return found
-
-
-def obstore_reader(bucket: str, key: str) -> Callable[[int, int], Any]:
-    """Reads a range of an object as the loader does, with nothing behind it."""
-    import obstore
-    from obstore.store import from_url
-
-    store = from_url(f"s3://{bucket}", client_options={"allow_http": True})
-    return lambda start, stop: obstore.get(store, key, options={"range": (start, stop)}).buffer()
-
-
-def _measured(wanted: list[tuple[int, int]], read: Callable[[int, int], Any]) -> dict[str, float]:
-    with ThreadPoolExecutor(_CLIENT_THREADS) as pool:
-        list(pool.map(lambda span: read(*span), wanted[:64]))  # connections are made
-        began, worked = time.perf_counter(), _own_seconds()
-        sizes = list(pool.map(lambda span: len(read(*span)), wanted))
-        seconds, core_seconds = time.perf_counter() - began, _own_seconds() - worked
-    assert sizes == [stop - start for start, stop in wanted]
-    return {
-        "requests_per_second": len(wanted) / seconds,
-        "client_ms_per_request": 1000 * core_seconds / len(wanted),
-        "megabytes_per_second": sum(sizes) / 1e6 / seconds,
+    wanted = draw(Dataset(local), _CLIENT_READS, np.random.default_rng(0))
+    readers = {
+        "obstore": obstore_reader(f"s3://{s3.bucket}", "train.beton"),
+        "s3fs": s3fs_reader(s3.bucket, "train.beton", connections=_CLIENT_THREADS),
     }
-
-
-def _own_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    found = {}
+    for name, read in readers.items():
+        if read is not None:
+            rate(wanted[:64], read, threads=_CLIENT_THREADS)  # connections are made
+            found[name] = rate(wanted, read, threads=_CLIENT_THREADS)
+    return found
 
 
 def rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -239,6 +198,7 @@ def rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Nam
 
 
 def _rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    from budgetloader.bench.plain_clients import obstore_reader
     from budgetloader.block_order import Blocks
     from budgetloader.storage import open_file
 
@@ -252,7 +212,7 @@ def _rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Na
     ways["blocks"] = (far, options.blocks)
     for name in ("local", "cache"):
         _run(sets[name], options)  # numba compiles, and the cache is filled
-    read, connections = obstore_reader(s3.bucket, "train.beton"), far.cost.connections
+    read, connections = obstore_reader(f"s3://{s3.bucket}", "train.beton"), far.cost.connections
     shape = Blocks.parse(options.blocks)
     assert shape is not None, f"--blocks {options.blocks}: give blocks:BLOCK/BUFFER"
     clients = {"client": 1, "client of blocks": shape.block}  # samples of a request

@@ -26,6 +26,7 @@ from unittest import mock
 
 import numpy as np
 
+from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.stores import FaultProxy, RangeServer, Trouble
 from budgetloader.errors import StorageError
 from budgetloader.storage import mirror
@@ -40,11 +41,7 @@ PASSING = ("500", "503", "cut", "hang", "damaged")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.storage_faults",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("storage_faults", __doc__)
     parser.add_argument("--images", type=int, default=200, help="JPEGs to generate")
     parser.add_argument("--times", type=int, default=50, help="each fault")
     parser.add_argument("--kills", type=int, default=100)
@@ -56,14 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, console: Console) -> int:
-    from budgetloader.bench.console import bars
     from budgetloader.bench.record import environment, write_json
-    from budgetloader.prepare import prepare
 
     out = Path(options.out)
-    with bars(console) as progress:
-        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
-    local = out / "data" / "train.beton"
+    local = generated(out / "data", images=options.images, console=console)
     results: dict[str, Any] = {"environment": environment(), "options": {**vars(options), "out": None}, "faults": {}}
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict("os.environ", XDG_CACHE_HOME=f"{folder}/home"):
         for fault in PASSING:

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from budgetloader.bench.entry import parser_of
 from budgetloader.bench.grid import Grid
 from budgetloader.bench.stores import late, serve_s3
 
@@ -39,11 +40,8 @@ _HUNG_SECONDS = 180.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.storage_resume",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = parser_of("storage_resume", __doc__)
     parser.add_argument("--images", type=int, default=120, help="JPEGs to generate")
     parser.add_argument("--kills", type=int, default=5, help="for each engine, cache and number of ranks")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=ENGINES)
@@ -52,13 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     from budgetloader.bench.console import guarded
 
-    return guarded(functools.partial(_main, options), interrupted="nothing was recorded")
+    return guarded(functools.partial(_main, options, arguments), interrupted="nothing was recorded")
 
 
-def _main(options: argparse.Namespace, console: Console) -> int:
+def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from budgetloader import engines
     from budgetloader.bench.console import bars
-    from budgetloader.bench.record import environment, write_json
+    from budgetloader.bench.record import command, environment, write_json
     from budgetloader.prepare import prepare
 
     out = Path(options.out)
@@ -67,7 +65,7 @@ def _main(options: argparse.Namespace, console: Console) -> int:
         prepare(None, folder=out / "photographs", images=options.images, **how)
         # Of one size, which engine "resident" needs.
         prepare(None, folder=out / "digits", images=options.images, builtin="digits", image_size=64, **how)
-    rows = _earlier(out / "results.json", options.engines)
+    rows, said = _earlier(out / "results.json", options.engines)
     with (
         tempfile.TemporaryDirectory() as text,
         serve_s3(Path(text)) as s3,
@@ -91,17 +89,19 @@ def _main(options: argparse.Namespace, console: Console) -> int:
                     )
                     rows.append({"engine": engine, "cache": cache, "ranks": ranks, **row})
                     console.print(str(rows[-1]))
-    command = "python -m budgetloader.bench.storage_resume"
-    results = {"command": command, "environment": environment(), "options": {**vars(options), "out": None}}
+    said = [*said, command("budgetloader.bench.storage_resume", arguments)]
+    results = {"command": "; ".join(said), "environment": environment(), "options": {**vars(options), "out": None}}
     write_json(out / "results.json", {**results, "trainings": rows})
     return 1 if any(row["wrong"] or row["missing"] for row in rows) else 0
 
 
-def _earlier(path: Path, engines: Sequence[str]) -> list[dict[str, Any]]:
-    """What a record has of other engines: one may be made by several calls."""
+def _earlier(path: Path, engines: Sequence[str]) -> tuple[list[dict[str, Any]], list[str]]:
+    """What a record has of other engines, and by which commands: one may be made by several calls."""
     if not path.exists():
-        return []
-    return [row for row in json.loads(path.read_text())["trainings"] if row["engine"] not in engines]
+        return [], []
+    record = json.loads(path.read_text())
+    rows = [row for row in record["trainings"] if row["engine"] not in engines]
+    return rows, [record["command"]] if rows else []
 
 
 def grid(record: Mapping[str, Any]) -> Grid:

@@ -12,57 +12,45 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import resource
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.grid import Grid
-from budgetloader.bench.record import command
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from budgetloader.bench.plain_clients import Read
     from budgetloader.bench.stores import S3
-
-Read = Callable[[int, int], Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.storage_servers",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = parser_of("storage_servers", __doc__)
     parser.add_argument("--images", type=int, default=300, help="JPEGs to generate")
     parser.add_argument("--reads", type=int, default=600, help="of a turn")
     parser.add_argument("--threads", type=int, default=32)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--out", default="runs/storage_servers")
     options = parser.parse_args(arguments)
-    options.command = command("budgetloader.bench.storage_servers", sys.argv[1:] if arguments is None else arguments)
     from budgetloader.bench.console import guarded
 
-    return guarded(functools.partial(_main, options), interrupted="nothing was recorded")
+    return guarded(functools.partial(_main, options, arguments), interrupted="nothing was recorded")
 
 
-def _main(options: argparse.Namespace, console: Console) -> int:
-    from budgetloader.bench.console import bars
-    from budgetloader.bench.record import environment, write_json
+def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
+    from budgetloader.bench.record import command, environment, write_json
     from budgetloader.bench.stores import serve_nginx, serve_s3
-    from budgetloader.prepare import prepare
 
     out = Path(options.out)
-    with bars(console) as progress:
-        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
-    local = out / "data" / "train.beton"
+    local = generated(out / "data", images=options.images, console=console)
     with tempfile.TemporaryDirectory() as text, serve_s3(Path(text)) as s3:
         folder = Path(text) / "web"
         folder.mkdir()
@@ -71,9 +59,12 @@ def _main(options: argparse.Namespace, console: Console) -> int:
         with serve_nginx(folder) as url:
             (folder / "files" / "train.beton").write_bytes(local.read_bytes())
             rows = measure(local, readers(s3, url), options)
-    shown = {key: value for key, value in vars(options).items() if key not in ("out", "command")}
-    results: dict[str, Any] = {"command": options.command, "environment": environment()}
-    results |= {"options": shown, "servers": rows}
+    results: dict[str, Any] = {
+        "command": command("budgetloader.bench.storage_servers", arguments),
+        "environment": environment(),
+        "options": {**vars(options), "out": None},
+        "servers": rows,
+    }
     write_json(out / "results.json", results)
     console.print(grid(results).rich())
     return 0
@@ -81,79 +72,35 @@ def _main(options: argparse.Namespace, console: Console) -> int:
 
 def readers(s3: S3, url: str) -> dict[tuple[str, str], Read]:
     """What reads a range: by server and client."""
-    import obstore
-    from obstore.store import HTTPStore, from_url
+    from budgetloader.bench.plain_clients import obstore_reader, s3fs_reader
 
-    gateway = from_url(f"s3://{s3.bucket}", client_options={"allow_http": True})
-    web = HTTPStore.from_url(url, client_options={"allow_http": True})
-    found: dict[tuple[str, str], Read] = {
-        ("gateway", "obstore"): lambda start, stop: obstore.get(
-            gateway, "train.beton", options={"range": (start, stop)}
-        ).buffer(),
-        ("nginx", "obstore"): lambda start, stop: obstore.get(
-            web, "train.beton", options={"range": (start, stop)}
-        ).buffer(),
+    found = {
+        ("gateway", "obstore"): obstore_reader(f"s3://{s3.bucket}", "train.beton"),
+        ("nginx", "obstore"): obstore_reader(url, "train.beton"),
     }
-    try:
-        import s3fs
-    except ImportError:
-        return found
-    system = s3fs.S3FileSystem(
-        key=os.environ["AWS_ACCESS_KEY_ID"],
-        secret=os.environ["AWS_SECRET_ACCESS_KEY"],
-        client_kwargs={"endpoint_url": os.environ["AWS_ENDPOINT_URL"]},
-        config_kwargs={"max_pool_connections": 64},
-    )
-    path = f"{s3.bucket}/train.beton"
-    found["gateway", "s3fs"] = lambda start, stop: system.cat_file(path, start=start, end=stop)
-    return found
+    other = s3fs_reader(s3.bucket, "train.beton", connections=64)
+    return found if other is None else {**found, ("gateway", "s3fs"): other}
 
 
 def measure(
     local: Path, read: Mapping[tuple[str, str], Read], options: argparse.Namespace
 ) -> list[dict[str, str | float]]:
     """A row for each pair of server and client: medians of turns that they take one after the other."""
+    from budgetloader.bench.plain_clients import draw, rate
     from budgetloader.dataset import Dataset
 
     dataset, draws = Dataset(local), np.random.default_rng(0)
-    turns: dict[tuple[str, str], list[tuple[float, float, float]]] = {pair: [] for pair in read}
+    turns: dict[tuple[str, str], list[dict[str, float]]] = {pair: [] for pair in read}
     for turn in range(options.turns + 1):
-        samples = draws.integers(0, len(dataset), options.reads)
-        wanted = [(int(dataset.starts[i]), int(dataset.starts[i] + dataset.sizes[i])) for i in samples]
+        wanted = draw(dataset, options.reads, draws)
         for pair, one in read.items():
-            found = _read(wanted, one, threads=options.threads)
+            found = rate(wanted, one, threads=options.threads)
             if turn:  # the first makes the connections
                 turns[pair].append(found)
     return [
-        {
-            "server": server,
-            "client": client,
-            **dict(
-                zip(
-                    ("requests_per_second", "megabytes_per_second", "client_ms_per_request"),
-                    (statistics.median(column) for column in zip(*rows, strict=True)),
-                    strict=True,
-                )
-            ),
-        }
+        {"server": server, "client": client, **{name: statistics.median(row[name] for row in rows) for name in rows[0]}}
         for (server, client), rows in turns.items()
     ]
-
-
-def _read(wanted: Sequence[tuple[int, int]], read: Read, *, threads: int) -> tuple[float, float, float]:
-    """Requests and megabytes a second, and this process's milliseconds a request."""
-    with ThreadPoolExecutor(threads) as pool:
-        began, worked = time.perf_counter(), _own_seconds()
-        sizes = list(pool.map(lambda span: len(read(*span)), wanted))
-        seconds, own = time.perf_counter() - began, _own_seconds() - worked
-    if sizes != [stop - start for start, stop in wanted]:
-        raise RuntimeError("a server gave other bytes than it was asked for")
-    return len(wanted) / seconds, sum(sizes) / 1e6 / seconds, 1000 * own / len(wanted)
-
-
-def _own_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
 
 
 def grid(record: Mapping[str, Any]) -> Grid:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from budgetloader.bench.entry import parser_of
 from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:
@@ -72,11 +73,7 @@ def _ratio(ours: Sequence[float], others: Sequence[float]) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.stored",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("stored", __doc__)
     parser.add_argument("--images", type=int, default=768, help="JPEGs to generate")
     parser.add_argument("--shares", nargs="+", default=SHARES, help="of the images that are stored as pixels")
     parser.add_argument("--turns", type=int, default=5)

@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:
@@ -45,11 +46,7 @@ _ATTEMPTS = 2  # of a peer, of which some end with an error of its own
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.streaming",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("streaming", __doc__)
     parser.add_argument("--images", type=int, default=1536, help="JPEGs to generate")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--ratio", default="0.618")
@@ -70,16 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from budgetloader.bench import page
-    from budgetloader.bench.console import bars
     from budgetloader.bench.counted import counted
     from budgetloader.bench.record import command, environment
     from budgetloader.bench.stores import free_port, serve_s3
-    from budgetloader.prepare import prepare
 
     out = Path(options.out)
-    with bars(console) as progress:
-        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
-    local = out / "data" / "train.beton"
+    local = generated(out / "data", images=options.images, console=console)
     missing = [name for name in options.contenders if name in PEERS and importlib.util.find_spec(PEERS[name]) is None]
     for name in missing:
         console.print(f"{name} is not installed, and left out")

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from budgetloader.bench.child import Child, once, together
+from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.serving import serving
 
 if TYPE_CHECKING:  # the processes that measure do not need it
@@ -211,11 +212,7 @@ def _jobs(options: argparse.Namespace, part: str, *, beton: Path, seed: int) -> 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.sweep",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("sweep", __doc__)
     add = parser.add_argument
     add("--trainers", type=int, default=4)
     add("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="tensorsocket: if it is installed")
@@ -238,15 +235,12 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
     from importlib.util import find_spec
 
     from budgetloader.bench import page
-    from budgetloader.bench.console import bars
     from budgetloader.bench.estimate import interquartile_range, mean
     from budgetloader.bench.record import command, environment
-    from budgetloader.prepare import prepare
 
     out = Path(options.out)
     os.environ.setdefault("BUDGETLOADER_SERVICES", str((out / "services").resolve()))
-    with bars(console) as progress:
-        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
+    data = generated(out / "data", images=options.images, console=console)
     rows = []
     for part in options.parts:
         # tensorsocket sends every trainer the same batches: it can do nothing but equal schedules.
@@ -255,7 +249,7 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         turns: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
         for number in range(options.turns + 1):
             for kind in kinds:
-                jobs = _jobs(options, part, beton=out / "data" / "train.beton", seed=number)
+                jobs = _jobs(options, part, beton=data, seed=number)
                 measured = turn(kind, jobs, memory=options.memory)
                 if number:
                     turns[kind].append(measured)

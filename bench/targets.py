@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from budgetloader.bench.entry import parser_of
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -124,11 +126,7 @@ def measure(path: Path, *, batch_size: int, turns: int) -> dict[str, list[float]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.targets",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("targets", __doc__)
     parser.add_argument("--samples", type=int, default=20_000, help="of the file")
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--turns", type=int, default=9, help="counted measurements of each")

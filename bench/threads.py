@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from budgetloader.bench.busy import busy
 from budgetloader.bench.child import Child, together
+from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:  # the processes that measure do not need it
@@ -104,11 +105,7 @@ def measure(beton: str, *, turns: int, say: Callable[[str], object]) -> list[dic
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.threads",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("threads", __doc__)
     parser.add_argument("--images", type=int, default=955, help="JPEGs to generate")
     parser.add_argument("--turns", type=int, default=7, help="epochs of each, quiet and busy")
     parser.add_argument("--out", default="runs/threads")
@@ -120,14 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from budgetloader.bench import page
-    from budgetloader.bench.console import bars
     from budgetloader.bench.record import command, environment
-    from budgetloader.prepare import prepare
 
     out = Path(options.out)
-    with bars(console) as progress:
-        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
-    rows = measure(str(out / "data" / "train.beton"), turns=options.turns, say=console.print)
+    data = generated(out / "data", images=options.images, console=console)
+    rows = measure(str(data), turns=options.turns, say=console.print)
     results: dict[str, Any] = {
         "environment": environment(),
         "command": command("budgetloader.bench.threads", arguments),

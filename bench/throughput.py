@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from budgetloader.bench.child import Child, together
 from budgetloader.bench.contenders import CONTENDERS, FILTERS, NEEDS, quiet_threads
+from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.estimate import interquartile_range, mean
 from budgetloader.bench.work import Work
 
@@ -212,11 +213,7 @@ def importable(name: str) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.throughput",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("throughput", __doc__)
     parser.add_argument("--images", type=int, default=2048, help="JPEGs to generate")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--image-size", type=int, default=224)
@@ -234,22 +231,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace, arguments: list[str], console: Console) -> int:
     from budgetloader.bench import compared, page
-    from budgetloader.bench.console import bars
     from budgetloader.bench.record import command, environment, write_json
     from budgetloader.bench.scaling import decoders
     from budgetloader.parallel import cores
-    from budgetloader.prepare import prepare
 
     say = console.print
     out = Path(options.out)
-    with bars(console) as progress:
-        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
+    data = generated(out / "data", images=options.images, console=console)
     names = [name for name in options.contenders if importable(name)]
     for name in sorted(set(options.contenders) - set(names)):
         say(f"{name} is left out: {NEEDS[name]} is not installed, or lacks a library")
 
     def work(interpolation: str, dtype: str, batch_size: int = options.batch_size) -> Work:
-        folder, beton = out / "data" / "jpegs" / "train", out / "data" / "train.beton"
+        folder, beton = out / "data" / "jpegs" / "train", data
         threads = options.threads or cores()
         return Work(str(beton), str(folder), batch_size, options.image_size, threads, dtype, interpolation)
 

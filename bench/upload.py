@@ -26,6 +26,8 @@ from unittest import mock
 import numpy as np
 import torch
 
+from budgetloader.bench.entry import generated, parser_of
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -116,11 +118,7 @@ def measure_part(*, uploaded: bool, beton: str, **shape: Any) -> Callable[[], di
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.upload",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("upload", __doc__)
     parser.add_argument("--images", type=int, default=2048, help="JPEGs to generate")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--image-size", type=int, default=224)
@@ -134,15 +132,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace, console: Console) -> int:
     from budgetloader.bench.child import Child, together
-    from budgetloader.bench.console import bars
     from budgetloader.bench.record import environment, write_json
-    from budgetloader.prepare import prepare
 
     out = Path(options.out)
-    with bars(console) as progress:
-        prepare(None, evaluation=None, folder=out / "data", images=options.images, seed=0, progress=progress)
+    data = generated(out / "data", images=options.images, console=console)
     shape = {"batch_size": options.batch_size, "image_size": options.image_size}
-    shape["beton"] = str(out / "data" / "train.beton")
+    shape["beton"] = str(data)
     turns: dict[str, list[dict[str, float]]] = {"native": [], "native, uploaded": []}
     made = (
         Child("budgetloader.bench.upload:measure_part", name=name, arguments={"uploaded": name != "native", **shape})

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from budgetloader.bench.child import Child, together
+from budgetloader.bench.entry import parser_of
 from budgetloader.bench.grid import Grid
 from budgetloader.bench.serving import serving
 
@@ -123,11 +124,7 @@ def measure(data: str, small: str, *, engines: Sequence[str], turns: int, say: C
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.verdict",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("verdict", __doc__)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES), help="those not installed: out")
     parser.add_argument("--turns", type=int, default=3, help="counted measurements of each")
     parser.add_argument("--images", type=int, default=1536, help="JPEGs to generate")

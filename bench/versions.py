@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from budgetloader.bench.entry import parser_of
 from budgetloader.bench.estimate import trimmed_mean
 from budgetloader.bench.grid import Grid
 from budgetloader.errors import EngineError
@@ -104,11 +105,7 @@ def grid(record: dict[str, Any]) -> Grid:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(
-        prog="python -m budgetloader.bench.versions",
-        description=(__doc__ or "").split("\n\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = parser_of("versions", __doc__)
     parser.add_argument("--before", required=True, help="the Python of an environment with the other version")
     parser.add_argument("--before-module", default="budgetloader", help="its import name; loader for version 0.1")
     parser.add_argument("--engines", nargs="+", default=["native"])
