@@ -1,13 +1,9 @@
 """A run that was killed in mid-epoch goes on as if nothing had happened: views, boxes, other images, mixtures."""
 
-import json
-import signal
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from conftest import ROOT, damage
+from conftest import damage
+from killed import train
 from PIL import Image
 
 from budgetloader import jpeg
@@ -42,26 +38,8 @@ def flat(value):
         value = list(value.values())
     return b"".join(map(flat, value))
 
-def stream(loader):
-    for _ in loader.epochs():
-        yield from loader
-
-with contextlib.ExitStack() as stack:
-    loaders = {kind: stack.enter_context(BudgetLoader(at, **more, **options)) for kind, (at, more) in kinds.items()}
-    if os.path.exists(save):
-        for kind, state in json.load(open(save)).items():
-            loaders[kind].load_state_dict(state)
-    streams = {kind: stream(loader) for kind, loader in loaders.items()}
-    for step in range(1000):
-        found = {kind: next(stream, None) for kind, stream in streams.items()}
-        shown = {kind: hashlib.sha256(flat(b)).hexdigest() for kind, b in found.items() if b is not None}
-        if not shown:
-            break
-        print(json.dumps(shown), flush=True)
-        json.dump({kind: loader.state_dict() for kind, loader in loaders.items()}, open(save + ".new", "w"))
-        os.replace(save + ".new", save)
-        if step == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+def show(batch):
+    return hashlib.sha256(flat(batch)).hexdigest()
 """
 
 
@@ -94,14 +72,10 @@ def paths(folder, tmp_path_factory):
 
 
 def test_what_is_killed_goes_on_with_the_batches_of_the_run_that_was_not(paths, tmp_path):
-    def train(save, kill_at):
-        command = [sys.executable, "-c", _TRAINING, *map(str, (*paths, tmp_path / save, kill_at))]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=280)
-        assert done.returncode == (0 if kill_at < 0 else -signal.SIGKILL), done.stderr[-3000:]
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    whole = train("whole", -1)
-    parts = train("killed", 3) + train("killed", 2) + train("killed", -1)
+    whole = train(_TRAINING, *paths, save=tmp_path / "whole", kill_at=-1)
+    parts = [
+        step for kill_at in (3, 2, -1) for step in train(_TRAINING, *paths, save=tmp_path / "killed", kill_at=kill_at)
+    ]
     assert len(whole[0]) == 7 and len(whole) > 8
     for kind in whole[0]:
         hashes = [step[kind] for step in whole if kind in step]

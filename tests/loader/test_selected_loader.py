@@ -1,15 +1,13 @@
 """What is drawn, through the whole loader: the same samples on every engine, on any number of ranks, after a resume."""
 
 import json
-import signal
-import subprocess
-import sys
 from collections import Counter
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from conftest import ROOT, damage
+from conftest import damage
+from killed import train
 from test_engines import ENGINES
 
 from budgetloader import (
@@ -257,46 +255,25 @@ import contextlib, json, os, signal, sys
 import numpy as np
 from budgetloader import BudgetLoader, Mixture, Schedule
 
-path, other, save, kill_at = *sys.argv[1:4], int(sys.argv[4])
+path, other, folder, save, kill_at = *sys.argv[1:5], int(sys.argv[5])
 kinds = {
     "subset": (path, {"samples": list(range(3, 60, 2))}), "condition": (path, {"samples": "sample % 3 == 0"}),
     "weights": (path, {"weights": np.arange(70.0)}), "balanced": (path, {"weights": "balanced"}),
-    "files": ([path, other], {}), "mixture": (Mixture({path: 1, other: 2}), {}), "folder": (sys.argv[5], {}),
+    "files": ([path, other], {}), "mixture": (Mixture({path: 1, other: 2}), {}), "folder": (folder, {}),
 }
 options = {"schedule": Schedule.of([1, "0.5"]), "batch_size": 8, "image_size": 16, "workers": 1, "with_ids": True}
 
-def stream(loader):
-    for _ in loader.epochs():
-        yield from loader
-
-with contextlib.ExitStack() as stack:
-    loaders = {kind: stack.enter_context(BudgetLoader(at, **more, **options)) for kind, (at, more) in kinds.items()}
-    if os.path.exists(save):
-        for kind, state in json.load(open(save)).items():
-            loaders[kind].load_state_dict(state)
-    streams = {kind: stream(loader) for kind, loader in loaders.items()}
-    for step in range(1000):
-        found = {kind: next(stream, None) for kind, stream in streams.items()}
-        shown = {kind: [b[2].tolist(), b[0].sum().item()] for kind, b in found.items() if b is not None}
-        if not shown:
-            break
-        print(json.dumps(shown), flush=True)
-        json.dump({kind: loader.state_dict() for kind, loader in loaders.items()}, open(save + ".new", "w"))
-        os.replace(save + ".new", save)
-        if step == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+def show(batch):
+    return [batch[2].tolist(), batch[0].sum().item()]
 """
 
 
 def test_every_kind_of_selection_goes_on_after_sigkill_as_if_nothing_had_happened(beton, other_beton, folder, tmp_path):
-    def train(save, kill_at):
-        command = [sys.executable, "-c", TRAINING, beton, other_beton, tmp_path / save, kill_at, folder]
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == (0 if kill_at < 0 else -signal.SIGKILL), done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
-
-    whole = train("whole", -1)
-    parts = train("killed", 2) + train("killed", 1) + train("killed", -1)
+    files = beton, other_beton, folder
+    whole = train(TRAINING, *files, save=tmp_path / "whole", kill_at=-1)
+    parts = [
+        step for kill_at in (2, 1, -1) for step in train(TRAINING, *files, save=tmp_path / "killed", kill_at=kill_at)
+    ]
     for kind in whole[0]:
         assert [step[kind] for step in parts if kind in step] == [step[kind] for step in whole if kind in step]
     assert len(whole) > 8
