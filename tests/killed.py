@@ -7,8 +7,8 @@ import sys
 
 from conftest import ROOT
 
-# Runs behind a script that defines `kinds`, `options`, `show`, `save` and `kill_at`: a loader of each kind takes a step at
-# a time, what it gave is printed, and all states are saved.
+# Runs behind a script that defines `kinds`, `options`, `show`, `save` and `kill_at`: a loader of each kind takes a step
+# at a time, what it gave is printed, and all states are saved.
 _STEPS = """
 def stream(loader):
     for _ in loader.epochs():
