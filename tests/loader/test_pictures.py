@@ -88,15 +88,14 @@ def mean_of(pixels, top, left, height, width, size):
         overlap = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
         return np.clip(overlap, 0, None) * size / length
 
-    return np.einsum(
-        "yh,hwc,xw->yxc", matrix(top, height, pixels.shape[0]), pixels, matrix(left, width, pixels.shape[1])
-    )
+    down, across = matrix(top, height, pixels.shape[0]), matrix(left, width, pixels.shape[1])
+    return np.einsum("yh,hwc,xw->yxc", down, pixels, across, optimize=True)  # one axis, and then the other
 
 
 def test_the_area_filter_is_the_mean_of_what_a_pixel_covers(path):
     dataset = Dataset(path)
     for (_, found, _), plan in zip(all_of(path, "same"), plans_of(path), strict=True):
-        for row, sample in enumerate(plan.samples[:3].tolist()):  # the mean is slow here
+        for row, sample in enumerate(plan.samples.tolist()):
             whole = dataset.jpeg(sample).reshape(int(dataset.heights[sample]), int(dataset.widths[sample]), 3)
             expected = mean_of(whole, *plan.windows[row].tolist(), 24)
             expected = expected[:, ::-1] if plan.flips[row] else expected
