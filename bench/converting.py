@@ -63,16 +63,18 @@ def converter(*, way: str, folder: str, count: int, threads: int, out: str) -> C
         import dataclasses
 
         from budgetloader.convert.converting import Settings, convert
-        from budgetloader.convert.sources import image_folder
+        from budgetloader.convert.sources import Files, image_folder
+        from budgetloader.limits import MAX_PIXELS
 
         source = image_folder(folder)
+        assert isinstance(source.read, Files), "a folder has files"
         few = len(source)
         many = dataclasses.replace(
             source,
             names=[source.names[i % few] for i in range(count)],
             labels=[i % 10 for i in range(count)],
             load=lambda i: source.load(i % few),
-            read=lambda i: source.read(i % few) if source.read is not None else b"",
+            read=Files(source.read.paths * (1 + count // few), max_pixels=MAX_PIXELS),
         )
         convert(many, path, settings=Settings(threads=threads, **(options or {})), exists="replace")
 

@@ -173,10 +173,10 @@ def convert(
     with (
         resumable(local(path), source, settings, resume=resume) as journal,
         Writer(local(path), exists=exists, keep=resume, **what) as writer,
-        encoders(encode, source, settings) as work,
+        encoders(encode, source, settings) as (work, threads),
     ):
         work = journal.encoder(work, len(source)) if journal is not None else work
-        for i, encoded in enumerate(in_order(work, len(source), threads=settings.threads)):
+        for i, encoded in enumerate(in_order(work, len(source), threads=threads)):
             if encoded.problem:
                 report.skip(source.names[i], encoded.problem, on_bad=settings.on_bad)
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from budgetloader import jpeg
@@ -49,7 +49,7 @@ class Encoded:
 
     def packed(self) -> tuple[dict[str, Any], bytes]:
         """What JSON can say of it, and all of its bytes; `unpacked` takes both."""
-        fields = {**asdict(replace(self, data=b"", alpha=b"")), "alpha": len(self.alpha)}
+        fields = {**vars(self), "alpha": len(self.alpha)}
         del fields["data"]
         return fields, self.data + self.alpha
 

@@ -158,18 +158,40 @@ def image_folder(root: str | Path, *, max_pixels: int = MAX_PIXELS, flat: bool =
     def load(i: int) -> Image.Image:
         return image_of(read(i), max_pixels=max_pixels)
 
-    def read(i: int) -> bytes:
-        with open(files[i][0], "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > _BYTES_PER_PIXEL * max_pixels + max_bytes(1):
-                raise DatasetError(f"it has {size:,} bytes, more than any image of {max_pixels:,} pixels")
-            return file.read(size)
-
+    read = Files([str(file) for file, _ in files], max_pixels=max_pixels)
     names, labels = [str(f.relative_to(root)) for f, _ in files], [label for _, label in files]
     if flat:
         return Source(names, [], (), load, read=read)
     warnings = _split_warnings(root, classes, names)
     return Source(names, labels, tuple(classes), load, read=read, warnings=warnings, plain=True)
+
+
+class Files:
+    """What reads images that are files of their own, for `Source.read`.
+
+    Args:
+        paths: of the images.
+        max_pixels: of an image.
+    """
+
+    def __init__(self, paths: list[str], *, max_pixels: int) -> None:
+        self.paths, self._max_pixels = paths, max_pixels
+
+    def __call__(self, i: int) -> bytes:
+        return file_of(self.paths[i], max_pixels=self._max_pixels)
+
+
+def file_of(path: str | Path, *, max_pixels: int) -> bytes:
+    """An image's file.
+
+    Raises:
+        DatasetError: it is larger than any image of `max_pixels`.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _BYTES_PER_PIXEL * max_pixels + max_bytes(1):
+            raise DatasetError(f"it has {size:,} bytes, more than any image of {max_pixels:,} pixels")
+        return file.read(size)
 
 
 def image_of(data: bytes, *, max_pixels: int) -> Image.Image:

@@ -3,12 +3,14 @@
 import os
 import signal
 import subprocess
+from dataclasses import replace
 
 import pytest
 
 from budgetloader import Dataset, DatasetError
 from budgetloader.convert import encoding_processes as apart
 from budgetloader.convert.converting import Settings, convert
+from budgetloader.convert.sharding import part_of
 from budgetloader.convert.sources import Source, image_folder
 
 
@@ -39,6 +41,16 @@ def test_files_are_those_of_one_process(source, started, tmp_path, options):
     plain = Source(source.names, source.labels, source.classes, source.load, read=source.read)
     assert convert(plain, tmp_path / "plain.beton", settings=settings) == report
     assert len(started) == 2
+    assert (tmp_path / "apart.beton").read_bytes() == (tmp_path / "plain.beton").read_bytes()
+
+
+def test_a_shards_files_are_its_own(source, started, tmp_path):
+    """They are not the whole folder's first ones, whose paths the processes could be given."""
+    settings = Settings(threads=2)
+    part = part_of(source, 2, 3, settings=settings)
+    convert(part, tmp_path / "apart.beton", settings=settings)
+    assert len(started) == 2
+    convert(replace(part, plain=False), tmp_path / "plain.beton", settings=settings)
     assert (tmp_path / "apart.beton").read_bytes() == (tmp_path / "plain.beton").read_bytes()
 
 
