@@ -4,23 +4,23 @@ Claim: a transform that does nothing costs at most 3 % of throughput.
 
     python -m budgetloader.bench.augmenting
 
-How it is measured: a loader for each transform in one process, an epoch of each in turns; the first epoch of each is
-warm-up. A ratio is that of a turn's epoch to the same turn's without a transform; medians over the turns, and the
-middle half of them. Images are generated JPEGs of 500 × 375 pixels, on the native engine.
+How it is measured: a process for each transform, which take turns; the first turn is warm-up. A turn is a new loader,
+of which the first batches are not timed, and which ends with it: a loader that went on would make its next epoch's
+first batches while another one is timed. A ratio is that of a turn's rate to the same turn's without a transform;
+trimmed means over the turns with 95 % intervals. Images are generated JPEGs of 500 × 375 pixels, on the native engine.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import math
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.grid import Grid
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MOST_LOST = 0.03  # of throughput, that a transform which does nothing may cost
+_MOST_FILES = 768
 PLAIN, NOTHING, ROWS = "none", "nothing, on whole batches", "nothing, on parts of batches"
 
 
@@ -61,47 +62,74 @@ def transforms() -> dict[str, Any]:
     }
 
 
-def measure(path: Path, *, names: Sequence[str], turns: int, batch_size: int, image_size: int) -> list[dict[str, Any]]:
+def augmenter(*, name: str, path: str, images: int, batch_size: int, image_size: int, dtype: str) -> Callable[[], Any]:
+    """A function that measures a transform once, in a process of its own: its rate, and its share of the time."""
+    from budgetloader import BudgetLoader, Dataset, Schedule
+
+    untimed = 8 * batch_size  # their time has the start of the threads in it, and the first touch of every buffer
+    epochs = -(-(images + untimed) // len(Dataset(path)))
+    options: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "dtype": dtype, "engine": "native"}
+    options |= {"schedule": Schedule.full(epochs=epochs), "transform": transforms()[name]}
+
+    def measured() -> dict[str, float]:
+        with BudgetLoader(path, **options) as batches:
+            stream = (len(labels) for _ in batches.epochs() for _, labels in batches)
+            taken = 0
+            while taken < untimed:
+                taken += next(stream)
+            began = time.perf_counter()
+            taken = sum(stream)
+            seconds, verdict = time.perf_counter() - began, batches.verdict()
+            assert verdict is not None, "an epoch has ended"
+            return {"images_per_second": taken / seconds, "share": verdict.transform_share}
+
+    return measured
+
+
+def measure(path: Path, *, names: Sequence[str], turns: int, say: Callable[[str], object], **shape: Any) -> list[Any]:
     """One row per transform."""
-    from contextlib import ExitStack
+    from budgetloader.bench.child import Child, together
+    from budgetloader.bench.estimate import trimmed_mean
 
-    from budgetloader import BudgetLoader, Schedule
-
-    known = transforms()
-    options: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "engine": "native"}
-    rates: dict[str, list[float]] = {name: [] for name in names}
-    with ExitStack() as stack:
-        loaders = {
-            name: stack.enter_context(
-                BudgetLoader(path, schedule=Schedule.full(epochs=turns + 1), transform=known[name], **options)
-            )
-            for name in names
-        }
+    made = (
+        Child(
+            "budgetloader.bench.augmenting:augmenter", name=name, arguments={"name": name, "path": str(path), **shape}
+        )
+        for name in names
+    )
+    answers: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    with together(made) as children:
         for turn in range(turns + 1):
-            for name, batches in loaders.items():
-                began, images = time.perf_counter(), 0
-                for taken, _ in batches:
-                    images += len(taken)
+            for child in children:
+                answer = child.ask()
                 if turn:
-                    rates[name].append(images / (time.perf_counter() - began))
-        shares = {name: batches.verdict().transform_share for name, batches in loaders.items()}  # type: ignore[union-attr]
-    rows = []
+                    answers[child.name].append(answer)
+            say(f"turn {turn} of {turns}")
+    rates = {name: [answer["images_per_second"] for answer in found] for name, found in answers.items()}
+    rows: list[dict[str, Any]] = []
     for name in names:
-        ratios = [a / b for a, b in zip(rates[name], rates[PLAIN], strict=True)]
-        low, high = np.quantile(ratios, (0.25, 0.75)).tolist()
-        row: dict[str, Any] = {"transform": name, "images_per_second": statistics.median(rates[name])}
-        row |= {"ratio": statistics.median(ratios), "middle_half": [low, high], "verdict_share": shares[name]}
-        rows.append(row)
+        ratio = trimmed_mean([a / b for a, b in zip(rates[name], rates[PLAIN], strict=True)])
+        rows.append(
+            {
+                "transform": name,
+                "images_per_second": statistics.median(rates[name]),
+                "ratio": ratio.value,
+                "half_width": ratio.half_width if math.isfinite(ratio.half_width) else None,
+                "verdict_share": statistics.median(answer["share"] for answer in answers[name]),
+                "turns": rates[name],
+            }
+        )
     return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = parser_of("augmenting", __doc__)
-    parser.add_argument("--images", type=int, default=768, help="JPEGs to generate")
-    parser.add_argument("--turns", type=int, default=7, help="counted epochs of each")
+    parser.add_argument("--images", type=int, default=2048, help="images of a turn")
+    parser.add_argument("--turns", type=int, default=11)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--dtype", default="float32", help="of the images that are handed out")
     parser.add_argument("--few", action="store_true", help="only those that do nothing")
     parser.add_argument("--out", default="runs/augmenting")
     from budgetloader.bench.console import guarded
@@ -116,14 +144,14 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
     from budgetloader.bench.record import command, environment
 
     out = Path(options.out)
-    data = generated(out / "data", images=options.images, console=console)
+    data = generated(out / "data", images=min(options.images, _MOST_FILES), console=console)
     names = [PLAIN, NOTHING, ROWS] if options.few else list(transforms())
-    sizes = {"turns": options.turns, "batch_size": options.batch_size, "image_size": options.image_size}
-    rows = measure(data, names=names, **sizes)
+    sizes = {name: getattr(options, name) for name in ("images", "batch_size", "image_size", "dtype")}
+    rows = measure(data, names=names, turns=options.turns, say=console.print, **sizes)
     results: dict[str, Any] = {
         "environment": environment(),
         "command": command("budgetloader.bench.augmenting", arguments),
-        "options": {"images": options.images, **sizes},
+        "options": {"turns": options.turns, **sizes},
         "rows": rows,
     }
     page.publish(
@@ -139,21 +167,22 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
 
 def grid(record: dict[str, Any]) -> Grid:
     """The table of a record."""
+    options = record["options"]
     cells = [
         (
             row["transform"],
             f"{row['images_per_second']:,.0f}",
-            f"{row['ratio']:.3f}",
-            "{:.3f} to {:.3f}".format(*row["middle_half"]),
+            f"{row['ratio']:.3f}" + (f" ± {row['half_width']:.3f}" if row["half_width"] else ""),
             f"{row['verdict_share']:.0%}",
         )
         for row in record["rows"]
     ]
     return Grid(
         "augmenting: images per second with a transform, and without",
-        ("transform", "images/s", "ratio to none", "middle half", "its share, says the verdict"),
+        ("transform", "images/s", "ratio to none", "its share, says the verdict"),
         cells,
-        f"Medians of {record['options']['turns']} turns.",
+        f"Medians, and trimmed means of the ratios, of {options['turns']} turns of {options['images']:,} images, "
+        f"{options['dtype']}, in batches of {options['batch_size']}.",
     )
 
 
