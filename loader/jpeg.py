@@ -102,9 +102,7 @@ def add_table(data: bytes) -> bytes:
     if columns % frame.interval:
         raise JpegError(f"has a restart interval of {frame.interval}, which does not divide its {columns} MCUs a row")
     body = np.frombuffer(data, np.uint8, offset=frame.start)
-    marks = np.flatnonzero(body[:-1] == 0xFF)
-    after = body[marks + 1]
-    marks = marks[(after >= 0xD0) & (after <= _EOI)]
+    marks = np.flatnonzero((body[:-1] == 0xFF) & (body[1:] >= 0xD0) & (body[1:] <= _EOI))
     if not marks.size or body[marks[-1] + 1] != _EOI or not (body[marks[:-1] + 1] < 0xD8).all():
         raise JpegError("has other markers than restarts in its only scan")
     lengths = np.diff(np.concatenate(([0], marks[:-1] + 2, marks[-1:])))
