@@ -88,7 +88,7 @@ def augmenter(*, name: str, path: str, images: int, batch_size: int, image_size:
 
 def measure(path: Path, *, names: Sequence[str], turns: int, say: Callable[[str], object], **shape: Any) -> list[Any]:
     """One row per transform."""
-    from budgetloader.bench.child import Child, together
+    from budgetloader.bench.child import Child, in_turns
     from budgetloader.bench.estimate import trimmed_mean
 
     made = (
@@ -97,14 +97,7 @@ def measure(path: Path, *, names: Sequence[str], turns: int, say: Callable[[str]
         )
         for name in names
     )
-    answers: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    with together(made) as children:
-        for turn in range(turns + 1):
-            for child in children:
-                answer = child.ask()
-                if turn:
-                    answers[child.name].append(answer)
-            say(f"turn {turn} of {turns}")
+    answers = in_turns(made, turns=turns, say=say)
     rates = {name: [answer["images_per_second"] for answer in found] for name, found in answers.items()}
     rows: list[dict[str, Any]] = []
     for name in names:

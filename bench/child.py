@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from budgetloader import apart
@@ -117,6 +117,25 @@ def together(children: Iterable[Child]) -> Iterator[list[Child]]:
     """Children that are all there at the same time, and closed in the end."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(child) for child in children]
+
+
+def in_turns(children: Iterable[Child], *, turns: int, say: Callable[[str], object]) -> dict[str, list[Any]]:
+    """What all children answer, by their names: they are asked one after the other, turn by turn.
+
+    Args:
+        children: closed in the end.
+        turns: that count; there is one before, as warm-up.
+        say: told of each turn.
+    """
+    with together(children) as asked:
+        answers: dict[str, list[Any]] = {child.name: [] for child in asked}
+        for turn in range(turns + 1):
+            for child in asked:
+                answer = child.ask()
+                if turn:
+                    answers[child.name].append(answer)
+            say(f"turn {turn} of {turns}")
+    return answers
 
 
 def main() -> int:

@@ -7,13 +7,14 @@ Claim: a conversion keeps every core at work.
 How it is measured: an ImageFolder of generated JPEGs, listed as often as it takes to have enough of them, is converted
 at quality 90, 4:2:0: by `convert`, by `convert` with the standard Huffman tables, and by FFCV's DatasetWriter with
 `write_mode="jpg"` and PIL as its reader. They take turns, each in a process of its own, with the start of their worker
-processes in the time. The first turn is not counted. Medians.
+processes in the time. The first turn is not counted. Medians, and of ratios 95 % intervals.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import math
 import os
 import statistics
 import sys
@@ -101,18 +102,11 @@ def measure(
     folder: Path, *, count: int, threads: int, turns: int, ways: Sequence[str], say: Callable[[str], object]
 ) -> list[dict[str, Any]]:
     """One row per way."""
-    from budgetloader.bench.child import Child, together
+    from budgetloader.bench.child import Child, in_turns
 
     shape = {"folder": str(folder / "jpegs" / "train"), "count": count, "threads": threads, "out": str(folder)}
     made = (Child("budgetloader.bench.converting:converter", name=way, arguments={"way": way, **shape}) for way in ways)
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
-    with together(made) as children:
-        for turn in range(turns + 1):
-            for child in children:
-                answer = child.ask()
-                if turn:
-                    found[child.name].append(answer)
-            say(f"turn {turn} of {turns}")
+    found = in_turns(made, turns=turns, say=say)
     rates = {way: [answer["images_per_second"] for answer in answers] for way, answers in found.items()}
     return [
         {
@@ -171,14 +165,22 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
 
 def grid(record: dict[str, Any]) -> Grid:
     """The table of a record."""
-    last = record["rows"][-1]["way"]
+    from budgetloader.bench.estimate import mean
+
+    last = record["rows"][-1]
+
+    def ratio(row: dict[str, Any]) -> str:
+        half_width = mean([a / b for a, b in zip(row["turns"], last["turns"], strict=True)]).half_width
+        shown = f"{row['per_last']:.2f}"
+        return f"{shown} ± {half_width:.2f}" if row is not last and math.isfinite(half_width) else shown
+
     cells = [
-        (row["way"], f"{row['images_per_second']:,.0f}", f"{row['kilobytes']:.1f}", f"{row['per_last']:.2f}")
+        (row["way"], f"{row['images_per_second']:,.0f}", f"{row['kilobytes']:.1f}", ratio(row))
         for row in record["rows"]
     ]
     return Grid(
         "images/s of a conversion, with the start of its processes",
-        ("writer", "images/s", "kB an image", f"× {last}"),
+        ("writer", "images/s", "kB an image", f"× {last['way']}"),
         cells,
         f"Medians of {record['options']['turns']} turns of {record['options']['count']:,} images, with "
         f"{record['options']['threads']} processes.",

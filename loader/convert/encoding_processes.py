@@ -1,7 +1,7 @@
 """Encoding in processes of their own, since much of it holds Python's lock: one for each thread of a conversion.
 
 A process is given an image's number and its file over a pipe, by its path or as bytes, and answers with what a `.beton`
-stores of it. It has its next image before it has answered for the last one, so that it never waits.
+stores of it. The next request is sent before the last one is answered, so that a process need not wait for it.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class _Worker:
             self._process.stdin.close()  # type: ignore[union-attr]
 
     def close(self) -> None:
-        """Wait until it has ended."""
+        """Wait until it has ended; kill it where that takes too long."""
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -133,12 +133,13 @@ def _read(file: BinaryIO | Any, size: int) -> bytes:
 
 def _serve(settings: SimpleNamespace, requests: BinaryIO, answers: BinaryIO) -> None:
     """Encode until the requests end."""
-    held, most = b"", {"max_pixels": settings.max_pixels}
+    held, max_pixels = b"", settings.max_pixels  # held: the request's path or bytes
 
     def read(_: int) -> bytes:
-        return file_of(os.fsdecode(held), **most) if settings.by_path else held
+        return file_of(os.fsdecode(held), max_pixels=max_pixels) if settings.by_path else held
 
-    encoder = Encoder(Source([], [], (), lambda i: image_of(read(i), **most), lossy=True, read=read), settings)
+    load = lambda i: image_of(read(i), max_pixels=max_pixels)  # noqa: E731
+    encoder = Encoder(Source([], [], (), load, lossy=True, read=read), settings)
     while head := requests.read(_REQUEST.size):
         number, size = _REQUEST.unpack(head)
         held = _read(requests, size)
