@@ -51,6 +51,7 @@ try:
     from ffcv.loader.epoch_iterator import EpochIterator
     from ffcv.memory_managers.base import MemoryContext, MemoryManager
     from ffcv.pipeline.allocation_query import AllocationQuery
+    from ffcv.pipeline.compiler import Compiler
     from ffcv.pipeline.operation import Operation
     from ffcv.pipeline.pipeline_spec import PipelineSpec
 finally:
@@ -216,9 +217,12 @@ def _make_loader(job: Job, output: Output) -> Any:
     field = job.dataset.image_field
     pipelines: dict[str, Any] = dict.fromkeys(job.dataset.fields)  # no other field is decoded
     pipelines[field] = PipelineSpec(field, decoder=_WindowDecoder(job, output), transforms=[])
-    threads, manager = torch.get_num_threads(), ffcv_loader.OSCacheManager
+    threads, manager, compiles = torch.get_num_threads(), ffcv_loader.OSCacheManager, Compiler.is_enabled
     with _one_at_a_time:
         try:
+            # FFCV would compile the pipeline anew for every loader, for a second. `_decode_rows` is compiled, and numba
+            # keeps it; the few lines around it need not be.
+            Compiler.set_enabled(False)
             ffcv_loader.OSCacheManager = lambda reader: _Mapped(job.dataset)
             return Loader(
                 getattr(job.dataset, "map_path", str(job.dataset.path)),
@@ -231,6 +235,7 @@ def _make_loader(job: Job, output: Output) -> Any:
             )
         finally:
             ffcv_loader.OSCacheManager = manager
+            Compiler.set_enabled(compiles)
             torch.set_num_threads(threads)  # FFCV sets them to its workers; a trainer on the CPU needs them
 
 

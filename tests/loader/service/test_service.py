@@ -38,6 +38,7 @@ from budgetloader import CorruptSampleError, EngineError, Schedule, ServiceGoneE
 from budgetloader.cli import main
 from budgetloader.service import registry
 from budgetloader.service.client import status
+from budgetloader.service.failures import ATTEMPTS
 
 private = functools.lru_cache(maxsize=None)(service_trainer.private)
 
@@ -183,12 +184,13 @@ def test_staggered_trainers_of_different_ratios_decode_what_the_largest_does(ser
 
 
 # python -m budgetloader.bench.kill_matrix kills each process of a service, one at a time, as often as it is told.
-KILLS = int(os.environ.get("KILLS", "14"))
+# Three workers: a fourth one that dies at the same block ends the block.
+KILLS = ["worker"] * (ATTEMPTS - 1) + ["coordinator"] * 4 + ["trainer"]
 
 
 def test_kills_all_at_once_change_no_bit_of_any_stream_and_sigterm_leaves_nothing(services):
     """Workers, the coordinator and other trainers are killed at random while one trainer goes on, another one is
-    stopped, and the cap is reached all the time. KILLS=50 for more."""
+    stopped, and the cap is reached all the time."""
     server = services.serve("kills", memory="90MB")
     jobs = [
         ("full@8", {"image_size": 128, "batch_size": 48}),
@@ -199,8 +201,7 @@ def test_kills_all_at_once_change_no_bit_of_any_stream_and_sigterm_leaves_nothin
         survivor.wait_for("connected")
     survivors[1].send_signal(signal.SIGSTOP)
     rng = random.Random(0)
-    kinds = (["worker"] * 9 + ["coordinator"] * 4 + ["trainer"]) * (-(-KILLS // 14))
-    for kind in rng.sample(kinds, len(kinds))[:KILLS]:
+    for kind in rng.sample(KILLS, len(KILLS)):
         if kind == "trainer":
             victim = services.trainer("kills", "full@8", image_size=128)
             victim.wait_for(rng.choice(("connected", "[0, 2,", "[1, 5,")))
