@@ -10,10 +10,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m budgetloader.bench.imagenet_mnv2 --out runs/demo
 
 # Several at a time, because many tests wait; the tests of a file share what they set up. One thread of torch each.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.ready lint
-	$(PYTEST) -n 3
+	$(PYTEST) -n 4
 
 # For everyone who edits: linters, types, and the quick tests of loader/ and models/: none of FFCV, which compiles each
 # pipeline anew, of the service and of the benches.

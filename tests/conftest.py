@@ -36,8 +36,13 @@ hypothesis.settings.load_profile("untimed")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# Their tests take longest, waiting for most of it: begun first, none of their files is the last one that runs.
+LONGEST = (ROOT / "tests" / "loader" / "service", ROOT / "tests" / "loader" / "storage", ROOT / "tests" / "bench")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """FFCV compiles each of its pipelines anew, for seconds: its share of the contract is no quick check."""
+    """Importing and compiling FFCV takes seconds: its share of the contract is no quick check."""
+    items.sort(key=lambda item: not any(folder in item.path.parents for folder in LONGEST))
     for item in items:
         if "ffcv" in re.split(r"[-\[\]]", item.name):
             item.add_marker(pytest.mark.slow)
