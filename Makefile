@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint bench evidence docs pictures clean
+.PHONY: demo test test-long check lint bench evidence docs pictures clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m budgetloader.bench.imagenet_mnv2 --out runs/demo
@@ -13,12 +13,16 @@ demo: $(VENV)/.demo
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.ready lint
-	$(PYTEST) -n 4
+	$(PYTEST) -n 4 -m "not long"
+
+# Whole benches, each in processes of its own, and the examples' scripts: CI runs them behind `make test`.
+test-long: $(VENV)/.ready
+	$(PYTEST) -n 4 -m long
 
 # For everyone who edits: linters, types, and the quick tests of loader/ and models/: none of FFCV, which compiles each
 # pipeline anew, of the service and of the benches.
 check: $(VENV)/.ready lint
-	$(PYTEST) -n 2 -m "not slow" tests/loader tests/models tests/test_size.py tests/test_house.py --ignore tests/loader/service
+	$(PYTEST) -n 2 -m "not slow and not long" tests/loader tests/models tests/test_size.py tests/test_house.py --ignore tests/loader/service
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

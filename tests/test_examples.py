@@ -216,6 +216,7 @@ def test_torchrun(beton, tmp_path):
     assert [line for line in output.splitlines() if line.startswith("epoch")] == EPOCHS
 
 
+@pytest.mark.long
 def test_the_scripts_run_from_a_command_line(beton, tmp_path):
     wanted = {
         "train_pytorch.py": EPOCHS[3],

@@ -1,8 +1,11 @@
 import json
 
+import pytest
+
 from budgetloader.bench import augmenting
 
 
+@pytest.mark.long
 def test_every_transform_is_measured_beside_none(tmp_path, monkeypatch):
     measured = {name: augmenting.transforms()[name] for name in ("none", augmenting.NOTHING, "timm's recipe")}
     monkeypatch.setattr(augmenting, "transforms", lambda: measured)

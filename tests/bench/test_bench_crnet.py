@@ -9,6 +9,7 @@ from budgetloader.bench.crnet import chosen, main, parse
 SMALL = ["--quick", "--epochs", "1", "--batch-size", "72", "--image-size", "8", "--workers", "1"]
 
 
+@pytest.mark.long
 def test_every_network_trains_and_is_compared_with_its_own_full_training(tmp_path, capsys):
     options = ["--strategies", "gc-c1dw", "c1dw-gc", "--settings", "full", "0.5", "--out", str(tmp_path)]
     assert main([*SMALL, *options]) == 0

@@ -129,6 +129,7 @@ def test_killed_in_mid_epochs_and_resumed_it_ends_with_the_same_bits(place, refe
     assert torch.equal(weights(out), reference)
 
 
+@pytest.mark.long
 def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(place, reference):
     out = place / "interrupted"
     process = start(place, *SMALL, "--out", out.name)
@@ -184,6 +185,7 @@ def ids_of(place, reference, tmp_path_factory):
     return made
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_ranks_ids_together_are_the_single_processs(ids_of, schedule, ranks):
@@ -193,6 +195,7 @@ def test_the_ranks_ids_together_are_the_single_processs(ids_of, schedule, ranks)
         assert set(mine) == set(whole)  # a short last batch is filled up with its own samples
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_any_number_of_ranks_goes_on_where_two_stopped(ids_of, schedule, ranks):

@@ -3,6 +3,7 @@ import pytest
 from budgetloader.bench.child import Child
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("uploaded", [False, True])
 def test_an_epoch_is_measured_with_and_without_the_uploader(beton, uploaded):
     arguments = {"uploaded": uploaded, "beton": str(beton), "batch_size": 8, "image_size": 16}

@@ -20,6 +20,7 @@ def test_what_the_verdict_has_to_say(engine, ratio, share, known):
     assert expected(engine, ratio, share) == known
 
 
+@pytest.mark.long
 def test_every_trainer_is_measured_on_every_engine(tmp_path, monkeypatch):
     monkeypatch.setattr("budgetloader.bench.verdict.HEADROOMS", (0.5, 3.0))
     monkeypatch.setattr("budgetloader.bench.verdict.PAUSE_SECONDS", 0.0)

@@ -41,6 +41,7 @@ def own_engines(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
 
 
+@pytest.mark.long
 def test_an_engine_that_crashes_or_fails_is_a_row_and_the_others_go_on(own_engines, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(gpu, "OTHERS", ("cropped decoding alone",))
     engines = ["native", "own:crashes", "own:fails"]

@@ -93,6 +93,7 @@ def test_a_folder_of_a_run_refuses_other_options(finished, folder, capsys):
     assert "seed=0, not 1" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_an_interrupted_run_keeps_what_it_measured_and_goes_on(folder, tmp_path):
     out = tmp_path / "out"
     command = [

@@ -1,9 +1,12 @@
 import json
 
+import pytest
+
 from budgetloader.bench import scaling
 from budgetloader.engines import rows
 
 
+@pytest.mark.long
 def test_what_is_under_the_lock_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "KINDS", ((16, False),))
     assert scaling.main(["--images", "30", "--small", "300", "--turns", "1", "--out", str(tmp_path)]) == 0

@@ -1,9 +1,12 @@
 import json
 
+import pytest
+
 from budgetloader import Dataset
 from budgetloader.bench import starting
 
 
+@pytest.mark.long
 def test_the_parts_of_a_start_are_measured(tmp_path):
     arguments = ["--samples", "5000", "--images", "30", "--batch-size", "16", "--turns", "1", "--out", str(tmp_path)]
     assert starting.main(arguments) == 0

@@ -1,8 +1,11 @@
 import json
 
+import pytest
+
 from budgetloader.bench import stored
 
 
+@pytest.mark.long
 def test_rates_and_bytes_are_recorded_by_the_share_of_pixels(tmp_path, monkeypatch):
     monkeypatch.setattr(stored, "PLAIN_FFCV", "not asked")
     arguments = ["--images", "40", "--shares", "0", "1", "--turns", "1", "--batch-size", "8", "--out", str(tmp_path)]

@@ -27,6 +27,7 @@ def run(out, *contenders):
     return json.loads((out / "results.json").read_text())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("has_store")
 def test_every_way_of_ours_fetches_the_budget_and_no_more(tmp_path):
@@ -39,6 +40,7 @@ def test_every_way_of_ours_fetches_the_budget_and_no_more(tmp_path):
     assert "byte ranges of windows" in table and "| – | – |" in table
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("has_store")
 @pytest.mark.parametrize("peer", streaming.PEERS)

@@ -8,6 +8,7 @@ from budgetloader.bench import sweep
 from budgetloader.service import registry
 
 
+@pytest.mark.long
 def test_trainers_of_a_sweep_share_what_the_service_decodes(beton, tmp_path, monkeypatch):
     monkeypatch.setenv(registry.FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -1,11 +1,14 @@
 import json
 
+import pytest
+
 from budgetloader.bench import threads
 from budgetloader.bench.threads import main
 
 WAYS = {name: threads.WAYS[name] for name in ("torch's own", "one thread")}
 
 
+@pytest.mark.long
 def test_every_way_is_measured_quiet_and_busy(tmp_path, monkeypatch):
     monkeypatch.setattr(threads, "WAYS", WAYS)
     assert main(["--images", "40", "--turns", "1", "--out", str(tmp_path)]) == 0

@@ -9,6 +9,7 @@ from budgetloader.bench.work import Work
 SMALL = ["--images", "84", "--batch-size", "4", "--image-size", "32"]
 
 
+@pytest.mark.long
 def test_everything_is_measured_in_as_many_turns_and_recorded(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(throughput, "SETTLE_SECONDS", 0.0)
     monkeypatch.setattr(throughput, "STEP_SECONDS", {"a quick trainer": 0.001, "taking only": 0.0})

@@ -1,9 +1,12 @@
 import json
 import sys
 
+import pytest
+
 from budgetloader.bench.versions import main
 
 
+@pytest.mark.long
 def test_a_version_beside_itself_has_rows_with_intervals_for_both_sizes(tmp_path, capsys):
     arguments = ["--before", sys.executable, "--pairs", "5", "--seconds", "0.01", "--images", "64"]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
