@@ -336,7 +336,7 @@ def _served() -> Any:
     from budgetloader.service.exchange import ServedDataset
 
     sizes = np.full(64, 40)
-    return ServedDataset("p", "f", (), False, 1 << 24, 1, sizes, sizes, np.arange(64))
+    return ServedDataset("p", (("p", 64),), "f", (), False, 1 << 24, 1, sizes, sizes, np.arange(64))
 
 
 class _Index:

@@ -20,6 +20,7 @@ from budgetloader.columns import Column, Plain, Ragged
 from budgetloader.dataset import Dataset
 from budgetloader.engines.base import Job, stand_ins
 from budgetloader.errors import ArgumentError, ArgumentTypeError, DatasetError, EngineError
+from budgetloader.joined import join
 from budgetloader.plans import BatchPlan
 from budgetloader.spatial import Spatial, following
 
@@ -160,8 +161,9 @@ class _Source:
         if not hasattr(self.dataset, "capacity_bytes"):  # it is not served
             raise ArgumentError(f"{path} has no fields but its labels; {advice}")
         advice += ", or a column of a copy of it"
+        files = [file for file, _ in getattr(self.dataset, "files", ())]
         try:
-            file = Dataset(os.fspath(path), mapped=False)
+            file = join(files) if len(files) > 1 else Dataset(os.fspath(path), mapped=False)
         except DatasetError as error:
             raise ArgumentError(
                 f"the service's fields are read from its file, which cannot be opened here ({error}); {advice}"

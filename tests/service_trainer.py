@@ -5,13 +5,15 @@ python tests/service_trainer.py '{"name": …, "schedule": …, …}'
 
 import hashlib
 import json
+import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import torch
 
-from budgetloader import BudgetLoader, EngineError, Schedule, connect
+from budgetloader import BudgetLoader, EngineError, Mixture, Schedule, connect
 
 
 def digest(images, labels, ids):
@@ -42,20 +44,30 @@ def options_of(schedule, **options):
     return {**defaults, "schedule": Schedule.parse(schedule), **options}
 
 
-def private(path, schedule, **options):
-    """The hashes from a private loader."""
+def private(path, schedule, state=None, **options):
+    """The hashes from a private loader, which goes on from a state."""
     with BudgetLoader(path, engine="native", **options_of(schedule, **options)) as batches:
+        if state is not None:
+            batches.load_state_dict(state)
         return list(hashes(batches))
 
 
 def main():
     job = json.loads(sys.argv[1])
     pause = [job.pop("step_seconds", 0)]
+    state, save = job.pop("state", None), job.pop("save", None)
+    if "mixture" in job:
+        job["mixture"] = Mixture(job["mixture"])
     signal.signal(signal.SIGUSR1, lambda *_: pause.__setitem__(0, 0))
     try:
         with connect(job.pop("name"), label="test", **options_of(**job)) as batches:
             print(json.dumps({"connected": True}), flush=True)
+            if state is not None:
+                batches.load_state_dict(state)
             for line in hashes(batches):
+                if save is not None:
+                    Path(save + ".new").write_text(json.dumps(batches.state_dict()))
+                    os.replace(save + ".new", save)
                 print(json.dumps(line), flush=True)
                 time.sleep(pause[0])
         print(json.dumps({"finished": True}), flush=True)

@@ -102,7 +102,8 @@ class Services:
         self.folder = Path(environment[registry.FOLDER_VARIABLE])
 
     def serve(self, name, *more, memory=MEMORY, data=None, python=("-m", "budgetloader"), cwd=None):
-        command = (*python, "serve", str(data or self.data), "--name", name, "--memory", memory)
+        files = data if isinstance(data, list) else [data or self.data]
+        command = (*python, "serve", *map(str, files), "--name", name, "--memory", memory)
         process = Process(*command, *more, environment=self.environment, cwd=cwd)
         self.running.append(process)
         process.wait_for("serving")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 
 from budgetloader.commands.arguments import Add, bytes_of
-from budgetloader.errors import ArgumentError
 from budgetloader.limits import MAX_PIXELS
 
 HELP = "decode once for many trainers, which connect by name (needs Ray)"
 
 
 def add_arguments(add: Add) -> None:
-    add("file", nargs="+", help="the .beton or .shards.json, or its address: s3://bucket/train.beton")
+    add(
+        "file",
+        nargs="+",
+        help="the .beton or .shards.json, or its address: s3://bucket/train.beton; several are one set",
+    )
     add("--name", required=True, help="what trainers connect to")
     add("--memory", type=bytes_of, default="2GB", help="shared memory for decoded images, such as 500MB or 4GB")
     add("--workers", type=int, help="decoding processes; none: one per core")
@@ -27,10 +30,4 @@ def add_arguments(add: Add) -> None:
 def run(options: argparse.Namespace) -> int:
     from budgetloader.service import commands
 
-    if len(options.file) > 1:
-        raise ArgumentError(
-            f"{len(options.file)} files: a service has one, by whose samples' numbers trainers share; convert them to "
-            "one file, with weights= in place of a Mixture, or serve each, or make a BudgetLoader of them"
-        )
-    (options.file,) = options.file
     return commands.serve(options)

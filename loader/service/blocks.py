@@ -27,7 +27,7 @@ class Spec:
 
     Args:
         fingerprint: of the dataset.
-        image_size, interpolation, crop, seed, on_corrupt: as in `BudgetLoader`.
+        image_size, interpolation, crop, seed, on_corrupt, channels: as in `BudgetLoader`.
 
     Raises:
         ValueError: an image size or a seed that no loader has.
@@ -39,6 +39,7 @@ class Spec:
     crop: Literal["resized", "pad"]
     seed: int
     on_corrupt: Literal["raise", "replace"]
+    channels: Literal[1, 3, 4] = 3
 
     def __post_init__(self) -> None:
         if not 0 < self.image_size <= MOST_SIDE:
@@ -48,7 +49,7 @@ class Spec:
 
     @property
     def image_bytes(self) -> int:
-        return self.image_size * self.image_size * 3
+        return self.image_size * self.image_size * self.channels
 
     @property
     def block_bytes(self) -> int:
@@ -60,22 +61,38 @@ class Reading:
     """How the dataset is opened.
 
     Args:
-        path: of the file, or its address; or of a list of shards.
+        paths: of the file, or its address, or of a list of shards; of several files, which are one set.
         verify, max_pixels: as in `budgetloader.dataset.Dataset`.
         cache, cache_bytes: of a file in object storage, as in `BudgetLoader`.
     """
 
-    path: str
+    paths: tuple[str, ...]
     verify: bool
     max_pixels: int
     cache: str | None = None
     cache_bytes: float | None = None
 
+    def __str__(self) -> str:
+        return " + ".join(self.paths)
+
+    @property
+    def in_store(self) -> bool:
+        """Whether some of it is in object storage."""
+        from budgetloader.storage import is_address
+
+        return any(map(is_address, self.paths))
+
     def open(self) -> Dataset | JoinedDataset:
-        stored: Any = {"cache": self.cache, "cache_bytes": self.cache_bytes}
+        options: Any = {"cache": self.cache, "cache_bytes": self.cache_bytes}
+        options |= {"verify": self.verify, "max_pixels": self.max_pixels}
+        if len(self.paths) > 1:
+            from budgetloader.joined import JoinedDataset
+            from budgetloader.storage import open_files
+
+            return JoinedDataset(open_files(list(self.paths), **options))
         from budgetloader.shard_list import open_set
 
-        return open_set(self.path, verify=self.verify, max_pixels=self.max_pixels, **stored)
+        return open_set(*self.paths, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +124,7 @@ class Content:
     """The decoded rows of a part of a block. Rows are counted from the part's first.
 
     Attributes:
-        images: uint8 [n, image_size, image_size, 3].
+        images: uint8 [n, image_size, image_size, channels].
         replaced: row → sample, of the rows where another sample stands in for one that does not decode.
         corrupt: row → (message, sample), of the rows that do not decode; their images are black.
         seconds: that decoding took, see `budgetloader.engines.laps`.

@@ -134,6 +134,7 @@ class BridgeProcess:
             memory[:] = arrays.tobytes()
         welcome = Welcome(
             path=served.path,
+            files=served.files,
             fingerprint=served.fingerprint,
             classes=served.classes,
             verifies=served.verifies,
@@ -165,8 +166,8 @@ class BridgeProcess:
 
     def _make(self, request: BatchRequest) -> tuple[Answer, list[int]]:
         assert self._assembler is not None and self._setup is not None, "checked when the request came"
-        out, side = self._buffers.get(request.buffer), self._setup.spec.image_size
-        shape = (side, side, 3) if self._setup.layout == "channels_last" else (3, side, side)
+        out, side, channels = self._buffers.get(request.buffer), self._setup.spec.image_size, self._setup.spec.channels
+        shape = (side, side, channels) if self._setup.layout == "channels_last" else (channels, side, side)
         if out is None or out.shape[1:] != shape or request.samples > len(out):
             raise ProtocolError(f"a batch of {request.samples:,} images of {side} pixels does not fit its buffer")
         return self._assembler.make(request.epoch, request.step, request.spans, out)

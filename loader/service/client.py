@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from budgetloader.engines.base import Job, OnCorrupt, Work
 from budgetloader.engines.base_threaded import ThreadedEngine
 from budgetloader.errors import ArgumentError, ArgumentTypeError, EngineError, ServiceGoneError
+from budgetloader.joined import Mixture
 from budgetloader.loader import BudgetLoader
 from budgetloader.options import refuse_unexpected
 from budgetloader.resize import Interpolation
@@ -46,10 +47,6 @@ _REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "train": ((True,), "evaluation is not shared; make a BudgetLoader from the file"),
     "views": ((1,), "a service decodes one crop of each sample; make a BudgetLoader from the file"),
     "crops": ((None,), "they are of an evaluation, which is not shared; make a BudgetLoader from the file"),
-    "channels": (
-        (3,),
-        "a service's blocks are of red, green and blue, for all who share them; make a BudgetLoader from the file",
-    ),
     "sampling": (
         ("independent",),
         "only sampling='independent' can be shared: it is the order that the service decodes ahead in",
@@ -69,7 +66,7 @@ _ADVICE = {
 }
 
 
-_OWN = ("name", "label", "wait_seconds", "unknown")  # what `connect` has and `BudgetLoader` does not
+_OWN = ("name", "mixture", "label", "wait_seconds", "unknown")  # what `connect` has and `BudgetLoader` does not
 
 
 def connect(
@@ -90,12 +87,14 @@ def connect(
     rank: int | None = None,
     world_size: int | None = None,
     transform: Any = None,
+    mixture: Mixture | None = None,
     samples: ArrayLike | str | None = None,
     weights: ArrayLike | str | None = None,
     selection: Selection | ScoreSelection | None = None,
     on_corrupt: OnCorrupt = "raise",
     verify: bool = False,
     targets: Any = None,
+    channels: int = 3,
     with_ids: bool = False,
     label: str | None = None,
     wait_seconds: float = 0.0,
@@ -104,16 +103,15 @@ def connect(
     """A `BudgetLoader` whose images come from a running service.
 
     Its batches are those of a `BudgetLoader` of the service's file, bit for bit. Trainers share the decoding where
-    they agree in seed, image_size, interpolation, crop and on_corrupt, and draw the same samples: those with the same
-    `samples` and `weights`, or with a `selection` that draws alike. With `BudgetLoader.select`, or a selection that
-    learns, an epoch is the whole set's with samples left out: its blocks are shared with trainers that leave nothing
-    out, and are decoded whole. The service decodes a few blocks of 256 images ahead of the foremost trainer.
+    they agree in seed, image_size, interpolation, crop, channels and on_corrupt, and draw the same samples (see
+    docs/selecting.md); the service decodes blocks of 256 images, a few ahead of the foremost trainer.
 
     Args:
         name: the service's, as `budgetloader serve --name` was given it.
         schedule, batch_size, image_size, device, seed, dtype, layout, interpolation, crop, mean, std, prefetch, rank,
-            world_size, samples, weights, selection, transform (which runs in this process), on_corrupt, with_ids: as
-            for `BudgetLoader`.
+            world_size, samples, weights, selection, transform (which runs in this process), on_corrupt, channels,
+            with_ids: as for `BudgetLoader`.
+        mixture: of the service's files, where it serves several: their names, or paths, and shares.
         targets: as for `BudgetLoader`; fields are read from a copy of the file on this machine, at the service's path.
         verify: require that the service compares checksums (`budgetloader serve --verify`).
         label: what `budgetloader top` calls this trainer, at most 200 letters; default: host and process.
@@ -129,7 +127,7 @@ def connect(
     options = {keyword: value for keyword, value in locals().items() if keyword not in _OWN}
     options["image_size"] = one_size(image_size, where="a service")
     _refuse(unknown)
-    return _loader(_connect(name, label=label, wait_seconds=wait_seconds), options)
+    return _loader(_connect(name, label=label, wait_seconds=wait_seconds), mixture, options)
 
 
 def status(name: str) -> ServiceStatus:
@@ -163,8 +161,8 @@ def _connect(name: str, *, label: str | None, wait_seconds: float) -> Bridge:
     """A bridge to a service, at the latest after some time."""
     if not isinstance(name, str):
         raise ArgumentTypeError(
-            f"name is a {type(name).__name__}, and not the name of a service, which has one file; of several files or "
-            "a Mixture make a BudgetLoader, or convert them to one file, serve it, and give weights= for the shares"
+            f"name is a {type(name).__name__}, and not the name of a service; `budgetloader serve` takes several "
+            "files, and mixture= says in which proportions to draw from them"
         )
     if isinstance(wait_seconds, bool) or not isinstance(wait_seconds, (int, float)) or not 0 <= wait_seconds < math.inf:
         raise ArgumentError(f"wait_seconds {wait_seconds!r} is no time; give seconds, 0 or more")
@@ -183,7 +181,7 @@ def _connect(name: str, *, label: str | None, wait_seconds: float) -> Bridge:
             time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
 
 
-def _loader(bridge: Bridge, options: dict[str, Any]) -> BudgetLoader:
+def _loader(bridge: Bridge, mixture: Mixture | None, options: dict[str, Any]) -> BudgetLoader:
     """A loader whose engine is a service; the bridge is closed with it."""
     schedule, batch_size, seed = (options[name] for name in ("schedule", "batch_size", "seed"))
 
@@ -199,7 +197,13 @@ def _loader(bridge: Bridge, options: dict[str, Any]) -> BudgetLoader:
 
     engine.engine_name = f"service:{bridge.entry.name}"  # type: ignore[attr-defined]
     try:
-        _check_stand_ins(options)
+        _check_stand_ins({**options, "mixture": mixture})
+        if mixture is not None:
+            if not isinstance(mixture, Mixture):
+                raise ArgumentTypeError(
+                    f"mixture={mixture!r} is a {type(mixture).__name__}; give a budgetloader.Mixture"
+                )
+            bridge.index.mix(mixture)
         loader = BudgetLoader(bridge.index, engine=engine, **options)
         made[0].follow(loader.chosen)
         if options["on_corrupt"] == "replace":
@@ -213,14 +217,14 @@ def _loader(bridge: Bridge, options: dict[str, Any]) -> BudgetLoader:
 def _check_stand_ins(options: dict[str, Any]) -> None:
     """Refuse to have samples replaced by others that a trainer does not draw."""
     if options["on_corrupt"] == "replace":
-        for name in ("samples", "weights", "selection"):
+        for name in ("samples", "weights", "selection", "mixture"):
             if options[name] is not None:
                 raise ArgumentError(f"{name}= with on_corrupt='replace': {_STAND_INS}")
 
 
 def _check_memory(bridge: Bridge, job: Job) -> None:
     """Refuse what the service's memory could never hold: one batch's blocks and two more."""
-    least = (job.batch_size // BLOCK + 3) * BLOCK * job.output.image_size**2 * 3
+    least = (job.batch_size // BLOCK + 3) * BLOCK * job.output.image_size**2 * job.output.channels
     if least > bridge.index.capacity_bytes:
         raise EngineError(
             f"batches of {job.batch_size} images of {job.output.image_size} pixels need {least:,} bytes of blocks, and "

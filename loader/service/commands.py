@@ -35,8 +35,9 @@ def serve(options: argparse.Namespace) -> int:
     ):
         stop.started = True
         entry = served.entry
+        files = " + ".join(options.file)
         print(
-            f"serving {options.file} as {entry.name!r}; budgetloader.connect({entry.name!r}, …); Ctrl-C ends it",
+            f"serving {files} as {entry.name!r}; budgetloader.connect({entry.name!r}, …); Ctrl-C ends it",
             flush=True,
         )
         if entry.node != LOOPBACK:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import os
 import select
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from budgetloader import apart
-from budgetloader.errors import EngineError
+from budgetloader.errors import ArgumentError, EngineError
+from budgetloader.joined import Mixture
 from budgetloader.service import protocol, registry, wire
 from budgetloader.service.failures import check_alive, gone
 from budgetloader.service.status import ServiceStatus
@@ -29,6 +31,8 @@ class Index:
     """A served dataset, as far as planning needs it; the images stay with the service.
 
     Attributes:
+        files: the path of each file, on the service's machine, and its samples.
+        mixture: (samples, share) of each file, or None; see `budgetloader.Mixture`.
         store_wait_seconds: in which this trainer's blocks waited for object storage, so far.
     """
 
@@ -39,11 +43,29 @@ class Index:
     widths: np.ndarray
     labels: np.ndarray
     capacity_bytes: int
+    files: tuple[tuple[str, int], ...] = ()
     verifies: bool = False
+    mixture: tuple[tuple[int, ...], tuple[Any, ...]] | None = None
     store_wait_seconds: float = 0.0
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def mix(self, mixture: Mixture) -> None:
+        """Have batches hold fixed proportions of the files, which a mixture names by their paths or their last parts.
+
+        Raises:
+            ArgumentError: it does not name each file once.
+        """
+        shares: dict[str, Any] = {}
+        for name, share in mixture.shares.items():
+            named = [path for path, _ in self.files if str(name) in (path, os.path.basename(path))]
+            if len(named) == 1 and named[0] not in shares:
+                shares[named[0]] = share
+        if not len(shares) == len(mixture.shares) == len(self.files):
+            listed = ", ".join(path for path, _ in self.files)
+            raise ArgumentError(f"mixture={mixture}: give a share for each of the service's files: {listed}")
+        self.mixture = tuple(size for _, size in self.files), tuple(shares[path] for path, _ in self.files)
 
     @property
     def traffic(self) -> Traffic:
@@ -210,6 +232,7 @@ def _index(welcome: protocol.Welcome, descriptors: list[int]) -> Index:
         widths=arrays[1],
         labels=arrays[2],
         capacity_bytes=welcome.capacity_bytes,
+        files=welcome.files,
         verifies=welcome.verifies,
     )
 

@@ -109,7 +109,7 @@ class Coordinator:
         self._warming_up = [
             ray.remote(num_cpus=0, resources={DECODE: 1})(_warm_up).remote(reading) for _ in range(workers)
         ]
-        self._path, self._memory_bytes = reading.path, memory_bytes
+        self._reading, self._memory_bytes = reading, memory_bytes
         self._trainers: dict[str, Trainer] = {}
         self._emitted_before = 0  # to trainers that are gone
         self._began = time.monotonic()
@@ -121,8 +121,10 @@ class Coordinator:
     def index(self) -> ServedDataset:
         """What trainers plan with."""
         data = self._dataset
+        parts = getattr(data, "parts", [data]) if len(self._reading.paths) > 1 else [data]
         return ServedDataset(
-            path=self._path,
+            path=str(self._reading),
+            files=tuple(zip(self._reading.paths, map(len, parts), strict=True)),
             fingerprint=data.fingerprint,
             classes=tuple(data.classes),
             verifies=data.verifies,
@@ -183,7 +185,7 @@ class Coordinator:
         self._forget_the_silent()
         counts = self._cache.counts
         return ServiceStatus(
-            path=self._path,
+            path=str(self._reading),
             samples=len(self._dataset),
             uptime_seconds=time.monotonic() - self._began,
             memory_bytes=self._memory_bytes,

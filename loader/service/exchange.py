@@ -52,7 +52,8 @@ class ServedDataset:
     """What trainers plan with.
 
     Attributes:
-        path: of the file, on the service's machine.
+        path: of the file or the files, on the service's machine, for people to see.
+        files: the path of each file, and its samples.
         fingerprint, classes: as in `budgetloader.dataset.Dataset`.
         verifies: whether checksums are compared.
         capacity_bytes: of the blocks that the service caches.
@@ -61,6 +62,7 @@ class ServedDataset:
     """
 
     path: str
+    files: tuple[tuple[str, int], ...]
     fingerprint: str
     classes: tuple[str, ...]
     verifies: bool

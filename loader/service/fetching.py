@@ -10,7 +10,6 @@ from typing import Any
 
 from budgetloader.plans import BatchPlan, Planner
 from budgetloader.service.blocks import Reading
-from budgetloader.storage import is_address
 from budgetloader.storage.ahead import divided, drawn, remote_parts
 from budgetloader.storage.traffic import Traffic
 
@@ -22,7 +21,7 @@ Wait = Callable[[int], None]
 
 def opened(reading: Reading) -> Any:
     """The dataset: one in object storage once for each process, with its connections; a file anew for each call."""
-    return _opened_once(reading) if is_address(reading.path) else reading.open()
+    return _opened_once(reading) if reading.in_store else reading.open()
 
 
 @lru_cache(maxsize=1)
@@ -32,7 +31,7 @@ def _opened_once(reading: Reading) -> Any:
 
 def traffic_of(reading: Reading) -> Traffic | None:
     """What this process has asked of the store so far; None of a file on this machine, or one that was not opened."""
-    if not is_address(reading.path) or not _opened_once.cache_info().currsize:  # to open it now could take a minute
+    if not reading.in_store or not _opened_once.cache_info().currsize:  # to open it now could take a minute
         return None
     return getattr(opened(reading), "traffic", None)
 

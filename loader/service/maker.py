@@ -57,7 +57,13 @@ class BridgeMaker:
         rows: Any = tuple(tuple(map(float, row)) for row in tone(output))
         self._setup = Setup(
             spec=Spec(
-                bridge.index.fingerprint, output.image_size, output.interpolation, output.crop, seed, job.on_corrupt
+                fingerprint=bridge.index.fingerprint,
+                image_size=output.image_size,
+                interpolation=output.interpolation,
+                crop=output.crop,
+                seed=seed,
+                on_corrupt=job.on_corrupt,
+                channels=output.channels,  # type: ignore[arg-type]  # Output has checked it
             ),
             schedule=str(budget.schedule),
             layout=layout,

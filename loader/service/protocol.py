@@ -78,17 +78,19 @@ class Setup(_Message, frozen=True, tag="setup"):
         spec: what their images depend on.
         schedule: the trainer's, for people to see.
         layout, dtype: of the buffers; float16 and bfloat16 are uint16, by their bits.
-        tone: three rows: what to write for a pixel value of each channel; see `budgetloader.resize.resample`.
+        tone: for each channel what to write for a pixel value; see `budgetloader.resize.resample`.
     """
 
     spec: Spec
     schedule: str
     layout: Literal["channels_last", "contiguous"]
     dtype: Literal["uint8", "uint16", "float32"]
-    tone: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+    tone: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
         columns = _TONE_COLUMNS[self.dtype]
+        if len(self.tone) != self.spec.channels:
+            raise ValueError(f"a tone of {self.spec.channels} channels has {len(self.tone)} rows")
         if any(len(row) != columns for row in self.tone):
             raise ValueError(f"a tone of {self.dtype} has {columns} columns")
         if self.dtype == "uint16" and not all(0 <= v < 1 << 16 and v.is_integer() for row in self.tone for v in row):
@@ -96,8 +98,9 @@ class Setup(_Message, frozen=True, tag="setup"):
 
     @property
     def tone_array(self) -> np.ndarray:
-        """The tone as `budgetloader.resize.apply_tone` takes it: uint16 [3, 256], or float32 [3, 2] or [3, 0]."""
-        return np.array(self.tone, np.uint16 if self.dtype == "uint16" else np.float32).reshape(3, -1)
+        """The tone as `budgetloader.resize.apply_tone` takes it: uint16 [channels, 256], or float32 [channels, 2] or
+        [channels, 0]."""
+        return np.array(self.tone, np.uint16 if self.dtype == "uint16" else np.float32).reshape(len(self.tone), -1)
 
 
 class Buffer(_Message, frozen=True, tag="buffer"):
@@ -105,7 +108,7 @@ class Buffer(_Message, frozen=True, tag="buffer"):
 
     Attributes:
         id: by which batches name it.
-        shape: [batch, height, width, 3] or [batch, 3, height, width].
+        shape: [batch, height, width, channels] or [batch, channels, height, width].
     """
 
     id: Count
@@ -193,13 +196,14 @@ class Welcome(_Message, frozen=True, tag="welcome"):
     """The dataset. Attached: int64 [3, samples], its heights, widths and labels.
 
     Attributes:
-        path, fingerprint, classes, verifies: see `ServedDataset`.
+        path, files, fingerprint, classes, verifies: see `ServedDataset`.
         capacity_bytes: of the blocks that the service caches.
         workers: decoding processes.
         samples: of the dataset.
     """
 
     path: str
+    files: tuple[tuple[str, Count], ...]
     fingerprint: str
     classes: tuple[str, ...]
     verifies: bool

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Served:
 
 @contextlib.contextmanager
 def service(
-    path: str | os.PathLike,
+    path: str | os.PathLike | Sequence[str | os.PathLike],
     *,
     name: str,
     memory_bytes: int,
@@ -60,7 +60,7 @@ def service(
     """A running service; it ends with the block.
 
     Args:
-        path: a `.beton` file, or its address in object storage.
+        path: a `.beton` file, or its address in object storage; or several, which are one set.
         name: what trainers connect to.
         memory_bytes: of shared memory, the most that blocks take; at least `LEAST_MEMORY_BYTES`.
         workers: decoding processes; default: one per core.
@@ -73,9 +73,10 @@ def service(
     Raises:
         LoaderError: no such dataset, a name that is taken, too little memory.
     """
-    place = path if isinstance(path, str) and is_address(path) else str(Path(path).resolve())
+    paths = [path] if isinstance(path, (str, os.PathLike)) else path
+    places = tuple(p if isinstance(p, str) and is_address(p) else str(Path(p).resolve()) for p in paths)
     folder = None if cache is None else str(Path(cache).resolve())
-    reading = Reading(place, verify, max_pixels, folder, cache_bytes)
+    reading = Reading(places, verify, max_pixels, folder, cache_bytes)
     reading.open()
     registry.check_name(name)
     if workers is not None and workers < 1:

@@ -103,10 +103,10 @@ def _tools(reading: Reading, spec: Spec) -> tuple[Any, Planner, Renderer, np.nda
     dataset = opened(reading)
     if dataset.fingerprint != spec.fingerprint:
         raise DatasetError(
-            f"{reading.path} is another dataset now ({dataset.fingerprint}); serve it anew, and connect again"
+            f"{reading} is another dataset now ({dataset.fingerprint}); serve it anew, and connect again"
         )
     planner = Planner(dataset, schedule=Schedule.full(epochs=1), batch_size=1, seed=spec.seed, crop=spec.crop)
-    output = Output(spec.image_size, "uint8", interpolation=spec.interpolation, crop=spec.crop)
+    output = Output(spec.image_size, "uint8", interpolation=spec.interpolation, crop=spec.crop, channels=spec.channels)
     job = Job(
         dataset=dataset,
         output=output,
@@ -116,5 +116,5 @@ def _tools(reading: Reading, spec: Spec) -> tuple[Any, Planner, Renderer, np.nda
         on_corrupt=spec.on_corrupt,
         replacement=planner.replacement,
     )
-    buffer = np.empty((BLOCK, spec.image_size, spec.image_size, 3), np.uint8)
+    buffer = np.empty((BLOCK, spec.image_size, spec.image_size, spec.channels), np.uint8)
     return dataset, planner, Renderer(job, Work()), buffer

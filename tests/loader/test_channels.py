@@ -12,7 +12,7 @@ from PIL import Image
 from test_engines import PIXELS, TOLERANCE
 from torchvision.transforms import v2
 
-from budgetloader import ArgumentError, BudgetLoader, Dataset, DatasetError, EngineError, Schedule, connect, engines
+from budgetloader import ArgumentError, BudgetLoader, Dataset, DatasetError, EngineError, Schedule, engines
 from budgetloader.convert.converting import Settings, convert
 from budgetloader.convert.sources import Source, image_folder
 from budgetloader.engines import Batch, DirectEngine
@@ -256,8 +256,6 @@ def test_what_cannot_be_is_refused_in_words(beton, veils, tmp_path):
     ):
         with pytest.raises(ArgumentError, match=message):
             all_of(veils, **options)
-    with pytest.raises(ArgumentError, match="channels=1: a service's blocks are of red, green and blue"):
-        connect("nobody", schedule=SCHEDULE, batch_size=8, image_size=16, channels=1)
     with pytest.raises(DatasetError, match="alpha='keep' cannot be resumed"):
         convert(image_folder(tmp_path.parent), tmp_path / "y.beton", settings=Settings(alpha="keep"), resume=True)
     for settings, message in (({"alpha": "drop"}, "flatten, keep"), ({"alpha": "keep", "lossless": True}, "no alpha")):

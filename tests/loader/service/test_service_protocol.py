@@ -32,7 +32,7 @@ REQUESTS = (
     BatchRequest(1, 0, 3, ((0, 8), (16, 24)), (64, 32), (0, 1)),
 )
 ANSWERS = (
-    protocol.Welcome("p", "f", ("a", "ä" * 100_000), True, 1 << 40, 2, 64),
+    protocol.Welcome("p", (("p", 64),), "f", ("a", "ä" * 100_000), True, 1 << 40, 2, 64),
     BatchAnswer(3, 0.5, 1, ((0, 0), (7, (1 << 62) - 1)), protocol.Loan(0, 64)),
     BatchAnswer(0, 0.0, 0),
     BatchAnswer(0, 0.0, 0, store_seconds=0.25),
