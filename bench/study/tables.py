@@ -26,9 +26,10 @@ def progress(study: Study, rows: Rows) -> str:
     for budget in dict.fromkeys(arm.budget for arm in study.arms if arm.kind == "flat"):
         spread, seeds = statistics.pilot_spread(study, rows, budget=budget), tasks.seeds(study, budget, rows)
         if seeds is not None and spread is not None:
+            first = statistics.seeds_by_pilot(study, rows, budget=budget)
             text += (
                 f" At {budget} the pilot's differences had a standard deviation of {spread:.2f} points between seeds, "
-                f"which asks for {len(seeds)} seeds."
+                f"which asks for {first} seeds{f'; the spread of these for {len(seeds)}' * (len(seeds) != first)}."
             )
     return text
 

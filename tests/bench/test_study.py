@@ -108,6 +108,19 @@ def test_seeds_are_as_many_as_the_pilots_spread_asks_for(spread, seeds):
     assert len(tasks.seeds(FASHION, "0.1", rows)) == seeds
 
 
+@pytest.mark.parametrize(("spread", "seeds"), [(0.0, 10), (0.4, 10), (0.8, 27), (5.0, 40)])
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_seeds_are_added_where_the_main_runs_spread_asks_for_more_whoever_is_ahead(spread, seeds, shift):
+    rows = pilot_rows(FASHION, spread=0.0)
+    even = math.sqrt(9 / 10) * spread  # the standard deviation of five values at each of ± this
+    flat = [80 + shift + even * (1 if seed % 2 else -1) for seed in range(10)]
+    rows |= made_up(seeds=10, flat=flat, short=[80] * 10, short_linear=[80] * 9)
+    assert len(tasks.seeds(FASHION, "0.618", rows)) == 10  # before all of the first stage's are there
+    rows |= made_up(seeds=10, short_linear=[80] * 10)
+    assert len(tasks.seeds(FASHION, "0.618", rows)) == seeds
+    assert len(tasks.seeds(FASHION, "R3", rows)) == 10 == len(tasks.seeds(FASHION, "0.1", rows))
+
+
 # Statistics
 
 

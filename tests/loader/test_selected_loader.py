@@ -22,7 +22,6 @@ from budgetloader import (
     ScheduleError,
     connect,
 )
-from budgetloader.cli import main
 from budgetloader.convert.converting import convert
 from budgetloader.convert.sources import Source, image_folder
 
@@ -279,9 +278,7 @@ def test_every_kind_of_selection_goes_on_after_sigkill_as_if_nothing_had_happene
     assert len(whole) > 8
 
 
-def test_several_files_over_a_service_are_refused_with_what_to_do_instead(beton, other_beton, capsys):
+def test_files_in_place_of_a_services_name_are_refused_with_what_to_do_instead(beton, other_beton):
     for several in (Mixture({beton: 1, other_beton: 2}), [beton, other_beton]):
-        with pytest.raises(ArgumentTypeError, match=r"a service, which has one file; .*convert them to one file"):
+        with pytest.raises(ArgumentTypeError, match="not the name of a service; .*several files, and mixture= says"):
             connect(several, schedule=Schedule.full(epochs=1), batch_size=8, image_size=16)
-    assert main(["serve", str(beton), str(other_beton), "--name", "two"]) == 1
-    assert "2 files: a service has one" in capsys.readouterr().err

@@ -27,7 +27,7 @@ def test_connect_has_the_loaders_keywords_with_its_defaults():
     """A new keyword of BudgetLoader belongs to `connect`, too, or among what it refuses with a reason."""
     loaders, own = keywords(BudgetLoader), keywords(connect)
     assert set(loaders) - set(own) == set(client._REFUSED)
-    assert set(own) - set(loaders) == {"label", "wait_seconds"}
+    assert set(own) - set(loaders) == {"mixture", "label", "wait_seconds"}
     required = {"schedule", "batch_size", "image_size"}
     assert {name for name, default in own.items() if default is inspect.Parameter.empty} == required
     assert all(own[name] == loaders[name] for name in set(own) & set(loaders) - required)
