@@ -5,23 +5,30 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from budgetloader.engines.base import Output
+
+if TYPE_CHECKING:  # a service's workers, which start often, do without
+    import torch
+
+_STORED = {"uint8": np.uint8, "float16": np.uint16, "bfloat16": np.uint16, "float32": np.float32}
 
 
 def tone(output: Output) -> np.ndarray:
     """What `resample` needs to write this output, into arrays of `buffer_dtype`."""
-    if output.torch_dtype.itemsize == 2:
+    if buffer_dtype(output) == np.uint16:
+        import torch
+
         return output.table().view(torch.uint16).numpy()
     return output.affine() if output.dtype == "float32" else np.empty((output.channels, 0), np.float32)
 
 
 def buffer_dtype(output: Output) -> np.dtype:
     """The output's dtype in numpy; float16 and bfloat16 as their bits, which numba can copy."""
-    return np.dtype({1: np.uint8, 2: np.uint16, 4: np.float32}[output.torch_dtype.itemsize])
+    return np.dtype(_STORED[output.dtype])
 
 
 class BufferPool:
@@ -41,7 +48,7 @@ class BufferPool:
     ) -> None:
         self._allocate, self._batch_size = allocate, batch_size
         self._usual, self._channels = output.image_size, output.channels
-        self._dtype = output.torch_dtype
+        self._output = output
         self._channels_last = output.layout == "channels_last"
         self._buffer_dtype = buffer_dtype(output)
         self._pools: dict[int, deque[np.ndarray]] = {}
@@ -84,5 +91,7 @@ class BufferPool:
 
     def tensor(self, buffer: np.ndarray) -> torch.Tensor:
         """A buffer as images [count, c, h, w], without a copy; it keeps the buffer from returning."""
-        images = torch.from_numpy(buffer).view(self._dtype)
+        import torch
+
+        images = torch.from_numpy(buffer).view(self._output.torch_dtype)
         return images.permute(0, 3, 1, 2) if self._channels_last else images

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import simplejpeg
 
@@ -12,12 +14,14 @@ from budgetloader.engines.buffers import BufferPool, tone
 from budgetloader.engines.channels import SPANS, Part, grey, parts_of
 from budgetloader.engines.row_kernels import divisor_of
 from budgetloader.engines.rows import decoder_options
-from budgetloader.engines.upload import Uploader
 from budgetloader.errors import CorruptSampleError
 from budgetloader.jpeg import Cropper, JpegError, SizeCheck
 from budgetloader.plans import BatchPlan
 from budgetloader.resize import resample
 from budgetloader.windows import PAD
+
+if TYPE_CHECKING:
+    from budgetloader.engines.upload import Uploader
 
 
 def compile_kernels(output: Output) -> None:
