@@ -19,10 +19,10 @@ test: $(VENV)/.ready lint
 test-long: $(VENV)/.ready
 	$(PYTEST) -n 4 -m long
 
-# For everyone who edits: linters, types, and the quick tests of loader/ and models/: none of FFCV, which compiles each
-# pipeline anew, of the service and of the benches.
+# For everyone who edits: linters, types, and the quick tests of loader/ and models/: none of FFCV, whose import alone takes
+# four seconds, of the service, of an S3 server and of the benches.
 check: $(VENV)/.ready lint
-	$(PYTEST) -n 2 -m "not slow and not long" tests/loader tests/models tests/test_size.py tests/test_house.py --ignore tests/loader/service
+	$(PYTEST) -n 3 -m "not slow and not long" tests/loader tests/models tests/test_size.py tests/test_house.py --ignore tests/loader/service
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -41,10 +41,10 @@ LONGEST = (ROOT / "tests" / "loader" / "service", ROOT / "tests" / "loader" / "s
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Importing and compiling FFCV takes seconds: its share of the contract is no quick check."""
+    """What imports and compiles FFCV, or starts an object store, is no quick check."""
     items.sort(key=lambda item: not any(folder in item.path.parents for folder in LONGEST))
     for item in items:
-        if "ffcv" in re.split(r"[-\[\]]", item.name):
+        if "ffcv" in re.split(r"[-\[\]]", item.name) or "s3" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
 
 

@@ -23,6 +23,7 @@ from budgetloader.storage.windows import Rows, joined
 _CHECKED_AT_ONCE = 32
 _NONE = np.empty(0, np.int64)
 _LOOK_SECONDS = 0.02  # between looks at what another process fetches
+_TRIES, _PAUSE_SECONDS = 4, 0.02  # to write on a disk that is full and has nothing to drop
 
 
 class Ticket:
@@ -331,14 +332,19 @@ class Source:
         self.ledger.tidy(sample)
 
     def _write(self, sample: int, start: int, data: memoryview) -> None:
+        tries = _TRIES
         while True:
             try:
                 return self.mirror.write(start, data)
             except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not self.ledger.make_room_on_disk():
-                    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                if full and self.ledger.make_room_on_disk():
+                    continue
+                tries -= 1
+                if not full or not tries:
                     why = "the cache's disk is full" if full else f"the cache cannot be written: {error.strerror}"
                     raise StorageError(f"{self.remote.address.url}: sample {sample}: {why}; free some room") from None
+                time.sleep(_PAUSE_SECONDS)  # another thread or process may just have dropped all that could go
 
 
 def _named(samples: np.ndarray) -> str:

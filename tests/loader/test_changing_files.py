@@ -48,6 +48,7 @@ def test_a_file_that_is_replaced_stays_what_it_was(beton, tmp_path):
     assert all((a == b).all() for a, b in zip(expected, load(dataset)[0], strict=True))
 
 
+@pytest.mark.slow
 def test_ffcv_says_that_it_maps(beton):
     pytest.importorskip("ffcv")
     with pytest.raises(EngineError, match="reads the file's map"):

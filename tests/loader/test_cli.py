@@ -83,6 +83,7 @@ def test_convert_warns_of_train_and_val_and_goes_on(tmp_path, capsys):
     assert "  train: 1\n  val: 1\n" in said.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

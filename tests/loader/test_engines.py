@@ -335,6 +335,7 @@ def test_an_engine_that_is_not_installed_says_how_to_get_it(dataset, monkeypatch
         create("ffcv", dataset)
 
 
+@pytest.mark.slow
 def test_auto_says_which_engine_and_why(monkeypatch):
     choose = lambda **output: engines.choose(output=Output(32, **output))  # noqa: E731
     assert choose()[0] == "native" and "CPU" in choose()[1]

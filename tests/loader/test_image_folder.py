@@ -94,6 +94,7 @@ def test_progressive_and_grey_images_and_long_headers_are_read(small):
         assert next(iter(batches))[0][:, :, 4, 4].tolist() == [[0] * 3] * 2 + [[7] * 3] + [[0] * 3] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"engine": "ffcv"}, {"verify": True}, {"label_field": "label"}])
 def test_what_ordinary_jpegs_do_not_have_is_refused(small, options):
     pytest.importorskip("ffcv") if options.get("engine") == "ffcv" else None

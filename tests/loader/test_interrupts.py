@@ -54,6 +54,7 @@ class _Slow:
         pass
 
 
+@pytest.mark.slow
 def test_a_thread_that_lags_behind_gives_no_batch_of_before(beton):
     """Nearly every interrupt comes while `get` waits."""
 

@@ -107,6 +107,7 @@ def test_set_epoch_to_the_next_epoch_keeps_what_was_prefetched(open_loader):
     assert sum(s.samples_decoded for s in loader.stats) == sum(s.samples_emitted for s in loader.stats)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 13, 14, 15, 40])
 def test_resume_gives_the_same_remaining_stream(open_loader, stop):
     expected = whole_stream(open_loader())

@@ -62,6 +62,7 @@ def test_the_check_above_sees_a_bad_cipher(monkeypatch):
     assert excess([counts[w] for w in ways], draws / len(ways)) > 10 * _SIGMAS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [97, 1000, 1281])
 def test_every_sample_comes_equally_often_to_every_position(size):
     draws = 3000

@@ -59,6 +59,7 @@ def test_plans_do_not_depend_on_the_schedule():
     np.testing.assert_array_equal(rows(a), rows(b))
 
 
+@pytest.mark.slow
 @given(st.integers(8, 300), st.sampled_from([1, 2, 4]), st.sampled_from(["1", "0.618", "0.3"]))
 def test_ranks_have_equal_shares_that_together_are_the_global_batch(samples, world, ratio):
     s = Schedule.flat(ratio, epochs=2)

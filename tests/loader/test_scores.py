@@ -87,6 +87,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_ranks_tell_each_other_through_torch_distributed(beton, tmp_path):
     command = [sys.executable, "-c", GROUP, str(beton), str(tmp_path / "store")]
     ranks = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, cwd=ROOT) for rank in range(2)]

@@ -33,6 +33,7 @@ def started(monkeypatch):
     return processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"raw": 0.3, "optimize": False, "max_side": 90}], ids=str)
 def test_files_are_those_of_one_process(source, started, tmp_path, options):
     settings = Settings(threads=2, **options)
@@ -54,6 +55,7 @@ def test_a_shards_files_are_its_own(source, started, tmp_path):
     assert (tmp_path / "apart.beton").read_bytes() == (tmp_path / "plain.beton").read_bytes()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_named_or_skipped(source, started, tmp_path):
     def read(i):
         if i == 5:

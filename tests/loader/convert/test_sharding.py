@@ -184,6 +184,7 @@ def source(root):
 """
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_killed_leaves_nothing_half_done(tmp_path):
     (tmp_path / "own_images.py").write_text(BLOCKING)
     (tmp_path / "block").touch()

@@ -165,6 +165,7 @@ def zlib_of(dataset):
     return hashlib.sha256(b"".join(dataset.jpeg(i).tobytes() for i in range(len(dataset)))).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_process_that_was_forked_opens_it_for_itself(on_s3, beton):
     """In a process of its own: the client's threads do not survive a fork of this one."""
     context = multiprocessing.get_context("spawn")

@@ -140,6 +140,19 @@ def test_a_full_disk_drops_what_is_not_in_use_and_else_is_one_error(web, beton, 
         far.jpeg(1)
 
 
+def test_a_full_disk_on_which_another_thread_has_just_made_room_is_no_error(web, beton, tmp_path, monkeypatch):
+    far, local = RemoteDataset(f"{web.url}/train.beton", cache=tmp_path), Dataset(beton)
+    write, failures = mirror.Mirror.write, iter([True, True])
+
+    def fails_twice(self, start, data):
+        if next(failures, False):
+            raise OSError(28, "No space left on device")
+        write(self, start, data)
+
+    monkeypatch.setattr(mirror.Mirror, "write", fails_twice)
+    assert (far.jpeg(1) == local.jpeg(1)).all()  # and nothing was there that it could have dropped itself
+
+
 def test_no_fault_takes_longer_than_the_stated_limit(proxy):
     patience = Patience(attempts=50, seconds=1.0, request_seconds=0.3, first_pause=0.01, longest_pause=0.1)
     far = opened(proxy, patience)

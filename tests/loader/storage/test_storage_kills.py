@@ -8,6 +8,7 @@ from budgetloader.bench import storage_faults
 from budgetloader.storage.dataset import RemoteDataset
 
 
+@pytest.mark.slow
 def test_nothing_wrong_is_read_after_kills_at_any_moment(beton, own_home, tmp_path):
     pytest.importorskip("obstore", reason="obstore is not installed")
     found = storage_faults.kills(beton, tmp_path, count=6)

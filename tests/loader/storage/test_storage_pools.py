@@ -55,6 +55,7 @@ def nothing_is_held(far):
     return not far._ledger._pins.any() and not (far._ledger._records >> np.uint64(62) & np.uint64(1)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["native", "dali", "ffcv", "synthetic"])
 def test_the_stream_is_that_of_the_local_file_on_every_engine(far, beton, engine):
     pytest.importorskip({"dali": "nvidia.dali", "ffcv": "ffcv"}.get(engine, "numpy"))
@@ -62,6 +63,7 @@ def test_the_stream_is_that_of_the_local_file_on_every_engine(far, beton, engine
     assert nothing_is_held(far)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"views": 2}, {"samples": list(range(3, 60, 2))}, {"rank": 1, "world_size": 2}]
 )
