@@ -22,7 +22,7 @@ test-long: $(VENV)/.ready
 # For everyone who edits: linters, types, and the quick tests of loader/ and models/: none of FFCV, whose import alone takes
 # four seconds, of the service, of an S3 server and of the benches.
 check: $(VENV)/.ready lint
-	$(PYTEST) -n 3 -m "not slow and not long" tests/loader tests/models tests/test_size.py tests/test_house.py --ignore tests/loader/service
+	$(PYTEST) -n 2 -m "not slow and not long" tests/loader tests/models tests/test_size.py tests/test_house.py --ignore tests/loader/service
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 from traps import trap
 
@@ -15,6 +16,7 @@ def run(code, cwd, **environment):
     return subprocess.run(code, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_a_module_in_the_working_directory_is_not_run(tmp_path):
     trap(tmp_path, "loader", "budgetloader", "json", "numpy", "runpy", "socket")
     command = apart.command("budgetloader.throughput", json.dumps({"file": "none", "engine": "native", "work": {}}))

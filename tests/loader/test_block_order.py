@@ -38,6 +38,7 @@ def places_of(ids):
     return places
 
 
+@pytest.mark.slow
 @given(st.integers(1, 700), st.integers(1, 60), st.integers(0, 300), st.integers(0, 2**64 - 1), st.integers(0, 1000))
 def test_an_epoch_takes_each_sample_once(samples, block, more, seed, epoch):
     o = order(samples, block, block + more, seed=seed, batch_size=1)
@@ -173,6 +174,7 @@ def test_classes_of_a_sorted_file_are_those_of_as_many_blocks():
     assert seen["blocks:64/64"] < 10, "a buffer of one block does not mix"
 
 
+@pytest.mark.slow
 def test_a_class_of_a_sorted_file_varies_by_the_root_of_the_block_more():
     """What blocks cost: an epoch's share of a class has the spread of fewer draws."""
 

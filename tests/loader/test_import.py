@@ -236,6 +236,7 @@ def test_import_loader_loads_neither_torch_nor_an_engine():
     )
 
 
+@pytest.mark.slow
 def test_the_test_above_can_fail():
     assert {"torch", "numba", "simplejpeg"} <= imported("import budgetloader.engines.native")
 

@@ -19,6 +19,7 @@ def test_rates_say_their_spread():
     assert str(Rates("native", [10.0])) == "10 images/s"
 
 
+@pytest.mark.slow
 def test_what_fails_in_the_other_process_is_one_error(tmp_path):
     with pytest.raises(EngineError, match=r"none\.beton does not exist"):
         measure_apart(tmp_path / "none.beton", engine="native", work=Work())

@@ -40,6 +40,7 @@ def test_what_is_added_comes_behind_what_there_is_which_stays_as_it_was(train):
     assert [names[i] for i in (0, 1, 10, 11, 16)] == ["a", "b", "b", "c", "c"]
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_made(train, folder, capsys):
     assert main(["convert", str(folder), str(train), "--append", "--max-side", "32"]) == 0
     assert "train.0001.beton: 70 images" in capsys.readouterr().out and len(Dataset(train)) == 10

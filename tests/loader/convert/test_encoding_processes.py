@@ -45,6 +45,7 @@ def test_files_are_those_of_one_process(source, started, tmp_path, options):
     assert (tmp_path / "apart.beton").read_bytes() == (tmp_path / "plain.beton").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_shards_files_are_its_own(source, started, tmp_path):
     """They are not the whole folder's first ones, whose paths the processes could be given."""
     settings = Settings(threads=2)
@@ -76,6 +77,7 @@ def test_what_cannot_be_read_is_named_or_skipped(source, started, tmp_path):
     assert all(process.poll() is not None for process in started)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_conversion_with_a_word(source, started, tmp_path):
     def read(i):
         if i == 20:

@@ -73,6 +73,7 @@ def test_the_trainer_is_given_what_is_ready_while_later_batches_are_still_fetche
         assert len(list(iterator)) == 7
 
 
+@pytest.mark.slow
 def test_stats_and_verdict_tell_what_the_store_did(far, proxy):
     with BudgetLoader(far, schedule=FULL, batch_size=8, image_size=16, prefetch=1, workers=1) as batches:
         proxy.trouble = Trouble(latency_seconds=0.5)  # longer than planning takes, on a busy machine, too

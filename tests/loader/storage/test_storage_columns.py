@@ -27,6 +27,7 @@ def beton_writer(path):
     return beton.Writer(path, capacity=24, notes={}, fields=FIELDS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [False, True])
 def test_fields_are_those_of_the_local_file_also_where_neighbours_are_dropped(web, with_fields, tmp_path, cached):
     web.files["fields.beton"] = with_fields.read_bytes()
@@ -39,6 +40,7 @@ def test_fields_are_those_of_the_local_file_also_where_neighbours_are_dropped(we
     assert np.array_equal(far.column("vector")[:], local.column("vector")[:])
 
 
+@pytest.mark.slow
 def test_targets_of_a_loader_are_those_of_the_local_file(web, with_fields):
     web.files["fields.beton"] = with_fields.read_bytes()
     shape = {"schedule": Schedule.full(epochs=2), "batch_size": 8, "image_size": 16, "targets": ("label", "vector")}

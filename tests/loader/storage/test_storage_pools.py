@@ -72,6 +72,7 @@ def test_views_subsets_and_ranks_go_with_blocks(far, beton, options):
     assert nothing_is_held(far)
 
 
+@pytest.mark.slow
 def test_it_goes_with_a_cache_that_is_smaller_than_the_set(web, beton, tmp_path):
     for folder, size in (("whole", None), ("small", 3 << 20)):
         for _ in range(2):
