@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long check lint bench evidence docs pictures clean
+.PHONY: demo test check lint bench evidence docs pictures clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m budgetloader.bench.imagenet_mnv2 --out runs/demo
@@ -13,11 +13,10 @@ demo: $(VENV)/.demo
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.ready lint
-	$(PYTEST) -n 4 -m "not long"
+	$(PYTEST) -n 5 -m "$(TESTS)"
 
-# Whole benches, each in processes of its own, and the examples' scripts: CI runs them behind `make test`.
-test-long: $(VENV)/.ready
-	$(PYTEST) -n 4 -m long
+# All but whole benches, each in processes of its own, and the examples' scripts. CI runs all: `make test TESTS=`.
+TESTS ?= not long
 
 # For everyone who edits: linters, types, and the quick tests of loader/ and models/: none of FFCV, whose import alone takes
 # four seconds, of the service, of an S3 server and of the benches.

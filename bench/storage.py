@@ -13,6 +13,7 @@ without a cache, with uniform draws and with blocks; and from a warm cache. Each
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import os
 import statistics
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from budgetloader.bench.entry import generated, parser_of
+from budgetloader.bench.estimate import trimmed_mean
 from budgetloader.bench.grid import Grid
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--latency", type=float, default=0.05, help="seconds, at the proxy")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--blocks", default="blocks:32/256", help="the order by blocks")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--out", default="runs/storage")
@@ -103,7 +105,8 @@ def rates_grid(record: dict[str, Any]) -> Grid:
     first, latency = measured["first_batch_seconds"], f"{1000 * options['latency']:.0f} ms of latency"
 
     def ratio(kind: str, name: str) -> str:
-        return f"{measured[kind][name]:.2f}" if name in measured[kind] else "–"
+        found = measured[kind].get(name)
+        return "–" if found is None else f"{found['value']:.2f} ± {found['half_width']:.2f}"
 
     cells = [
         (
@@ -120,7 +123,8 @@ def rates_grid(record: dict[str, Any]) -> Grid:
         ("", "images/s", "of the lower", "of both on these cores", "opened, and the first batch, s"),
         cells,
         f"Medians of {options['turns']} turns of one epoch of {options['images']} images ({options['blocks']}) with "
-        f"{latency}; store, proxy and loader share the cores. The lower: of the local file's rate and the plain "
+        f"{latency}, and trimmed means of the turns' ratios with 95 % intervals; store, proxy and loader share the "
+        "cores. The lower: of the local file's rate and the plain "
         "client's, turn by turn (of the warm cache: the local file's). Both: what is left if decoding and fetching "
         "cost what they cost alone, one after the other, 1/(1/local + 1/client).",
     )
@@ -229,9 +233,10 @@ def _rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Na
 
     bounds = {"loader": ("local", "client"), "blocks": ("local", "client of blocks"), "cache": ("local",)}
 
-    def over(name: str, bound: Callable[..., float]) -> float:
+    def over(name: str, bound: Callable[..., float]) -> dict[str, Any]:
         others = zip(*(rates[other] for other in bounds[name]), strict=True)
-        return statistics.median(a / bound(*turn) for a, turn in zip(rates[name], others, strict=True))
+        ratios = [a / bound(*turn) for a, turn in zip(rates[name], others, strict=True)]
+        return dataclasses.asdict(trimmed_mean(ratios))
 
     return {
         "images_per_second": {name: statistics.median(of) for name, of in rates.items()},

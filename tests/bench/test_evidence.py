@@ -249,9 +249,11 @@ def test_an_unfinished_record_is_called_so_and_not_tested():
     assert "nothing to say" in tables.answer(TINY, {})
     assert "0.15 ± 0.64 points better than fewer full epochs" in tables.answer(TINY, rows)
     assert {row[-1] for row in tables.primary(TINY, rows).rows} == {"not finished"}
-    rows |= pilot_rows(TINY, spread=0.1)  # which asks for these two seeds
-    assert "0.15 ± 0.64 points (undecided) better than fewer full epochs" in tables.answer(TINY, rows)
-    assert [row[2] for row in tables.primary(TINY, rows).rows] == ["2 of 2", "2 of 2"]
+    rows |= pilot_rows(TINY, spread=0.1)  # which asks for these two seeds, and their spread for two more
+    assert [row[2] for row in tables.primary(TINY, rows).rows] == ["2 of 4", "2 of 4"]
+    rows |= made_up(flat=2 * [80.1, 80.3], short=2 * [80.0, 80.1], short_linear=2 * [81.0, 81.1])
+    assert "0.15 ± 0.09 points (equivalent) better than fewer full epochs" in tables.answer(TINY, rows)
+    assert [row[2] for row in tables.primary(TINY, rows).rows] == ["4 of 4", "4 of 4"]
     assert "not finished" not in {row[-1] for row in tables.primary(TINY, rows).rows}
 
 
