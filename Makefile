@@ -13,7 +13,7 @@ demo: $(VENV)/.demo
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/.ready lint
-	$(PYTEST) -n 5 -m "$(TESTS)"
+	$(PYTEST) -n 4 -m "$(TESTS)"
 
 # All but whole benches, each in processes of its own, and the examples' scripts. CI runs all: `make test TESTS=`.
 TESTS ?= not long

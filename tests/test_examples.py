@@ -210,6 +210,7 @@ EPOCHS = [f"epoch {epoch}: {n} batches" for epoch, n in enumerate((9, 4, 2, 5))]
 COMMAND = ("--schedule", "of:1,0.5,0.25,0.618", "--batch-size", "8", "--image-size", "32")
 
 
+@pytest.mark.long
 def test_torchrun(beton, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     output = printed(script("train_torchrun.py", beton, *COMMAND, place=tmp_path, launcher=launcher))
@@ -230,6 +231,7 @@ def test_the_scripts_run_from_a_command_line(beton, tmp_path):
         assert wanted[name] in printed(process)
 
 
+@pytest.mark.long
 def test_a_dataset_of_ones_own_goes_on_where_it_was_killed(folder, tmp_path):
     import train_own_dataset
 

@@ -147,6 +147,7 @@ def torchrun(ranks):
     return ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks))
 
 
+@pytest.mark.long
 def test_two_ranks_train_and_one_goes_on(place):
     out = place / "two"
     finish(start(place, "-m", "budgetloader", "train", *SMALL, "--out", out.name, launcher=torchrun(2)))

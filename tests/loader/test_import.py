@@ -253,11 +253,11 @@ assert decode_block(reading, key, 0, 8).images.std() > 9
     assert "torch" not in imported(decoding)
 
 
-def import_seconds(module: str) -> float:
+def import_seconds(module: str, runs: int = 3) -> float:
     """The least of some fresh interpreters' times for an import, in processor time."""
     script = f"import time; began = time.process_time(); import {module}; print(time.process_time() - began)"
     command = [sys.executable, "-c", script]
-    return min(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3))
+    return min(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(runs))
 
 
 def test_import_loader_takes_under_0_3_seconds():
@@ -266,7 +266,7 @@ def test_import_loader_takes_under_0_3_seconds():
 
 @pytest.mark.slow
 def test_the_test_of_the_seconds_can_fail():
-    assert import_seconds("torch") > 0.3
+    assert import_seconds("torch", runs=1) > 0.3
 
 
 def test_unknown_names_are_refused():
