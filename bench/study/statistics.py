@@ -1,4 +1,4 @@
-"""The statistics of a study, fixed before its main runs; docs/evidence.md says them in words.
+"""The statistics of a study, fixed before its main runs but for the second stage; docs/evidence.md says them in words.
 
 Accuracies are in points (percent of the test images). Contrasts are paired by seed: with the same seed, two arms hold
 out the same images and start from the same weights.
