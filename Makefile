@@ -18,8 +18,8 @@ test: $(VENV)/.ready lint
 # All but whole benches, each in processes of its own, and the examples' scripts. CI runs all: `make test TESTS=`.
 TESTS ?= not long
 
-# For everyone who edits: linters, types, and the quick tests of loader/ and models/: none of FFCV, whose import alone takes
-# four seconds, of the service, of an S3 server and of the benches.
+# For everyone who edits: linters, types, and the quick tests of loader/ and models/, without FFCV, which is slow to
+# import, the service, an S3 server and the benches.
 check: $(VENV)/.ready lint
 	$(PYTEST) -n 2 -m "not slow and not long" tests/loader tests/models tests/test_size.py tests/test_house.py --ignore tests/loader/service
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import math
 import os
 import statistics
 import sys
@@ -106,7 +107,11 @@ def rates_grid(record: dict[str, Any]) -> Grid:
 
     def ratio(kind: str, name: str) -> str:
         found = measured[kind].get(name)
-        return "–" if found is None else f"{found['value']:.2f} ± {found['half_width']:.2f}"
+        if found is None:
+            return "–"
+        half_width = found["half_width"]  # None in a record, where there were too few turns for one
+        known = half_width is not None and math.isfinite(half_width)
+        return f"{found['value']:.2f}" + (f" ± {half_width:.2f}" if known else "")
 
     cells = [
         (

@@ -13,6 +13,7 @@ import numpy as np
 from budgetloader.columns import Column, Joined, Scalars
 from budgetloader.dataset import Dataset
 from budgetloader.errors import ArgumentError, ArgumentTypeError, DatasetError
+from budgetloader.limits import MAX_PIXELS
 from budgetloader.storage import open_files
 from budgetloader.storage.traffic import Traffic, together
 
@@ -41,6 +42,7 @@ def join(
     *,
     verify: bool = False,
     label_field: str | None = None,
+    max_pixels: int = MAX_PIXELS,
     cache: str | os.PathLike | None = None,
     cache_bytes: float | None = None,
 ) -> JoinedDataset:
@@ -48,7 +50,7 @@ def join(
 
     Args:
         paths: the files, in the order of their samples' numbers, or a mixture of them.
-        verify, label_field: as in `Dataset`.
+        verify, label_field, max_pixels: as in `Dataset`.
         cache, cache_bytes: as in `BudgetLoader`; each file in object storage gets an equal part of the bytes.
 
     Raises:
@@ -64,7 +66,8 @@ def join(
                 f"path holds {file!r}, and not .beton files; make one (budgetloader convert), or keep it, with "
                 "DataLoader(dataset, batch_sampler=budgetloader.BudgetSampler(dataset, schedule=…, batch_size=…))"
             )
-    parts = open_files(files, cache=cache, cache_bytes=cache_bytes, verify=verify, label_field=label_field)
+    options: Any = {"verify": verify, "label_field": label_field, "max_pixels": max_pixels}
+    parts = open_files(files, cache=cache, cache_bytes=cache_bytes, **options)
     return JoinedDataset(parts, shares=list(paths.shares.values()) if isinstance(paths, Mixture) else None)
 
 

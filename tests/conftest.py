@@ -36,12 +36,12 @@ hypothesis.settings.load_profile("untimed")
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# Their tests take longest, waiting for most of it: begun first, none of their files is the last one that runs.
+# These take longest, mostly waiting. They run first, so that no process has one of their files left at the end.
 LONGEST = (ROOT / "tests" / "loader" / "service", ROOT / "tests" / "loader" / "storage", ROOT / "tests" / "bench")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What imports and compiles FFCV, or starts an object store, is no quick check."""
+    """Put the folders that take longest first, and mark as slow what imports FFCV or starts an S3 server."""
     items.sort(key=lambda item: not any(folder in item.path.parents for folder in LONGEST))
     for item in items:
         if "ffcv" in re.split(r"[-\[\]]", item.name) or "s3" in getattr(item, "fixturenames", ()):

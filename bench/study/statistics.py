@@ -162,12 +162,14 @@ def seeds_needed(study: Study, rows: Mapping[str, Row], *, budget: str) -> int |
     first = seeds_by_pilot(study, rows, budget=budget)
     if first is None or not study.pilot_seeds:
         return first
-    spreads = [main_spread(study, rows, pair, seeds=first) for pair in primary_pairs(study, budget=budget)]
-    if not spreads or None in spreads:
+    pairs = primary_pairs(study, budget=budget)
+    spreads = [main_spread(study, rows, pair, seeds=first) for pair in pairs]
+    known = [spread for spread in spreads if spread is not None]
+    if not known or len(known) < len(pairs):
         return first
     from scipy import stats
 
-    widest = float(stats.t.ppf(1 - ALPHA / 2, first - 1)) * max(spread for spread in spreads if spread is not None)
+    widest = float(stats.t.ppf(1 - ALPHA / 2, first - 1)) * max(known)
     return min(max(first, math.ceil((widest / HALF_WIDTH) ** 2)), 2 * study.most_seeds)
 
 

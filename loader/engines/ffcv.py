@@ -1,4 +1,4 @@
-"""The FFCV engine: our windows and bytes in FFCV's compiled pipeline.
+"""The FFCV engine: our windows and bytes in FFCV's pipeline.
 
 A decoder operation of ours crops the compressed bytes, has FFCV's libjpeg-turbo binding decode them,
 and resizes and normalises as every engine does. FFCV's loader gets rows of (sample, window, flip) in
@@ -220,8 +220,8 @@ def _make_loader(job: Job, output: Output) -> Any:
     threads, manager, compiles = torch.get_num_threads(), ffcv_loader.OSCacheManager, Compiler.is_enabled
     with _one_at_a_time:
         try:
-            # FFCV would compile the pipeline anew for every loader, for a second. `_decode_rows` is compiled, and numba
-            # keeps it; the few lines around it need not be.
+            # FFCV would compile the pipeline anew for every loader, which takes about a second. The work is done in
+            # `_decode_rows`, which is compiled, and which numba caches; the few lines around it need not be compiled.
             Compiler.set_enabled(False)
             ffcv_loader.OSCacheManager = lambda reader: _Mapped(job.dataset)
             return Loader(

@@ -86,10 +86,9 @@ class Reading:
         options: Any = {"cache": self.cache, "cache_bytes": self.cache_bytes}
         options |= {"verify": self.verify, "max_pixels": self.max_pixels}
         if len(self.paths) > 1:
-            from budgetloader.joined import JoinedDataset
-            from budgetloader.storage import open_files
+            from budgetloader.joined import join
 
-            return JoinedDataset(open_files(list(self.paths), **options))
+            return join(self.paths, **options)
         from budgetloader.shard_list import open_set
 
         return open_set(*self.paths, **options)

@@ -66,7 +66,7 @@ _ADVICE = {
 }
 
 
-_OWN = ("name", "mixture", "label", "wait_seconds", "unknown")  # what `connect` has and `BudgetLoader` does not
+_OWN = ("name", "label", "wait_seconds", "unknown")  # what `connect` has for the connection, and no loader needs
 
 
 def connect(
@@ -111,7 +111,7 @@ def connect(
         schedule, batch_size, image_size, device, seed, dtype, layout, interpolation, crop, mean, std, prefetch, rank,
             world_size, samples, weights, selection, transform (which runs in this process), on_corrupt, channels,
             with_ids: as for `BudgetLoader`.
-        mixture: of the service's files, where it serves several: their names, or paths, and shares.
+        mixture: in which proportions to draw from the service's files, each named by its path or its file name.
         targets: as for `BudgetLoader`; fields are read from a copy of the file on this machine, at the service's path.
         verify: require that the service compares checksums (`budgetloader serve --verify`).
         label: what `budgetloader top` calls this trainer, at most 200 letters; default: host and process.
@@ -127,7 +127,7 @@ def connect(
     options = {keyword: value for keyword, value in locals().items() if keyword not in _OWN}
     options["image_size"] = one_size(image_size, where="a service")
     _refuse(unknown)
-    return _loader(_connect(name, label=label, wait_seconds=wait_seconds), mixture, options)
+    return _loader(_connect(name, label=label, wait_seconds=wait_seconds), options)
 
 
 def status(name: str) -> ServiceStatus:
@@ -181,7 +181,7 @@ def _connect(name: str, *, label: str | None, wait_seconds: float) -> Bridge:
             time.sleep(min(_RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
 
 
-def _loader(bridge: Bridge, mixture: Mixture | None, options: dict[str, Any]) -> BudgetLoader:
+def _loader(bridge: Bridge, options: dict[str, Any]) -> BudgetLoader:
     """A loader whose engine is a service; the bridge is closed with it."""
     schedule, batch_size, seed = (options[name] for name in ("schedule", "batch_size", "seed"))
 
@@ -197,7 +197,8 @@ def _loader(bridge: Bridge, mixture: Mixture | None, options: dict[str, Any]) ->
 
     engine.engine_name = f"service:{bridge.entry.name}"  # type: ignore[attr-defined]
     try:
-        _check_stand_ins({**options, "mixture": mixture})
+        _check_stand_ins(options)
+        mixture = options.pop("mixture")
         if mixture is not None:
             if not isinstance(mixture, Mixture):
                 raise ArgumentTypeError(

@@ -52,7 +52,7 @@ class Index:
         return len(self.labels)
 
     def mix(self, mixture: Mixture) -> None:
-        """Have batches hold fixed proportions of the files, which a mixture names by their paths or their last parts.
+        """Have batches hold fixed proportions of the files; a mixture names each by its path or its file name.
 
         Raises:
             ArgumentError: it does not name each file once.

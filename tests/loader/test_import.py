@@ -242,7 +242,7 @@ def test_the_test_above_can_fail():
 
 
 def test_a_services_worker_decodes_without_torch(beton):
-    """It starts anew after each fault, in a third of the time, and takes 150 MB less."""
+    """A worker starts anew after each fault, and importing torch would be most of its start."""
     decoding = f"""
 from budgetloader.service.blocks import Key, Reading, Spec
 from budgetloader.service.worker import decode_block
