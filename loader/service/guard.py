@@ -61,12 +61,24 @@ def clear(folder: str, entry: str, *, spared: set[int]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     lock = os.path.splitext(entry)[0] + ".lock"
     with contextlib.suppress(OSError, ValueError), open(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)) as held:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if a new server has the name by now, and the entry
+        _lock(held.fileno())
         if os.path.samestat(os.fstat(held.fileno()), os.stat(lock)):
             with contextlib.suppress(OSError, ValueError), open(entry) as file:
                 if json.load(file).get("session") == folder:
                     os.unlink(entry)
             os.unlink(lock)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock it, or raise OSError after a second: then a new server has the name by now, and the entry.
+
+    A server that was killed may hold its lock for a moment longer than its end of the pipe.
+    """
+    for _ in range(20):
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    raise BlockingIOError
 
 
 def main() -> None:

@@ -49,8 +49,8 @@ def joined(
         *("--include-log-monitor=false",),
     ]
     with (
-        registry.reserved(name),  # the entry of a service that runs here is never overwritten
         session(entry=registry.path_of(name)) as made,
+        registry.reserved(name),  # the entry of a service that runs here is never overwritten
         open(made.folder / "ray.log", "w+") as log,
     ):
         # Without a folder of this machine's own, Ray would make the service's here, for everybody to write to.
