@@ -15,7 +15,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --dist loadfile --no-loadsco
 test: $(VENV)/.ready lint
 	$(PYTEST) -n 4 -m "$(TESTS)"
 
-# All but whole benches, each in processes of its own, and the examples' scripts. CI runs all: `make test TESTS=`.
+# All but whole benches, the examples' scripts, most trainings that are killed, and the statistics of thousands of draws.
+# CI runs all: `make test TESTS=`.
 TESTS ?= not long
 
 # For everyone who edits: linters, types, and the quick tests of loader/ and models/, without FFCV, which is slow to

@@ -107,6 +107,7 @@ def test_the_log_has_the_budget_and_the_accuracy(place, reference):
     assert rows[-1]["top1"] > 0.2 and rows[-1]["loss"] < rows[0]["loss"]
 
 
+@pytest.mark.long
 def test_killed_in_mid_epochs_and_resumed_it_ends_with_the_same_bits(place, reference):
     out = place / "killed"
     for at in (20, 62):

@@ -76,6 +76,7 @@ def test_the_csv_and_the_pictures_are_there(finished):
         assert (finished / f"{name}.png").stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_a_finished_run_is_shown_again_and_what_is_not_conclusive_has_no_bare_number(finished, folder, capsys):
     before = json.loads((finished / "results.json").read_text())["settings"]
     assert run(finished, folder, "--settings", "0.618", "of:1,0.5*2", "short:0.618") == 0

@@ -76,7 +76,7 @@ def test_budgets_of_any_ratio_are_prefixes_of_one_order(shape):
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_sample_comes_equally_often_to_every_position():
     size, draws = 97, 4000
     tenths = np.zeros((10, 10))
@@ -98,18 +98,18 @@ def last_place() -> float:
     return (seen.max() - draws / 97) / math.sqrt(draws / 97)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_left_over_block_is_of_any_samples():
     assert last_place() < _SIGMAS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_test_above_sees_blocks_that_are_always_cut_at_the_same_places(monkeypatch):
     monkeypatch.setattr("budgetloader.block_order._cut", lambda size, seed, epoch: 0)
     assert last_place() > 5 * _SIGMAS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_prefixes_hold_every_sample_equally_often():
     size, prefix, draws = 500, 309, 4000
     counts, o = np.zeros(size), order(500, 8, 64)
@@ -119,7 +119,7 @@ def test_prefixes_hold_every_sample_equally_often():
     assert abs(counts - draws * prefix / size).max() / spread < _SIGMAS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_within_a_pool_any_order_is_as_likely_as_any_other():
     """Where two neighbours of a block stand is no better known than where any two samples of the pool do."""
     draws, together, expected = 3000, 0, 0.0

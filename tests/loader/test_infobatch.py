@@ -92,7 +92,7 @@ def train(path, save, kill_at):
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_infobatch_trains_and_goes_on_after_sigkill_as_if_nothing_had_happened(beton, tmp_path):
     whole = train(beton, tmp_path / "whole", 0)
     killed = train(beton, tmp_path / "killed", 10) + train(beton, tmp_path / "killed", 0)

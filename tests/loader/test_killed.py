@@ -71,7 +71,7 @@ def paths(folder, tmp_path_factory):
     return [root / name for name in ("a.beton", "b.beton", "broken.beton")]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_killed_goes_on_with_the_batches_of_the_run_that_was_not(paths, tmp_path):
     whole = train(_TRAINING, *paths, save=tmp_path / "whole", kill_at=-1)
     parts = [

@@ -44,7 +44,7 @@ def test_elements_of_any_size_are_distinct_and_in_range(size, seed, numbers):
     assert len(np.unique(ids)) == len(positions) and ids.min() >= 0 and ids.max() < size
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("size", [3, 4, 5])
 def test_small_sets_are_permuted_in_all_ways_equally_often(size):
     draws = 24_000
@@ -53,7 +53,7 @@ def test_small_sets_are_permuted_in_all_ways_equally_often(size):
     assert excess([counts[w] for w in ways], draws / len(ways)) < _SIGMAS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_check_above_sees_a_bad_cipher(monkeypatch):
     monkeypatch.setattr(order, "_ROUNDS", 4)
     draws = 24_000
@@ -62,7 +62,7 @@ def test_the_check_above_sees_a_bad_cipher(monkeypatch):
     assert excess([counts[w] for w in ways], draws / len(ways)) > 10 * _SIGMAS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("size", [97, 1000, 1281])
 def test_every_sample_comes_equally_often_to_every_position(size):
     draws = 3000

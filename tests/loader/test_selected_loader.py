@@ -267,7 +267,7 @@ def show(batch):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_kind_of_selection_goes_on_after_sigkill_as_if_nothing_had_happened(beton, other_beton, folder, tmp_path):
     files = beton, other_beton, folder
     whole = train(TRAINING, *files, save=tmp_path / "whole", kill_at=-1)

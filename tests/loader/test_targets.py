@@ -160,7 +160,7 @@ with BudgetLoader(path, targets=("vector", "caption"), with_ids=True, **options)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_was_killed_goes_on_with_the_same_targets(path, tmp_path):
     def run(state, stop):
         command = [sys.executable, "-c", _TRAINER, str(path), str(state), str(stop)]

@@ -220,7 +220,7 @@ def trained(path, state, *, kill_at=None):
     return hashes, state
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_is_killed_in_mid_epoch_goes_on_with_the_same_batches(beton, whole):
     first, state = trained(beton, None, kill_at=6)
     rest, _ = trained(beton, state)
