@@ -278,7 +278,7 @@ def test_an_engine_of_ones_own_that_knows_three_channels_alone_is_refused(beton)
         all_of(beton, engine=Coloured, channels=1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not engines.installed("ffcv"), reason="FFCV is not installed")
 def test_stock_ffcv_opens_a_file_with_alpha(tmp_path):
     script = """

@@ -67,7 +67,7 @@ def run(script, *arguments):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_field_of_stock_ffcv_is_a_target(tmp_path):
     path = tmp_path / "x.beton"
     run(_WRITE, path)

@@ -35,7 +35,7 @@ np.savez(sys.argv[2], images=np.concatenate(images), labels=np.concatenate(label
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["os_cache", "process_cache"])
+@pytest.mark.parametrize("cache", ["os_cache", pytest.param("process_cache", marks=pytest.mark.long)])
 def test_stock_ffcv_yields_our_labels_and_pixels(folder, tmp_path, cache):
     source = image_folder(folder)
 

@@ -114,6 +114,7 @@ def test_workers_of_two_machines_share_what_one_has_fetched(far, stored, proxy, 
     assert proxy.sent_bytes - before <= 1.05 * one
 
 
+@pytest.mark.long
 def test_a_cache_outlives_the_service(far, stored, proxy, tmp_path):
     options = ("--workers", "1", "--cache", str(tmp_path / "cache"), "--cache-bytes", "100MB")
     for name in ("first", "second"):

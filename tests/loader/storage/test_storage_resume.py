@@ -6,6 +6,7 @@ from budgetloader import engines
 from budgetloader.bench import storage_resume
 from budgetloader.bench.stores import late
 
+QUICK = [("native", "none", 1), ("native", "half", 4), ("dali", "half", 1), ("synthetic", "half", 1)]
 CASES = [
     *((engine, cache, 1) for engine in storage_resume.ENGINES for cache in ("none", "half")),
     ("native", "whole", 2),
@@ -15,7 +16,10 @@ CASES = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "cache", "ranks"), CASES)
+@pytest.mark.parametrize(
+    ("engine", "cache", "ranks"),
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.long) for case in CASES],
+)
 def test_a_training_that_is_killed_goes_on_with_the_batches_of_the_local_file(
     s3, on_s3, beton, small_beton, tmp_path, engine, cache, ranks
 ):
