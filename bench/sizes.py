@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 from budgetloader.bench.entry import generated, parser_of
 from budgetloader.bench.grid import Grid
 
+_UNTIMED, _TIMED = 2, 8  # batches of a calibration's turn
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -50,7 +52,7 @@ def train(
         data: a .beton.
         schedule, sizes, batch_size: what is trained.
         width: of MobileNetV2.
-        calibration: batches of each size that are timed beforehand.
+        calibration: turns of each size that are timed beforehand.
         say: told of progress.
 
     Returns:
@@ -69,7 +71,7 @@ def train(
     try:
         samples = len(loaders["full"].dataset)
         trainers = {name: _trainer(width, loader, schedule.epochs) for name, loader in loaders.items()}
-        seconds = calibrate(trainers["full"], sizes, batch_size=batch_size, batches=calibration)
+        seconds = calibrate(trainers["full"], sizes, batch_size=batch_size, turns=calibration)
         say("batch seconds: " + ", ".join(f"{size}: {t:.3f}" for size, t in sorted(seconds.measured.items())))
         shape: dict[str, Any] = {"samples": samples, "batch_size": batch_size}
         predicted = time_share(schedule, sizes, **shape, batch_seconds=seconds)
@@ -89,8 +91,11 @@ def train(
     }
 
 
-def calibrate(trainer: Trainer, sizes: SizeSchedule, *, batch_size: int, batches: int) -> BatchSeconds:
-    """The median time of a batch of each size, from some of each in turn; weights are put back."""
+def calibrate(trainer: Trainer, sizes: SizeSchedule, *, batch_size: int, turns: int) -> BatchSeconds:
+    """The median time of a batch of each size, from some turns of each; weights are put back.
+
+    As in an epoch, a size stays for a while: its first batches, for which memory is allocated anew, are not timed.
+    """
     import copy
 
     import torch
@@ -103,11 +108,11 @@ def calibrate(trainer: Trainer, sizes: SizeSchedule, *, batch_size: int, batches
     }
     labels = torch.zeros(batch_size, dtype=torch.int64)
     laps: dict[int, list[float]] = {size: [] for size in sizes.distinct}
-    for turn in range(batches + 1):
+    for _ in range(turns):
         for size in sizes.distinct:
-            record = trainer.train_epoch([(images[size], labels)] * 2, epoch=0)
-            if turn:
-                laps[size].append(record.train_seconds / 2)
+            trainer.train_epoch([(images[size], labels)] * _UNTIMED, epoch=0)
+            record = trainer.train_epoch([(images[size], labels)] * _TIMED, epoch=0)
+            laps[size].append(record.train_seconds / _TIMED)
     trainer.load_state_dict(saved)
     return BatchSeconds({size: statistics.median(times) for size, times in laps.items()})
 
@@ -148,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=52, help="JPEGs to generate")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--width", type=float, default=0.25, help="of MobileNetV2")
-    parser.add_argument("--calibration", type=int, default=10, help="pairs of batches of each size, timed beforehand")
+    parser.add_argument("--calibration", type=int, default=10, help="turns of each size, timed beforehand")
     parser.add_argument("--out", default="runs/sizes")
     options = parser.parse_args(arguments)
     from budgetloader.bench.console import guarded

@@ -14,7 +14,7 @@ import numpy as np
 from budgetloader import jpeg
 from budgetloader.beton import MODE_JPEG, MODE_RAW, Writer
 from budgetloader.convert.colour import rgb_of, to_rgb
-from budgetloader.convert.encoding import JPEGTRAN, LARGEST_SIDE, Encoded, Encoder
+from budgetloader.convert.encoding import JPEGTRAN, Encoded, Encoder
 from budgetloader.convert.encoding_processes import encoders
 from budgetloader.convert.raw_share import RawChoice
 from budgetloader.convert.resuming import resumable
@@ -70,7 +70,7 @@ class Settings:
         for name, least, most in (
             ("quality", 1, 100),
             ("interval", 1, 64),
-            ("max_side", 1, LARGEST_SIDE),
+            ("max_side", 1, jpeg.LARGEST_SIDE),
             ("threads", 1, 1024),
         ):
             value = getattr(self, name)

@@ -10,6 +10,7 @@ from budgetloader import jpeg
 from budgetloader.beton import PAGE_BYTES
 from budgetloader.convert.colour import flattened, parted, rgb_of
 from budgetloader.convert.raw_share import RawChoice
+from budgetloader.convert.recoding import recode
 from budgetloader.convert.sources import Source
 from budgetloader.errors import DatasetError, first_line
 from budgetloader.limits import check_pixels, check_scans
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 JPEGTRAN = "jpegtran"
 _JPEGTRAN_SECONDS = 120.0
-LARGEST_SIDE = 65_500  # libjpeg's limit; the file format's is 65,535
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,17 @@ class Encoder:
         self._background, self._raw = rgb_of(settings.background), RawChoice.parse(settings.raw)
         self.quality = settings.quality or (90 if source.lossy else 100)
         self.subsampling: jpeg.Subsampling = settings.subsampling or ("4:2:0" if source.lossy else "4:4:4")
+        self._how: dict[str, Any] = {
+            "quality": self.quality,
+            "subsampling": self.subsampling,
+            "interval": settings.interval,
+            "optimize": settings.optimize,
+        }
 
     def __call__(self, i: int) -> Encoded:
         try:
             kept = self._keep(i) if self._settings.lossless and not self._raw.picks(i) else None
-            encoded = kept or self._encode(self._source.load(i), raw=self._raw.picks(i))
+            encoded = kept or self._recode(i) or self._encode(self._source.load(i), raw=self._raw.picks(i))
         except (MemoryError, ImportError):  # those concern every image
             raise
         except Exception as error:  # whatever a decoder thinks of: it concerns this image alone
@@ -102,6 +108,14 @@ class Encoder:
             raise DatasetError(result.stderr.decode(errors="replace").strip().splitlines()[0])
         return Encoded(jpeg.add_table(result.stdout), frame.width, frame.height, lossless=True)
 
+    def _recode(self, i: int) -> Encoded | None:
+        """Image i as `_encode` makes it, where it takes no more than decoding and encoding a JPEG."""
+        settings, source = self._settings, self._source
+        if source.read is None or not source.plain or self._raw != RawChoice() or settings.alpha == "keep":
+            return None
+        recoded = recode(source.read(i), max_side=settings.max_side, max_pixels=settings.max_pixels, **self._how)
+        return None if recoded is None else Encoded(recoded.data, recoded.width, recoded.height)
+
     def _encode(self, image: Image.Image, *, raw: bool) -> Encoded:
         settings, mode, before = self._settings, image.mode, image.size
         check_pixels(*image.size, most=settings.max_pixels)
@@ -118,17 +132,16 @@ class Encoder:
             width, height = (max(1, round(side * settings.max_side / longest)) for side in image.size)
             image = image.resize((width, height), Image.Resampling.LANCZOS)
             layer = layer and layer.resize((width, height), Image.Resampling.LANCZOS)
-        if max(image.size) > LARGEST_SIDE:
-            raise DatasetError(f"a side of {longest:,} pixels is over JPEG's {LARGEST_SIDE:,}; use --max-side")
-        how: dict[str, Any] = {"interval": settings.interval, "optimize": settings.optimize}
+        if max(image.size) > jpeg.LARGEST_SIDE:
+            raise DatasetError(f"a side of {longest:,} pixels is over JPEG's {jpeg.LARGEST_SIDE:,}; use --max-side")
         size = 3 * image.width * image.height
         fits = size <= PAGE_BYTES  # else it is a JPEG all the same
         if not (raw and fits):
-            data = jpeg.encode(image, quality=self.quality, subsampling=self.subsampling, **how)
+            data = jpeg.encode(image, **self._how)
             raw = fits and self._raw.pays(pixel_bytes=size, jpeg_bytes=len(data))
         stored = image.tobytes() if raw else data
         scale = (image.width / before[0], image.height / before[1])
-        alpha = b"" if layer is None else jpeg.encode(layer, quality=100, subsampling="4:4:4", **how)
+        alpha = b"" if layer is None else jpeg.encode(layer, **{**self._how, "quality": 100, "subsampling": "4:4:4"})
         return Encoded(stored, *image.size, mode, transparent, resized, raw=raw, scale=scale, alpha=alpha)
 
 

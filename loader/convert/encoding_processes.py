@@ -31,6 +31,7 @@ from budgetloader.parallel import cores
 LEAST_IMAGES = 500  # for each process: fewer are encoded sooner than it starts
 _REQUEST, _ANSWER = struct.Struct("<QQ"), struct.Struct("<IQ")
 _END_SECONDS = 5.0
+_PIPE_BYTES = 1 << 20  # room for an image, so that a process that has encoded one goes on to the next
 _AT_ONCE = 2  # requests that a process has: the one that it is at, and the next
 
 
@@ -80,7 +81,7 @@ class _Worker:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         command = apart.command("budgetloader.convert.encoding_processes", json.dumps(settings))
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pipesize=_PIPE_BYTES)
         self._sending = threading.Lock()
         self._answered = threading.Event()  # the request before
         self._answered.set()
@@ -139,7 +140,7 @@ def _serve(settings: SimpleNamespace, requests: BinaryIO, answers: BinaryIO) -> 
         return file_of(os.fsdecode(held), max_pixels=max_pixels) if settings.by_path else held
 
     load = lambda i: image_of(read(i), max_pixels=max_pixels)  # noqa: E731
-    encoder = Encoder(Source([], [], (), load, lossy=True, read=read), settings)
+    encoder = Encoder(Source([], [], (), load, lossy=True, read=read, plain=True), settings)
     while head := requests.read(_REQUEST.size):
         number, size = _REQUEST.unpack(head)
         held = _read(requests, size)
