@@ -26,7 +26,6 @@ from budgetloader.models import RECIPES, EpochUnderWay, History, Recipe, Trainer
 from budgetloader.paths import local
 from budgetloader.prepare import Data, prepare, served
 from budgetloader.schedule import Schedule
-from budgetloader.service.client import connect
 from budgetloader.sizes import SizeSchedule, image_sizes
 
 _DIGITS = 1440  # of 1,797 to train on
@@ -132,6 +131,8 @@ def _batches(
     training: dict[str, Any] = {"schedule": schedule, "sampling": options.sampling}
     with bars(console, disable=rank > 0) as progress:
         if options.data.startswith(_SERVICE):
+            from budgetloader.service.client import connect  # its packages are optional
+
             batches: Any = connect(options.data.removeprefix(_SERVICE), **shape, **training)
             stack.enter_context(batches)
             held_out: dict[str, Any] = {"evaluation": options.val, "folder": folder, "progress": progress}
