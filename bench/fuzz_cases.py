@@ -90,7 +90,7 @@ class Notes(Kind):
         self.size = len(self._corpus)
 
     def run(self, seed: int, number: int) -> bool:
-        from budgetloader import beton
+        from budgetloader import beton, checksums
         from budgetloader.errors import DatasetError
 
         rng = random.Random(f"notes {seed} {number}")
@@ -114,7 +114,8 @@ class Notes(Kind):
         arguments = struct.pack("<8sQQ", b"RRSNOTES", rng.choice((0, 0, 0, *NUMBERS)), size).ljust(1024, b"\0")
         try:
             found = beton.parse_notes(arguments, read)
-            beton.parse_checksums(found, 20, read)
+            checksums.of_samples(found, 20, read)
+            checksums.of_values(found, 20, read)
             assert all(isinstance(name, str) for name in found.get("classes", []))
             return True
         except DatasetError:

@@ -35,7 +35,7 @@ export BUDGETLOADER_SERVICES="$work/services" MPLCONFIGDIR="$work"
 echo "== smoke tests"
 names=(import schedule budget theory order windows jpeg dataset convert cli sampler engines loader)
 files=()
-for name in "${names[@]}"; do files+=("/opt/check/tests/loader/test_$name.py"); done
+for name in "${names[@]}"; do files+=("$(find /opt/check/tests/loader -name "test_$name.py")"); done
 python -m pytest -c /opt/check/pyproject.toml -p no:cacheprovider "${files[@]}"
 
 echo "== a service and two trainers, as in compose.yaml"

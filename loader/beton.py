@@ -4,8 +4,9 @@ Layout (little-endian; read off files that FFCV 1.0.2 writes): header, one descr
 samples' metadata, then from a multiple of the page size on the images' bytes, none of them across a
 page's border, and at the end the allocation table. FFCV ignores a descriptor's `arguments` for
 images and integers; we note there where our own JSON notes (class names and the like) stand, in the
-gap before the first page. Behind the notes there is a checksum of each sample's bytes (CRC-32, u32).
-What a sample has of other fields (see `budgetloader.fields`) stands behind its image.
+gap before the first page. Behind the notes there are checksums of the samples' bytes, see
+`budgetloader.checksums`. What a sample has of other fields (see `budgetloader.fields`) stands behind
+its image.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from budgetloader.errors import DatasetError
 from budgetloader.fields import METADATA, TYPE_IMAGE, Field, Picture
 from budgetloader.fields import TYPE_FLOAT as TYPE_FLOAT
 from budgetloader.fields import TYPE_INT as TYPE_INT
-from budgetloader.limits import MAX_LABEL
+from budgetloader.limits import MAX_FIELDS, MAX_LABEL
 
 VERSION = 2
 PAGE_BYTES = 8 << 20
@@ -49,7 +50,6 @@ IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_p
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
 FIELD_TYPES = {**METADATA, TYPE_IMAGE: IMAGE}
 MODE_JPEG, MODE_RAW = 0, 1
-MAX_FIELDS = 64
 
 _NOTES_MAGIC = b"RRSNOTES"
 _NOTES = struct.Struct("<8sQQ")  # magic, where the notes start, their bytes
@@ -80,27 +80,6 @@ def parse_notes(arguments: bytes, read: Callable[[int, int], bytes]) -> dict:
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise DatasetError("its notes are not of the form that we write; convert it again")
     return notes
-
-
-def parse_checksums(notes: dict, count: int, read: Callable[[int, int], bytes]) -> np.ndarray | None:
-    """Each sample's CRC-32: uint32 [count]; None for a file that has none.
-
-    Raises:
-        DatasetError: they are damaged, or of a kind that is not known.
-    """
-    where = notes.get("checksums")
-    if where is None:
-        return None
-    if not isinstance(where, dict) or where.get("algorithm") != "crc32":
-        raise DatasetError(f"its checksums are of an unknown kind ({str(where)[:60]}); convert it again")
-    start: Any = where.get("start")
-    total: Any = where.get("crc32")
-    if not all(isinstance(value, int) and 0 <= value < 1 << 63 for value in (start, total)):
-        raise DatasetError("its notes are not of the form that we write; convert it again")
-    sums = read(start, start + 4 * count)
-    if zlib.crc32(sums) != total:
-        raise DatasetError("its checksums are damaged; convert it again")
-    return np.frombuffer(sums, "<u4")
 
 
 def checked(fields: Sequence[Field]) -> tuple[Field, ...]:
@@ -197,7 +176,7 @@ class Writer:
         self._metadata_start = HEADER.itemsize + len(self._fields) * FIELD.itemsize
         self._notes_start = self._metadata_start + self._samples.nbytes
         self._notes_room = len(json.dumps(self.notes)) + self._NOTES_SPARE_BYTES
-        self._sums = np.zeros(capacity, "<u4")
+        self._sums = np.zeros((1 + sum(not one.scalar for one in fields), capacity), "<u4")  # images', then values'
         self._sums_start = self._notes_start + self._notes_room
         self._end = _next_page(self._sums_start + self._sums.nbytes)
         self._file: BinaryIO
@@ -259,10 +238,15 @@ class Writer:
             self._samples["f0"][self.count], self.last_start = (mode, width, height, start), start
             if self._labelled:
                 self._samples["f1"][self.count] = label
+            sums = [zlib.crc32(jpeg)]
             for place, (column, value) in enumerate(zip(self._columns, encoded, strict=True), 1 + self._labelled):
-                self._samples[f"f{place}"][self.count] = value if column.scalar else self._put(column, value)
+                if not column.scalar:
+                    data = value.data if isinstance(value, Picture) else value
+                    sums.append(zlib.crc32(data))
+                    value = self._put(column, value, data)
+                self._samples[f"f{place}"][self.count] = value
         self._sizes[self.count] = len(jpeg)
-        self._sums[self.count] = zlib.crc32(jpeg)
+        self._sums[:, self.count] = sums
         self.count += 1
 
     def _encoded(self, values: Mapping[str, Any]) -> list[Any]:
@@ -300,9 +284,8 @@ class Writer:
         self._end = start + len(data)
         return start
 
-    def _put(self, column: Field, value: bytes | Picture) -> Any:
-        """Write a value of another field; what stands for it in the index."""
-        data = value.data if isinstance(value, Picture) else value
+    def _put(self, column: Field, value: bytes | Picture, data: bytes) -> Any:
+        """Write a value of another field, of these bytes; what stands for it in the index."""
         start = self._append(data or b"\0")  # FFCV finds a value by where it starts, which is its alone
         self._others.extend((self.count, start, len(data)))
         if isinstance(value, Picture):
@@ -330,8 +313,14 @@ class Writer:
             raise DatasetError(f"no sample was added to {self.path}; nothing is written")
         samples, sizes = self._samples[: self.count], self._sizes[: self.count]
         self.notes["fingerprint"] = fingerprint(samples, sizes)
-        sums = self._sums[: self.count].tobytes()
+        sums, others = self._sums[0, : self.count].tobytes(), self._sums[1:, : self.count].tobytes()
         self.notes["checksums"] = {"algorithm": "crc32", "start": self._sums_start, "crc32": zlib.crc32(sums)}
+        if others:
+            self.notes["checksums"]["fields"] = {
+                "names": [one.name for one in self._columns if not one.scalar],
+                "start": self._sums_start + len(sums),
+                "crc32": zlib.crc32(others),
+            }
         notes = json.dumps(self.notes).encode()
         if len(notes) > self._notes_room:
             raise DatasetError(f"notes of {len(notes):,} bytes do not fit into {self._notes_room:,}")
@@ -348,7 +337,7 @@ class Writer:
         self._file.seek(self._notes_start)
         self._file.write(notes)
         self._file.seek(self._sums_start)
-        self._file.write(sums)
+        self._file.write(sums + others)
         self._file.seek(HEADER.itemsize)
         self._file.write(fields.tobytes() + samples.tobytes())
         self._sync()

@@ -12,16 +12,18 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
+from budgetloader.checksums import compare
 from budgetloader.errors import CorruptSampleError, DatasetError
-from budgetloader.fields import Field, Picture, described, noted
-
-MOST_BYTES = 256 << 20  # of one sample's field; FFCV's own limit is the file's page, usually of 8 MiB
+from budgetloader.fields import Field, Picture
 
 
 class Stored(Protocol):
     """A file, as far as its columns need it. A `Dataset` is one."""
 
     mapped: bool
+
+    @property
+    def verifies(self) -> bool: ...
 
     @property
     def path(self) -> Any: ...
@@ -100,6 +102,13 @@ class Column(Sequence[Any]):
         """
         raise NotImplementedError
 
+    def check(self, ids: np.ndarray) -> None:
+        """Compare the stored bytes of some samples' values with their checksums, where the file has any.
+
+        Raises:
+            CorruptSampleError: they differ.
+        """
+
     def __getitem__(self, which: int | slice | ArrayLike) -> Any:
         if isinstance(which, (int, np.integer)):
             if not -len(self) <= which < len(self):
@@ -138,10 +147,11 @@ class Arrays(Column):
         field: of kind "array" or "tensor".
         file: where they are.
         starts: int64 [D], checked: the bytes are inside the file.
+        checksums: uint32 [D], of the values; None where the file has none.
     """
 
-    def __init__(self, field: Field, file: Stored, starts: np.ndarray) -> None:
-        self.field, self._file, self._starts = field, file, starts
+    def __init__(self, field: Field, file: Stored, starts: np.ndarray, checksums: np.ndarray | None = None) -> None:
+        self.field, self._file, self._starts, self._checksums = field, file, starts, checksums
         stored = np.dtype(field.dtype)
         self._stored, self._native = stored, stored.newbyteorder("=")
 
@@ -149,19 +159,31 @@ class Arrays(Column):
         return len(self._starts)
 
     def take(self, ids: np.ndarray) -> np.ndarray:
+        rows = self._rows(ids)
+        if self._file.verifies:
+            self._compare(rows, ids)
+        values = rows.view(self._stored).reshape(len(ids), *self.field.shape)
+        return values.astype(self._native, copy=False)
+
+    def check(self, ids: np.ndarray) -> None:
+        self._compare(self._rows(ids), ids)
+
+    def _compare(self, rows: np.ndarray, ids: np.ndarray) -> None:
+        compare(rows, self._checksums, ids, name=self.field.name, path=self._file.path)
+
+    def _rows(self, ids: np.ndarray) -> np.ndarray:
+        """The stored bytes: uint8 [n, size]."""
         starts, size, file = self._starts[ids], self.field.entry_bytes, self._file
         if file.mapped:
             file.check_unchanged()
             data = file.file_bytes
             # Every stretch of so many bytes, of which rows are taken: one copy, and no loop.
             stretches = np.lib.stride_tricks.as_strided(data, (len(data) - size + 1, size), (1, 1), writeable=False)
-            rows = stretches[starts]
-        else:
-            rows = np.empty((len(ids), size), np.uint8)
-            for row, start in zip(rows, starts, strict=True):
-                row[:] = file.read_at(int(start), size)
-        values = rows.view(self._stored).reshape(len(ids), *self.field.shape)
-        return values.astype(self._native, copy=False)
+            return stretches[starts]
+        rows = np.empty((len(ids), size), np.uint8)
+        for row, start in zip(rows, starts, strict=True):
+            row[:] = file.read_at(int(start), size)
+        return rows
 
 
 class Stretches(Column):
@@ -171,26 +193,30 @@ class Stretches(Column):
         field: of kind "bytes", "text", "json" or "list".
         file: where they are.
         starts, sizes: int64 [D], checked: the bytes are inside the file.
+        checksums: uint32 [D], of the values; None where the file has none.
     """
 
-    def __init__(self, field: Field, file: Stored, starts: np.ndarray, sizes: np.ndarray) -> None:
+    def __init__(
+        self,
+        field: Field,
+        file: Stored,
+        starts: np.ndarray,
+        sizes: np.ndarray,
+        checksums: np.ndarray | None = None,
+    ) -> None:
         self.field, self._file, self._starts, self._sizes = field, file, starts, sizes
+        self._checksums = checksums
         self._decode = _DECODERS.get(field.kind, bytes)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def take(self, ids: np.ndarray) -> list[Any] | Ragged:
-        file, sizes = self._file, self._sizes[ids]
-        file.check_unchanged()
-        places = zip(self._starts[ids].tolist(), sizes.tolist(), strict=True)
-        if file.mapped:
-            mapped = memoryview(file.file_bytes)  # type: ignore[arg-type]  # whose slices cost half of an array's
-            parts = [mapped[start : start + size].tobytes() for start, size in places]
-        else:
-            parts = [file.read_at(start, size).tobytes() for start, size in places]
+        parts = self._parts(ids)
+        if self._file.verifies:
+            self._compare(parts, ids)
         if self.field.kind == "list":
-            return self._list(b"".join(parts), sizes, ids)
+            return self._list(b"".join(parts), self._sizes[ids], ids)
         found = Plain()
         try:
             for part in parts:
@@ -198,6 +224,22 @@ class Stretches(Column):
         except (ValueError, RecursionError):
             raise self._corrupt(ids[len(found)]) from None
         return found
+
+    def check(self, ids: np.ndarray) -> None:
+        self._compare(self._parts(ids), ids)
+
+    def _compare(self, parts: list[bytes], ids: np.ndarray) -> None:
+        compare(parts, self._checksums, ids, name=self.field.name, path=self._file.path)
+
+    def _parts(self, ids: np.ndarray) -> list[bytes]:
+        """The stored bytes of each."""
+        file, sizes = self._file, self._sizes[ids]
+        file.check_unchanged()
+        places = zip(self._starts[ids].tolist(), sizes.tolist(), strict=True)
+        if file.mapped:
+            mapped = memoryview(file.file_bytes)  # type: ignore[arg-type]  # whose slices cost half of an array's
+            return [mapped[start : start + size].tobytes() for start, size in places]
+        return [file.read_at(start, size).tobytes() for start, size in places]
 
     def _list(self, data: bytes, sizes: np.ndarray, ids: np.ndarray) -> Ragged:
         field, stored = self.field, np.dtype(self.field.dtype)
@@ -283,73 +325,6 @@ class Joined(Column):
         if whole is not None:
             return whole
         return Ragged.of(found) if self.field.kind == "list" else found
-
-
-class Columns:
-    """The columns of one file, made when they are first asked for.
-
-    Args:
-        file: where values are.
-        descriptors: the header's, of `budgetloader.beton.FIELD`.
-        samples: the index, with a part f0, f1, … for each.
-        notes: what the file's notes say of the fields, which a stranger may have written.
-        end: of the file's data, bytes: what lies behind is refused.
-        most: bytes of one value.
-    """
-
-    def __init__(
-        self, file: Stored, descriptors: np.ndarray, samples: np.ndarray, *, notes: Any, end: int, most: int
-    ) -> None:
-        self._file, self._descriptors, self._samples = file, descriptors, samples
-        self._notes = notes if isinstance(notes, dict) else {}
-        self._end, self._most = end, min(most, MOST_BYTES)
-        self._names = [row["name"].tobytes().split(b"\0")[0].decode("ascii", "replace") for row in descriptors]
-        self._made: dict[str, Column] = {}
-
-    def get(self, name: str) -> Column:
-        """The column of a field. See `budgetloader.Dataset.column`."""
-        if name not in self._made:
-            try:
-                self._made[name] = self._make(name)
-            except DatasetError as error:
-                raise DatasetError(f"{self._file.path}: {error}") from None
-        return self._made[name]
-
-    def _make(self, name: str) -> Column:
-        if name not in self._names:
-            raise DatasetError(f"there is no field {name!r}; there are {', '.join(map(repr, self._names))}")
-        place = self._names.index(name)
-        row, metadata = self._descriptors[place], self._samples[f"f{place}"]
-        field = noted(described(name, int(row["type_id"]), row["arguments"].tobytes()), self._notes.get(name))
-        if field.kind == "image":
-            return Images(field, len(metadata), lambda: self._file.image(name))
-        if field.scalar:
-            return Scalars(field, metadata.astype("<i8" if field.kind == "int" else "<f8"))
-        if field.kind in ("array", "tensor"):
-            starts = metadata.astype(np.uint64)
-            sizes = np.full(len(starts), min(field.entry_bytes, 1 << 62), np.uint64)
-        else:
-            starts, sizes = metadata["ptr"].astype(np.uint64), metadata["size"].astype(np.uint64)
-        _check(field, starts, sizes, end=self._end, most=self._most)
-        starts, sizes = np.where(sizes > 0, starts, 0).astype(np.int64), sizes.astype(np.int64)
-        if field.kind in ("array", "tensor"):
-            return Arrays(field, self._file, starts)
-        return Stretches(field, self._file, starts, sizes)
-
-
-def _check(field: Field, starts: np.ndarray, sizes: np.ndarray, *, end: int, most: int) -> None:
-    long = sizes > np.uint64(most)
-    if long.any():
-        sample = int(long.argmax())
-        raise DatasetError(
-            f"field {field.name!r} of sample {sample} has {int(sizes[sample]):,} bytes, more than the "
-            f"{most:,} that a value may have; convert it again"
-        )
-    outside = (sizes > 0) & ((sizes > np.uint64(end)) | (starts > np.uint64(end) - np.minimum(sizes, np.uint64(end))))
-    if outside.any():
-        raise DatasetError(
-            f"field {field.name!r} of sample {int(outside.argmax())} lies outside the file; convert it again"
-        )
 
 
 def _read_json(data: bytes) -> Any:

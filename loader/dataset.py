@@ -14,9 +14,10 @@ import zlib
 
 import numpy as np
 
-from budgetloader import beton
-from budgetloader.columns import Column, Columns
+from budgetloader import beton, checksums
+from budgetloader.columns import Column
 from budgetloader.errors import CorruptSampleError, DatasetError
+from budgetloader.file_columns import Columns
 from budgetloader.limits import MAX_PIXELS, check_max_pixels, max_bytes
 from budgetloader.paths import local
 
@@ -41,6 +42,7 @@ class Dataset:
         classes: the classes' names, or () where the file does not know them.
         raw: bool [D], which samples are stored as pixels, uint8 [height, width, 3], and not as a JPEG; empty: none.
         checksums: uint32 [D], CRC-32 of each sample's bytes, or None where the file has none.
+        value_checksums: by the name of another field whose values are bytes, CRC-32 of each: uint32 [D].
         fields, image_field, label_field: the fields' names, and which of them are the image and the label (None: none
             is). `column` reads any of them.
         notes: what the writer noted ({} for a file of FFCV's own).
@@ -122,8 +124,6 @@ class Dataset:
     def image(self, name: str) -> Dataset:
         """The same samples with another image of theirs: a dataset whose `jpeg`, sizes and so on are that image's.
 
-        Checksums are of the file's first image alone.
-
         Args:
             name: of an image field.
 
@@ -134,9 +134,12 @@ class Dataset:
             return self
         if name not in self._others:
             other = copy.copy(self)
-            other._others, other._verify = {}, False
+            other._others = {}
             try:
                 other._read_index(self.label_field, name)
+                other._verify = (
+                    self._verify and other.checksums is not None
+                )  # an older file has the first image's alone
             except DatasetError as error:
                 raise DatasetError(f"{self.path}: {error}") from None
             self._others[name] = other
@@ -248,10 +251,18 @@ class Dataset:
             )
         if self.notes.get("fingerprint", written) != written:
             raise DatasetError("its index is damaged: it is not the one that was written; convert it again")
+        self.value_checksums = checksums.of_values(self.notes, count, self._read)
+        first_sums = checksums.of_samples(self.notes, count, self._read)
+        self.checksums = first_sums if image == first else self.value_checksums.get(self.image_field)
         self._columns = Columns(
-            self, fields, samples, notes=self.notes.get("fields"), end=table_start, most=int(header["page_size"])
+            self,
+            fields,
+            samples,
+            notes=self.notes.get("fields"),
+            end=table_start,
+            most=int(header["page_size"]),
+            checksums=self.value_checksums,
         )
-        self.checksums = beton.parse_checksums(self.notes, count, self._read) if image == first else None
         self._check_labels()
 
     def _metadata(self, fields: np.ndarray, count: int, *, start: int) -> np.ndarray:

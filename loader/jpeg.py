@@ -32,7 +32,6 @@ SUBSAMPLINGS: dict[str, tuple[int, int]] = {"4:4:4": (8, 8), "4:2:2": (16, 8), "
 _APP11, _SOF1, _SOS, _DRI, _EOI = 0xEB, 0xC1, 0xDA, 0xDD, 0xD9
 _TABLE_HEAD = struct.Struct(">4sBxII")
 _TABLE_MAGIC = b"RRSX"
-LARGEST_SIDE = 65_500  # pixels; libjpeg's limit
 MARGIN = 2  # pixels around a window that chroma upsampling looks at
 NARROW = 4  # pixels; libjpeg-turbo does not smooth the chroma of images up to this wide
 _TABLE_MOST = (0xFFFF - 2 - _TABLE_HEAD.size) // 2

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 
-import numpy as np
-
 from budgetloader.errors import DatasetError
 
 MAX_PIXELS = 89_478_485  # of an image; what Pillow warns at: 256 MiB of RGB
 MAX_SCANS = 100  # of a JPEG; progressive ones have about ten
 MAX_LABEL = (1 << 31) - 1
+LARGEST_SIDE = 65_500  # pixels of a JPEG; libjpeg's limit
+MAX_FIELDS = 64  # of a file; FFCV's headers have room for more
 _SOS = int.from_bytes(b"\xff\xda", sys.byteorder)
 
 
@@ -47,6 +47,8 @@ def check_scans(data: bytes) -> None:
     Raises:
         DatasetError: it has more than `MAX_SCANS`.
     """
+    import numpy as np  # the help of a command does without
+
     # As words of two bytes, at even places and at odd ones: eight times as fast as `bytes.count`.
     words = [np.frombuffer(data, np.uint16, count=(len(data) - first) // 2, offset=first) for first in (0, 1) if data]
     count = sum(int(np.count_nonzero(word == _SOS)) for word in words)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Iterator
+
+import numpy as np
 
 from budgetloader.dataset import Dataset
 from budgetloader.errors import CorruptSampleError, DatasetError
@@ -19,16 +22,22 @@ def problems(dataset: Dataset, *, threads: int | None = None) -> Iterator[str]:
     """
     from budgetloader.engines.rendering import Decoder
 
-    images = [dataset, *_others(dataset)]
+    images, columns = [dataset, *_others(dataset)], [dataset.column(name) for name in _fields(dataset)]
 
     def problem(sample: int) -> str:
-        if dataset.checksums is not None and zlib.crc32(dataset.jpeg(sample).data) != dataset.checksums[sample]:
-            return "its bytes are not those that were written: the checksum differs"
-        try:
-            for each in images:
+        for each in images:
+            of = "" if each is dataset else f"its image {each.image_field!r}: "
+            if each.checksums is not None and zlib.crc32(each.jpeg(sample).data) != each.checksums[sample]:
+                return f"{of}its bytes are not those that were written: the checksum differs"
+            try:
                 Decoder(each).decode_whole(sample)
+            except CorruptSampleError as error:
+                return of + error.why
+        try:
+            for column in columns:
+                column.check(np.array([sample]))
         except CorruptSampleError as error:
-            return error.why if each is dataset else f"its image {each.image_field!r}: {error.why}"
+            return error.why
         return ""
 
     return in_order(problem, len(dataset), threads=threads)
@@ -40,14 +49,17 @@ def _others(dataset: Dataset) -> list[Dataset]:
     Raises:
         DatasetError: the index is damaged where it says where one is.
     """
-    found: list[Dataset] = []
     if hasattr(dataset, "traffic"):
-        return found
+        return []
+    names = [name for name in _fields(dataset) if dataset.column(name).field.kind == "image"]
+    return [dataset.image(name) for name in names if name != dataset.image_field]
+
+
+def _fields(dataset: Dataset) -> list[str]:
+    """The fields of types that we know: the others are their writer's."""
+    found = []
     for name in dataset.fields:
-        try:
-            kind = dataset.column(name).field.kind
-        except DatasetError:  # of a type that only its writer knows
-            continue
-        if kind == "image" and name != dataset.image_field:
-            found.append(dataset.image(name))
+        with contextlib.suppress(DatasetError):
+            dataset.column(name)
+            found.append(name)
     return found

@@ -22,7 +22,7 @@ from budgetloader.convert.scaled_targets import values_of
 from budgetloader.convert.sources import Source
 from budgetloader.errors import DatasetError
 from budgetloader.fields import Field, Picture
-from budgetloader.limits import MAX_LABEL, MAX_PIXELS, check_max_pixels
+from budgetloader.limits import LARGEST_SIDE, MAX_LABEL, MAX_PIXELS, check_max_pixels
 from budgetloader.parallel import in_order
 from budgetloader.paths import local
 
@@ -70,7 +70,7 @@ class Settings:
         for name, least, most in (
             ("quality", 1, 100),
             ("interval", 1, 64),
-            ("max_side", 1, jpeg.LARGEST_SIDE),
+            ("max_side", 1, LARGEST_SIDE),
             ("threads", 1, 1024),
         ):
             value = getattr(self, name)

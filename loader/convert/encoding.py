@@ -13,7 +13,7 @@ from budgetloader.convert.raw_share import RawChoice
 from budgetloader.convert.recoding import recode
 from budgetloader.convert.sources import Source
 from budgetloader.errors import DatasetError, first_line
-from budgetloader.limits import check_pixels, check_scans
+from budgetloader.limits import LARGEST_SIDE, check_pixels, check_scans
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -132,8 +132,8 @@ class Encoder:
             width, height = (max(1, round(side * settings.max_side / longest)) for side in image.size)
             image = image.resize((width, height), Image.Resampling.LANCZOS)
             layer = layer and layer.resize((width, height), Image.Resampling.LANCZOS)
-        if max(image.size) > jpeg.LARGEST_SIDE:
-            raise DatasetError(f"a side of {longest:,} pixels is over JPEG's {jpeg.LARGEST_SIDE:,}; use --max-side")
+        if max(image.size) > LARGEST_SIDE:
+            raise DatasetError(f"a side of {longest:,} pixels is over JPEG's {LARGEST_SIDE:,}; use --max-side")
         size = 3 * image.width * image.height
         fits = size <= PAGE_BYTES  # else it is a JPEG all the same
         if not (raw and fits):

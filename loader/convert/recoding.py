@@ -15,7 +15,7 @@ from typing import Any
 import simplejpeg
 
 from budgetloader import jpeg
-from budgetloader.limits import check_pixels, check_scans
+from budgetloader.limits import LARGEST_SIDE, check_pixels, check_scans
 
 _loading = threading.Lock()
 
@@ -57,7 +57,7 @@ def recode(
         frame = jpeg.read_frame(data)
     except jpeg.JpegError:
         return None
-    if frame.components != 3 or max(frame.width, frame.height) > (max_side or jpeg.LARGEST_SIDE):
+    if frame.components != 3 or max(frame.width, frame.height) > (max_side or LARGEST_SIDE):
         return None
     check_pixels(frame.width, frame.height, most=max_pixels)
     check_scans(data)

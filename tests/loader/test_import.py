@@ -15,7 +15,19 @@ LAYERS = (  # each imports from its own line or those above it
     {"budget"},
     {"schedule"},
     {"cursor", "forecast", "shard", "theory"},
-    {"beton", "columns", "fields", "geometry", "jpeg", "order", "resize", "spatial", "windows"},
+    {
+        "beton",
+        "checksums",
+        "columns",
+        "fields",
+        "file_columns",
+        "geometry",
+        "jpeg",
+        "order",
+        "resize",
+        "spatial",
+        "windows",
+    },
     {"block_order"},
     {"selections", "transforms"},
     {"dataset", "custom_source", "image_folder", "tars", "plans"},
@@ -35,7 +47,7 @@ LAYERS = (  # each imports from its own line or those above it
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
     "convert": (
-        {"colour", "idx", "npz", "raw_share", "tables"},
+        {"colour", "idx", "npz", "raw_share", "recoding", "tables"},
         {"arrays"},
         {"sources"},
         {"encoding", "labelling", "packed", "scaled_targets", "streamed"},
