@@ -14,13 +14,14 @@ _ROOM = threading.Lock()
 
 
 def jpeg_bytes(image: Image.Image, **options: Any) -> bytes:
-    """The image as a JPEG; `options` are those of Pillow's `save`.
+    """The image as a JPEG, without the comment of the file that it came from; `options` are those of Pillow's `save`.
 
     An encoder that optimises its Huffman tables needs room for the whole JPEG. Pillow gives it two bytes a pixel at
     most, which fails ("broken data stream") for noise of high quality: then it is done again with enough.
     """
     from PIL import ImageFile
 
+    options = {"comment": b"", **options}
     buffer = io.BytesIO()
     try:
         image.save(buffer, "JPEG", **options)

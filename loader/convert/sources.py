@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,16 +202,23 @@ def image_of(data: bytes, *, max_pixels: int) -> Image.Image:
         data: of a file in one of `FORMATS`.
         max_pixels: of an image; larger ones are not decoded.
     """
+    with opened(data, max_pixels=max_pixels) as image:
+        image.load()
+        return image
+
+
+@contextlib.contextmanager
+def opened(data: bytes, *, max_pixels: int) -> Iterator[Image.Image]:
+    """As `image_of`, but not decoded yet."""
     from PIL import Image
 
     if max_pixels > (Image.MAX_IMAGE_PIXELS or max_pixels):
         Image.MAX_IMAGE_PIXELS = max_pixels  # which is the process's, and would be the lower limit
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        check_pixels(*image.size, most=max_pixels)  # before it is decoded
+        check_pixels(*image.size, most=max_pixels)
         if image.format in ("JPEG", "MPO"):
             check_scans(data)
-        image.load()
-        return image
+        yield image
 
 
 def _also_there(root: Path) -> str:

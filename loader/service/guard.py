@@ -61,24 +61,32 @@ def clear(folder: str, entry: str, *, spared: set[int]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     lock = os.path.splitext(entry)[0] + ".lock"
     with contextlib.suppress(OSError, ValueError), open(os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)) as held:
-        _lock(held.fileno())
+        _lock(held.fileno(), folder, entry)
         if os.path.samestat(os.fstat(held.fileno()), os.stat(lock)):
-            with contextlib.suppress(OSError, ValueError), open(entry) as file:
-                if json.load(file).get("session") == folder:
-                    os.unlink(entry)
+            if _session(entry) == folder:
+                os.unlink(entry)
             os.unlink(lock)
 
 
-def _lock(descriptor: int) -> None:
-    """Lock it, or raise OSError after a second: then a new server has the name by now, and the entry.
+def _lock(descriptor: int, folder: str, entry: str) -> None:
+    """Lock it, or raise OSError where another server has the name: it has written its entry, or keeps the lock.
 
     A server that was killed may hold its lock for a moment longer than its end of the pipe.
     """
     for _ in range(20):
         with contextlib.suppress(BlockingIOError):
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _session(entry) not in (None, folder):
+            break
         time.sleep(0.05)
     raise BlockingIOError
+
+
+def _session(entry: str) -> str | None:
+    """The folder of the server that wrote an entry; None where there is none."""
+    with contextlib.suppress(OSError, ValueError, AttributeError), open(entry) as file:
+        return json.load(file).get("session")
+    return None
 
 
 def main() -> None:

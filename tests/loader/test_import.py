@@ -47,9 +47,10 @@ LAYERS = (  # each imports from its own line or those above it
 )
 INSIDE = {  # the same within a folder: its parts first, and what is made of them last
     "convert": (
-        {"colour", "idx", "npz", "raw_share", "recoding", "tables"},
+        {"colour", "idx", "npz", "raw_share", "tables"},
         {"arrays"},
         {"sources"},
+        {"recoding"},
         {"encoding", "labelling", "packed", "scaled_targets", "streamed"},
         {"encoding_processes", "other_sources", "resuming"},
         {"converting"},

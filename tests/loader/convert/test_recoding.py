@@ -75,7 +75,37 @@ def other_images():
     ("name", "data"), list(other_images()), ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_any_other_image_is_left_to_pillow(name, data):
-    assert recoding.recode(data, **HOW, **LIMITS) is None
+    try:
+        assert recoding.recode(data, **HOW, **LIMITS) is None
+    except OSError as error:
+        with pytest.raises(OSError, match=str(error)):
+            pillows(data, **HOW)
+
+
+SEGMENTS = {  # behind the start of an image
+    "a comment": (0xFE, b"CREATOR: gd-jpeg v1.0 (using IJG JPEG v62), quality = 90"),
+    "a profile": (0xE2, b"ICC_PROFILE\0\1\1" + bytes(200)),
+    "an orientation": (0xE1, b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"),
+    "a short JFIF": (0xE0, b"JFIF"),
+    "a short Adobe": (0xEE, b"Adobe"),
+    "a short profile": (0xE2, b"ICC_PROFILE\0\1"),
+    "a short Photoshop": (0xED, b"Photoshop 3.0\0" + b"8BIM\x03\xed"),
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_metadata_are_dropped_and_refused_as_pillow_does(name):
+    marker, payload = SEGMENTS[name]
+    whole = jpeg_of(photograph(64, 48))
+    data = whole[:2] + bytes([0xFF, marker]) + (2 + len(payload)).to_bytes(2, "big") + payload + whole[2:]
+    try:
+        expected = pillows(data, **HOW)
+    except Exception as error:
+        with pytest.raises(type(error)):
+            recoding.recode(data, **HOW, **LIMITS)
+        assert "short" in name
+    else:
+        assert recoding.recode(data, **HOW, **LIMITS).data == expected == pillows(whole, **HOW)
 
 
 def test_larger_images_are_left_to_pillow_or_refused():
@@ -105,12 +135,15 @@ def test_a_file_is_the_same_without_opencv(tmp_path, monkeypatch, how):
     assert (tmp_path / "with.beton").read_bytes() == (tmp_path / "without.beton").read_bytes()
 
 
-def test_an_opencv_without_the_option_is_not_used(monkeypatch):
-    monkeypatch.setitem(sys.modules, "cv2", type(sys)("cv2"))
-    sys.modules["cv2"].__spec__ = object()
+@pytest.mark.parametrize("broken", ["raise ImportError('libGL.so.1')", "raise RuntimeError('ABI')", ""])
+def test_an_opencv_that_does_not_load_or_lacks_the_option_is_not_used(monkeypatch, tmp_path, broken):
+    (tmp_path / "cv2.py").write_text(broken)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv2")
     recoding._opencv.cache_clear()
     try:
         assert recoding._opencv() is None
+        assert recoding.recode(jpeg_of(photograph(64, 48)), **HOW, **LIMITS) is None
     finally:
         recoding._opencv.cache_clear()
 

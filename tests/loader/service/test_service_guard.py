@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+import test_service_registry
 from conftest import ROOT
 
 from budgetloader import EngineError
@@ -59,6 +60,25 @@ def test_a_new_server_keeps_its_name_and_its_entry(folder, session):
         with pytest.raises(EngineError, match="is running already"), registry.reserved("imagenet"):
             pass
         entry.unlink()
+    assert not list(folder.iterdir())
+
+
+def test_a_guard_waits_for_no_server_that_has_written_its_entry(folder, session):
+    (folder / "imagenet.json").write_text(json.dumps({"session": "another"}))
+    descriptor = registry._lock(folder / "imagenet.lock", "imagenet")
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(guard.time, "sleep", calls.append)
+        clear(session)
+    os.close(descriptor)
+    assert not calls
+
+
+def test_the_entry_of_a_server_that_was_killed_goes_with_the_next_of_its_name(folder):
+    dead = test_service_registry.entry(started=1)
+    registry.write(dead)
+    with registry.reserved("imagenet"):
+        pass
     assert not list(folder.iterdir())
 
 
