@@ -48,12 +48,17 @@ class Budget:
         check_count(self.batch_size, what="batch_size", error=ScheduleError)
         full = self.full
         batches = tuple(math.floor(ratio * full) for ratio in self.schedule.ratios)
-        for epoch, count in enumerate(batches):
-            if count == 0:
-                raise ScheduleError(
-                    f"epoch {epoch}: ratio {self.schedule.ratios[epoch]} of {full} batches is a budget of zero "
-                    f"batches; raise the ratio to at least 1/{full} or use a batch size below {self.batch_size}"
-                )
+        if 0 in batches:
+            epoch, least = batches.index(0), math.ceil(1 / min(self.schedule.ratios))  # batches that a full epoch needs
+            smaller = (
+                ""
+                if least > self.samples
+                else f", or use a batch size of at most {-(-self.samples // (least - 1)) - 1}"
+            )
+            raise ScheduleError(
+                f"epoch {epoch}: ratio {self.schedule.ratios[epoch]} of {full} batches is a budget of zero "
+                f"batches; raise the ratio to at least {Fraction(1, full)}{smaller}"
+            )
         object.__setattr__(self, "_batches", batches)
 
     @property

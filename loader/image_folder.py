@@ -24,7 +24,7 @@ from budgetloader.paths import local
 SUFFIXES = (".jpg", ".jpeg")
 _HEAD_BYTES = 32 << 10  # in which most headers end
 _log = logging.getLogger("budgetloader")
-_CONVERT = "budgetloader convert makes a .beton of them"
+_CONVERT = "make a .beton of them: budgetloader convert"
 
 
 class Ordinary(ABC):
@@ -171,7 +171,9 @@ class JpegFolder(Ordinary):
                         self._inside(name)
                     found.append(name)
                 elif entry.name.lower().endswith(_OTHERS):
-                    raise DatasetError(f"{self._root / name} is no JPEG, and is read once it is converted: {_CONVERT}")
+                    raise DatasetError(
+                        f"{self._root / name} is no JPEG, and nothing else is read without a conversion; {_CONVERT}"
+                    )
         return sorted(found, key=lambda name: Path(name).parts)
 
     def _inside(self, name: str) -> Path:

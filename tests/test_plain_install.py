@@ -79,6 +79,17 @@ def test_the_commands_of_a_plain_install_need_no_extra(refused, folder, tmp_path
         assert done.returncode == 0, (command, done.stdout[-1000:], done.stderr[-3000:])
 
 
-def test_what_an_extra_brings_is_named_where_it_is_not_installed(refused, beton, tmp_path):
-    done = run(refused, "serve", beton, "--name", "x", cwd=tmp_path)
-    assert done.returncode != 0 and "pip install 'budgetloader[service]'" in done.stderr
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        ("serve {beton} --name x", "service"),
+        ("inspect s3://bucket/train.beton", "storage"),
+        ("convert {folder} s3://bucket/train.beton", "storage"),
+    ],
+)
+def test_what_an_extra_brings_is_named_at_once_where_it_is_not_installed(
+    refused, beton, folder, tmp_path, command, extra
+):
+    done = run(refused, *command.format(beton=beton, folder=folder).split(), cwd=tmp_path)
+    assert done.returncode == 1 and f"pip install 'budgetloader[{extra}]'" in done.stderr
+    assert "tried" not in done.stderr

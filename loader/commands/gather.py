@@ -6,6 +6,7 @@ import argparse
 
 from budgetloader.commands.arguments import Add
 
+LEFT = "; nothing half-written is left"  # by Ctrl-C
 HELP = "make one set of the shards that `convert --shard` wrote, by a list of them"
 
 

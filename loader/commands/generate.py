@@ -6,6 +6,7 @@ import argparse
 
 from budgetloader.commands.arguments import Add
 
+LEFT = "; nothing half-written is left"  # by Ctrl-C
 HELP = "make an ImageNet-like folder of JPEGs from photographs that packages ship"
 
 

@@ -1,4 +1,5 @@
 import math
+import re
 from fractions import Fraction
 
 import pytest
@@ -46,3 +47,17 @@ def test_the_budget_is_the_floor_and_never_float(ratio, samples, batch_size):
     b = Schedule.flat(ratio, epochs=1).budget(samples=samples, batch_size=batch_size)
     assert b.full == full
     assert b.batches[0] <= ratio * full < b.batches[0] + 1
+
+
+@given(st.integers(1, 3000), st.integers(1, 400), st.fractions(Fraction(1, 300), 1))
+def test_the_batch_size_that_the_error_names_is_the_largest_that_works(samples, batch_size, ratio):
+    try:
+        Schedule.of([ratio]).budget(samples, batch_size=batch_size)
+    except ScheduleError as error:
+        found = re.search(r"a batch size of at most (\d+)$", str(error))
+        most = int(found.group(1)) if found else 0
+        assert most < batch_size and not re.search(r"at least 1/1\b", str(error))
+        if most:
+            assert Schedule.of([ratio]).budget(samples, batch_size=most).total == 1
+        with pytest.raises(ScheduleError, match="zero batches"):
+            Schedule.of([ratio]).budget(samples, batch_size=most + 1)
