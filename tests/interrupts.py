@@ -41,12 +41,18 @@ class _Signals(threading.Thread):
         self._seconds, self._rng = seconds, random.Random(seed)
         self._main, self._armed = threading.get_ident(), False
         self.answered, self._over = threading.Event(), threading.Event()
+        self._raised = False  # and nothing is raised again before the trainer goes on, however long it takes
         self._before = signal.signal(signal.SIGUSR2, self._handle)
 
     def _handle(self, *_):
-        if self._armed:
-            self._armed = False
+        if self._armed and not self._raised:
+            self._armed, self._raised = False, True
             raise Interrupted
+
+    def go_on(self):
+        """The trainer has recovered, or has noticed nothing."""
+        self._raised = False
+        self.answered.set()
 
     def run(self):
         while not self._over.wait(self._rng.uniform(1e-5, self._seconds)):
@@ -56,13 +62,18 @@ class _Signals(threading.Thread):
             self.answered.wait(0.1)
 
     def stop(self):
-        if self._over.is_set():
-            return
-        self._over.set()
-        self._armed = False
-        self.answered.set()
-        self.join()
-        signal.signal(signal.SIGUSR2, self._before)
+        """No signal comes any more; may be called again."""
+        while self.is_alive():
+            try:
+                self._raised = True
+                self._over.set()
+                self.answered.set()
+                self.join()
+            except Interrupted:
+                pass
+        if self._before is not None:
+            signal.signal(signal.SIGUSR2, self._before)
+            self._before = None
 
 
 LEAST = (
@@ -92,7 +103,7 @@ def interrupt(batches, expected, *, times, seconds, seed=0):
                 last = None
                 batches.set_epoch(0)
             try:
-                signals.answered.set()
+                signals.go_on()
                 for images, _, ids in batches:
                     here, found = (batches.epoch, batches.step - 1), digest(images, ids)
                     assert found == expected[here], f"after {came} interrupts another batch came in place of {here}"
@@ -100,6 +111,7 @@ def interrupt(batches, expected, *, times, seconds, seed=0):
                         skipped = places.index(here) - places.index(last) - 1
                         assert 0 <= skipped <= came - before, (last, here, came - before)
                     last, before, compared = here, came, compared + 1
+                    signals.go_on()
             except (Interrupted, SystemError):  # the latter is what numba makes of it
                 came += 1
                 batches.load_state_dict(batches.state_dict())  # go on in the middle of the epoch

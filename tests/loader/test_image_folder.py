@@ -108,7 +108,10 @@ def test_what_ordinary_jpegs_do_not_have_is_refused(small, options):
 @pytest.mark.parametrize(
     ("put", "message"),
     [
-        (lambda root: (root / "a" / "2.png").write_bytes(b"x"), "is no JPEG, and nothing else is read without a conversion"),
+        (
+            lambda root: (root / "a" / "2.png").write_bytes(b"x"),
+            "is no JPEG, and nothing else is read without a conversion",
+        ),
         (lambda root: (root / "a" / "2.jpg").write_bytes(b"x"), r"a/2.jpg is no JPEG; mend or remove it"),
         (lambda root: (root / "a" / "2.jpg").write_bytes(b""), "a/2.jpg has 0 bytes"),
         (lambda root: (root / "a" / "2.jpg").write_bytes(jpeg()[:100]), "a/2.jpg ends in its header"),
