@@ -161,9 +161,12 @@ class _Source:
         if not hasattr(self.dataset, "capacity_bytes"):  # it is not served
             raise ArgumentError(f"{path} has no fields but its labels; {advice}")
         advice += ", or a column of a copy of it"
-        files = [file for file, _ in getattr(self.dataset, "files", ())]
+        files, verify = [file for file, _ in getattr(self.dataset, "files", ())], self.dataset.verifies
         try:
-            file = join(files) if len(files) > 1 else Dataset(os.fspath(path), mapped=False)
+            if len(files) > 1:
+                file: Any = join(files, verify=verify)
+            else:
+                file = Dataset(os.fspath(path), mapped=False, verify=verify)
         except DatasetError as error:
             raise ArgumentError(
                 f"the service's fields are read from its file, which cannot be opened here ({error}); {advice}"

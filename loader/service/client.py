@@ -113,7 +113,8 @@ def connect(
             with_ids: as for `BudgetLoader`.
         mixture: in which proportions to draw from the service's files, each named by its path or its file name.
         targets: as for `BudgetLoader`; fields are read from a copy of the file on this machine, at the service's path.
-        verify: require that the service compares checksums (`budgetloader serve --verify`).
+        verify: require that the service compares checksums (`budgetloader serve --verify`). Of such a service, fields
+            that are read here are compared, too.
         label: what `budgetloader top` calls this trainer, at most 200 letters; default: host and process.
         wait_seconds: how long to wait for a service that is not running (yet, or again).
         unknown: none; the error says what to use instead.

@@ -10,6 +10,8 @@ from PIL import Image
 
 from budgetloader import BudgetLoader, CorruptSampleError, Dataset, DatasetError, Schedule, beton, checksums
 from budgetloader.fields import Field, Picture
+from budgetloader.service.connection import Index
+from budgetloader.targets import _Source
 from budgetloader.verify import problems
 
 FIELDS = (
@@ -145,3 +147,17 @@ def test_checksums_that_we_do_not_write_are_refused(where):
     notes = {"checksums": {"algorithm": "crc32", "start": 0, "crc32": 0, "fields": where}}
     with pytest.raises(DatasetError, match="convert it again"):
         checksums.of_values(notes, 2, lambda start, stop: bytes(stop - start))
+
+
+def test_a_trainer_of_a_service_that_verifies_compares_the_fields_that_it_reads_here(whole, tmp_path):
+    path = damaged(whole, tmp_path / "x.beton", "vector")
+    dataset = Dataset(path)
+    known = {name: getattr(dataset, name) for name in ("fingerprint", "classes", "heights", "widths", "labels")}
+    for verifies in (True, False):
+        served = Index(path=str(path), **known, capacity_bytes=1, verifies=verifies)
+        column = _Source(served).column("vector")
+        if verifies:
+            with pytest.raises(CorruptSampleError, match="the checksum differs"):
+                column[np.arange(COUNT)]
+        else:
+            assert len(column[np.arange(COUNT)]) == COUNT
