@@ -43,7 +43,7 @@ budgetloader generate images --images 96
 budgetloader convert images train.beton
 budgetloader serve train.beton --name images --memory 200MB >serve.log 2>&1 &
 server=$!
-for _ in $(seq 120); do grep -q ^serving serve.log && break || sleep 0.5; done
+for _ in $(seq 120); do grep -qs ^serving serve.log && break || sleep 0.5; done
 trainers=()
 for rate in 0.05 0.02; do
     budgetloader train --data service:images --network mobilenet_v2 --recipe imagenet --schedule 0.618 --epochs 2 \
