@@ -13,32 +13,22 @@ marker). A table above one APP11's 64 KB goes on in the next.
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
 import numba
 import numpy as np
 
-from budgetloader.errors import DatasetError
+from budgetloader.jpeg_tables import APP11 as _APP11
+from budgetloader.jpeg_tables import SUBSAMPLINGS as SUBSAMPLINGS
+from budgetloader.jpeg_tables import JpegError, with_table
+from budgetloader.jpeg_tables import Subsampling as Subsampling
+from budgetloader.jpeg_tables import encode as encode
+from budgetloader.jpeg_tables import interval_for as interval_for
 from budgetloader.limits import MAX_SCANS
-from budgetloader.pillow import jpeg_bytes
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
-SUBSAMPLINGS: dict[str, tuple[int, int]] = {"4:4:4": (8, 8), "4:2:2": (16, 8), "4:2:0": (16, 16)}  # MCU in pixels
-_APP11, _SOF1, _SOS, _DRI, _EOI = 0xEB, 0xC1, 0xDA, 0xDD, 0xD9
-_TABLE_HEAD = struct.Struct(">4sBxII")
-_TABLE_MAGIC = b"RRSX"
+_SOF1, _SOS, _DRI, _EOI = 0xC1, 0xDA, 0xDD, 0xD9
 MARGIN = 2  # pixels around a window that chroma upsampling looks at
 NARROW = 4  # pixels; libjpeg-turbo does not smooth the chroma of images up to this wide
-_TABLE_MOST = (0xFFFF - 2 - _TABLE_HEAD.size) // 2
-
-
-class JpegError(DatasetError):
-    """Bytes that are no JPEG of the kind that is needed; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -66,29 +56,6 @@ class Frame:
     segments: np.ndarray
 
 
-def interval_for(width_mcus: int, *, most: int) -> int:
-    """MCUs per segment: the largest divisor of the image's width in MCUs up to `most`.
-
-    It must divide the width, so that no segment goes from one row of MCUs on to the next.
-    """
-    return max(i for i in range(1, most + 1) if width_mcus % i == 0)
-
-
-def encode(
-    image: Image.Image, *, quality: int, subsampling: Subsampling, interval: int = 2, optimize: bool = True
-) -> bytes:
-    """An image as an indexed baseline JPEG.
-
-    Args:
-        image, quality, subsampling: mode RGB, or L with "4:4:4"; 1 … 100, libjpeg's scale; of the chroma.
-        interval: the most MCUs per segment (see `interval_for`).
-        optimize: Huffman tables of its own: they pay for the markers' bytes.
-    """
-    blocks = interval_for(-(-image.width // SUBSAMPLINGS[subsampling][0]), most=interval)
-    how = {"quality": quality, "subsampling": subsampling, "restart_marker_blocks": blocks, "optimize": optimize}
-    return add_table(jpeg_bytes(image, **how))
-
-
 def add_table(data: bytes) -> bytes:
     """The same JPEG with a segment table behind its JFIF header.
 
@@ -98,29 +65,10 @@ def add_table(data: bytes) -> bytes:
     frame = read_frame(data)
     if not frame.baseline or not frame.interval:
         raise JpegError("is no baseline JPEG with restart markers")
-    columns = -(-frame.width // frame.mcu_width)
+    columns, rows = -(-frame.width // frame.mcu_width), -(-frame.height // frame.mcu_height)
     if columns % frame.interval:
         raise JpegError(f"has a restart interval of {frame.interval}, which does not divide its {columns} MCUs a row")
-    body = np.frombuffer(data, np.uint8, offset=frame.start)
-    marks = np.flatnonzero((body[:-1] == 0xFF) & (body[1:] >= 0xD0) & (body[1:] <= _EOI))
-    if not marks.size or body[marks[-1] + 1] != _EOI or not (body[marks[:-1] + 1] < 0xD8).all():
-        raise JpegError("has other markers than restarts in its only scan")
-    lengths = np.diff(np.concatenate(([0], marks[:-1] + 2, marks[-1:])))
-    rows = -(-frame.height // frame.mcu_height)
-    if len(lengths) != columns // frame.interval * rows or lengths.max() > 0xFFFF:
-        raise JpegError("has another number of segments than its size asks for")
-    # JFIF's own segment, where there is one, has to stay the first.
-    at = 4 + int.from_bytes(data[4:6], "big") if data[2:4] == b"\xff\xe0" else 2
-    return data[:at] + _table(lengths) + data[at:]
-
-
-def _table(lengths: np.ndarray) -> bytes:
-    parts = []
-    for first in range(0, len(lengths), _TABLE_MOST):
-        payload = lengths[first : first + _TABLE_MOST].astype(">u2").tobytes()
-        head = _TABLE_HEAD.pack(_TABLE_MAGIC, 1, len(lengths), first)
-        parts.append(struct.pack(">BBH", 0xFF, _APP11, 2 + len(head) + len(payload)) + head + payload)
-    return b"".join(parts)
+    return with_table(data, columns=columns, rows=rows, interval=frame.interval)
 
 
 def read_frame(data: bytes | np.ndarray) -> Frame:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from budgetloader import jpeg
+from budgetloader import jpeg_tables
 from budgetloader.beton import MODE_JPEG, MODE_RAW, Writer
 from budgetloader.convert.colour import rgb_of, to_rgb
 from budgetloader.convert.encoding import JPEGTRAN, Encoded, Encoder
@@ -54,7 +54,7 @@ class Settings:
     """
 
     quality: int | None = None
-    subsampling: jpeg.Subsampling | None = None
+    subsampling: jpeg_tables.Subsampling | None = None
     interval: int = 2
     lossless: bool = False
     max_side: int | None = None
@@ -79,8 +79,8 @@ class Settings:
         check_max_pixels(self.max_pixels)
         rgb_of(self.background)
         RawChoice.parse(self.raw)
-        if self.subsampling not in (None, *jpeg.SUBSAMPLINGS):
-            raise DatasetError(f"subsampling {self.subsampling!r} is none of {', '.join(jpeg.SUBSAMPLINGS)}")
+        if self.subsampling not in (None, *jpeg_tables.SUBSAMPLINGS):
+            raise DatasetError(f"subsampling {self.subsampling!r} is none of {', '.join(jpeg_tables.SUBSAMPLINGS)}")
         if self.on_bad not in ("raise", "skip"):
             raise DatasetError(f"on_bad {self.on_bad!r} is none of raise, skip")
         if self.alpha not in ("flatten", "keep"):

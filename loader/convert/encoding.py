@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from budgetloader import jpeg
+from budgetloader import jpeg_tables
 from budgetloader.beton import PAGE_BYTES
 from budgetloader.convert.colour import flattened, parted, rgb_of
 from budgetloader.convert.raw_share import RawChoice
@@ -67,7 +67,7 @@ class Encoder:
         self._source, self._settings = source, settings
         self._background, self._raw = rgb_of(settings.background), RawChoice.parse(settings.raw)
         self.quality = settings.quality or (90 if source.lossy else 100)
-        self.subsampling: jpeg.Subsampling = settings.subsampling or ("4:2:0" if source.lossy else "4:4:4")
+        self.subsampling: jpeg_tables.Subsampling = settings.subsampling or ("4:2:0" if source.lossy else "4:4:4")
         self._how: dict[str, Any] = {
             "quality": self.quality,
             "subsampling": self.subsampling,
@@ -90,6 +90,8 @@ class Encoder:
 
     def _keep(self, i: int) -> Encoded | None:
         """Image i's own JPEG with restart markers and the table; None if it is none that we can keep."""
+        from budgetloader import jpeg  # with numba, which takes a process 0.4 s to load
+
         settings = self._settings
         data = self._source.read(i) if self._source.read is not None else b""
         try:
@@ -101,7 +103,7 @@ class Encoder:
             return None
         check_pixels(frame.width, frame.height, most=settings.max_pixels)
         check_scans(data)
-        blocks = jpeg.interval_for(-(-frame.width // frame.mcu_width), most=settings.interval)
+        blocks = jpeg_tables.interval_for(-(-frame.width // frame.mcu_width), most=settings.interval)
         command = [JPEGTRAN, "-copy", "none", "-optimize", "-restart", f"{blocks}B"]
         result = subprocess.run(command, input=data, capture_output=True, timeout=_JPEGTRAN_SECONDS)
         if result.returncode or result.stderr:  # it warns, and goes on, where data are missing
@@ -137,11 +139,13 @@ class Encoder:
         size = 3 * image.width * image.height
         fits = size <= PAGE_BYTES  # else it is a JPEG all the same
         if not (raw and fits):
-            data = jpeg.encode(image, **self._how)
+            data = jpeg_tables.encode(image, **self._how)
             raw = fits and self._raw.pays(pixel_bytes=size, jpeg_bytes=len(data))
         stored = image.tobytes() if raw else data
         scale = (image.width / before[0], image.height / before[1])
-        alpha = b"" if layer is None else jpeg.encode(layer, **{**self._how, "quality": 100, "subsampling": "4:4:4"})
+        alpha = (
+            b"" if layer is None else jpeg_tables.encode(layer, **{**self._how, "quality": 100, "subsampling": "4:4:4"})
+        )
         return Encoded(stored, *image.size, mode, transparent, resized, raw=raw, scale=scale, alpha=alpha)
 
 

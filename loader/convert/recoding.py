@@ -13,7 +13,7 @@ from typing import Any
 
 import simplejpeg
 
-from budgetloader import jpeg
+from budgetloader import jpeg_tables
 from budgetloader.convert.sources import opened
 from budgetloader.limits import LARGEST_SIDE
 
@@ -33,7 +33,7 @@ def recode(
     data: bytes,
     *,
     quality: int,
-    subsampling: jpeg.Subsampling,
+    subsampling: jpeg_tables.Subsampling,
     interval: int,
     optimize: bool,
     max_side: int | None,
@@ -43,7 +43,7 @@ def recode(
 
     Args:
         data: a file's bytes.
-        quality, subsampling, interval, optimize: see `budgetloader.jpeg.encode`.
+        quality, subsampling, interval, optimize: see `budgetloader.jpeg_tables.encode`.
         max_side: pixels; a larger image is not for this function, as it has to be made smaller.
         max_pixels: of an image; a larger one is not decoded.
 
@@ -66,7 +66,8 @@ def recode(
         pixels = simplejpeg.decode_jpeg(data, colorspace="BGR")
     except ValueError:
         return None
-    blocks = jpeg.interval_for(-(-width // jpeg.SUBSAMPLINGS[subsampling][0]), most=interval)
+    columns, rows = jpeg_tables.mcus(width, height, subsampling=subsampling)
+    blocks = jpeg_tables.interval_for(columns, most=interval)
     how = {
         cv2.IMWRITE_JPEG_QUALITY: quality,
         cv2.IMWRITE_JPEG_SAMPLING_FACTOR: getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{subsampling.replace(':', '')}"),
@@ -74,7 +75,10 @@ def recode(
         cv2.IMWRITE_JPEG_OPTIMIZE: int(optimize),
     }
     whole, encoded = cv2.imencode(".jpg", pixels, [number for pair in how.items() for number in pair])
-    return Recoded(jpeg.add_table(encoded.tobytes()), width, height) if whole else None
+    if not whole:
+        return None
+    indexed = jpeg_tables.with_table(encoded.tobytes(), columns=columns, rows=rows, interval=blocks)
+    return Recoded(indexed, width, height)
 
 
 @cache

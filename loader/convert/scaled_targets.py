@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from budgetloader import jpeg
+from budgetloader import jpeg_tables
 from budgetloader.convert.sources import Filled, Source, image_of
 from budgetloader.errors import DatasetError, first_line
 from budgetloader.fields import Picture
@@ -62,7 +62,7 @@ def _picture(value: Picture, scale: tuple[float, ...]) -> Picture:
         width, height = (max(1, round(side * by)) for side, by in zip(image.size, scale, strict=True))
         image = image.resize((width, height), Image.Resampling.LANCZOS)
         mode: Any = ("L", "4:4:4") if image.mode == "L" else ("RGB", "4:2:0")
-        data = jpeg.encode(image.convert(mode[0]), quality=95, subsampling=mode[1])
+        data = jpeg_tables.encode(image.convert(mode[0]), quality=95, subsampling=mode[1])
     except Exception as error:  # whatever a decoder thinks of damaged bytes
         raise DatasetError(f"another image of it cannot be read ({first_line(error)})") from None
     return Picture(data, width, height)

@@ -336,7 +336,7 @@ def test_a_library_that_fails_is_not_a_corrupt_sample(beton, monkeypatch):
     monkeypatch.setattr(rendering.simplejpeg, "decode_jpeg", fail)
     with pytest.raises(MemoryError):
         load(beton, on_corrupt="replace")
-    monkeypatch.setattr("budgetloader.jpeg.encode", fail)
+    monkeypatch.setattr("budgetloader.jpeg_tables.encode", fail)
     source = Source(["only"], [0], ("a",), lambda i: Image.new("RGB", (8, 8)))
     with pytest.raises(MemoryError):
         convert(source, beton.with_name("x.beton"), settings=Settings(on_bad="skip"))

@@ -23,6 +23,7 @@ LAYERS = (  # each imports from its own line or those above it
         "file_columns",
         "geometry",
         "jpeg",
+        "jpeg_tables",
         "order",
         "resize",
         "spatial",
@@ -264,6 +265,19 @@ key = Key(Spec(reading.open().fingerprint, 32, "antialias", "resized", 0, "raise
 assert decode_block(reading, key, 0, 8).images.std() > 9
 """
     assert "torch" not in imported(decoding)
+
+
+def test_a_process_of_a_conversion_encodes_without_numba(folder):
+    """Loading it takes 0.4 s of a processor, in each process."""
+    encoding = f"""
+from budgetloader.convert.converting import Settings
+from budgetloader.convert.encoding import Encoder
+from budgetloader.convert import encoding_processes
+from budgetloader.convert.sources import image_folder
+source = image_folder({str(folder)!r})
+assert Encoder(source, Settings())(0).data
+"""
+    assert not imported(encoding) & {"torch", "numba"}
 
 
 def import_seconds(module: str, runs: int = 3) -> float:
