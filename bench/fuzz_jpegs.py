@@ -15,7 +15,7 @@ def pictures() -> list[bytes]:
     """JPEGs of several forms, with segment tables where there can be one."""
     from PIL import Image
 
-    from budgetloader import jpeg
+    from budgetloader import jpeg, jpeg_tables
 
     found = []
     rng = np.random.default_rng(0)
@@ -23,8 +23,8 @@ def pictures() -> list[bytes]:
         image = Image.fromarray(rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)).resize(
             (width, height)
         )
-        for subsampling in jpeg.SUBSAMPLINGS:
-            found.append(jpeg.encode(image, quality=80, subsampling=subsampling, interval=2))  # type: ignore[arg-type]
+        for subsampling in jpeg_tables.SUBSAMPLINGS:
+            found.append(jpeg_tables.encode(image, quality=80, subsampling=subsampling, interval=2))  # type: ignore[arg-type]
         for options in ({}, {"progressive": True}, {"restart_marker_blocks": 1}):
             buffer = io.BytesIO()
             image.save(buffer, "JPEG", **options)

@@ -129,9 +129,9 @@ def _smallest_decode_seconds(turns: int = 2000) -> float:
     import simplejpeg
     from PIL import Image
 
-    from budgetloader import jpeg
+    from budgetloader import jpeg_tables
 
-    data = np.frombuffer(jpeg.encode(Image.new("RGB", (8, 8)), quality=90, subsampling="4:2:0"), np.uint8)
+    data = np.frombuffer(jpeg_tables.encode(Image.new("RGB", (8, 8)), quality=90, subsampling="4:2:0"), np.uint8)
     pixels, times = np.empty(192, np.uint8), []
     for _ in range(5):
         began = time.thread_time_ns()

@@ -1,7 +1,7 @@
 """A schedule of ratios and of image sizes, and the time that was predicted for it.
 
-Claim: the time of a training is its budget times its sizes' batch times, so that it can be told beforehand from a few
-batches of each size.
+Claim: the time of a training is its budget times its sizes' batch times, so that it can be told beforehand from
+batches of each size that are timed before.
 
     python -m budgetloader.bench.sizes
 
@@ -52,7 +52,7 @@ def train(
         data: a .beton.
         schedule, sizes, batch_size: what is trained.
         width: of MobileNetV2.
-        calibration: turns of each size that are timed beforehand.
+        calibration: turns in which batches of each size are timed beforehand.
         say: told of progress.
 
     Returns:
@@ -153,7 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=52, help="JPEGs to generate")
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--width", type=float, default=0.25, help="of MobileNetV2")
-    parser.add_argument("--calibration", type=int, default=10, help="turns of each size, timed beforehand")
+    parser.add_argument(
+        "--calibration", type=int, default=10, help="turns in which batches of each size are timed beforehand"
+    )
     parser.add_argument("--out", default="runs/sizes")
     options = parser.parse_args(arguments)
     from budgetloader.bench.console import guarded

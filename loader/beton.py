@@ -241,7 +241,7 @@ class Writer:
             sums = [zlib.crc32(jpeg)]
             for place, (column, value) in enumerate(zip(self._columns, encoded, strict=True), 1 + self._labelled):
                 if not column.scalar:
-                    data = value.data if isinstance(value, Picture) else value
+                    data = _bytes_of(value)
                     sums.append(zlib.crc32(data))
                     value = self._put(column, value, data)
                 self._samples[f"f{place}"][self.count] = value
@@ -263,8 +263,9 @@ class Writer:
             except DatasetError as error:
                 raise DatasetError(f"sample {self.count}: {error}") from None
             if not column.scalar:
-                data = encoded[-1].data if isinstance(encoded[-1], Picture) else encoded[-1]
-                self._fit(data, f"its field {column.name!r}", "keep such values in a file of their own")
+                self._fit(
+                    _bytes_of(encoded[-1]), f"its field {column.name!r}", "keep such values in a file of their own"
+                )
         return encoded
 
     def _fit(self, data: bytes, what: str, advice: str) -> None:
@@ -369,6 +370,10 @@ class Writer:
             raise DatasetError(
                 f"cannot write {self._partial}: {why}; {'what is done' if self._keep else 'nothing'} was kept of it"
             ) from None
+
+
+def _bytes_of(value: bytes | Picture) -> bytes:
+    return value.data if isinstance(value, Picture) else value
 
 
 def _next_page(offset: int) -> int:

@@ -50,11 +50,8 @@ class Budget:
         batches = tuple(math.floor(ratio * full) for ratio in self.schedule.ratios)
         if 0 in batches:
             epoch, least = batches.index(0), math.ceil(1 / min(self.schedule.ratios))  # batches that a full epoch needs
-            smaller = (
-                ""
-                if least > self.samples
-                else f", or use a batch size of at most {-(-self.samples // (least - 1)) - 1}"
-            )
+            most = -(-self.samples // (least - 1)) - 1  # 0 where there are fewer samples than that
+            smaller = f", or use a batch size of at most {most}" if most else ""
             raise ScheduleError(
                 f"epoch {epoch}: ratio {self.schedule.ratios[epoch]} of {full} batches is a budget of zero "
                 f"batches; raise the ratio to at least {Fraction(1, full)}{smaller}"

@@ -37,7 +37,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\ninterrupted{options.left}", file=sys.stderr)
+        print("\ninterrupted" + ("; nothing half-written is left" if options.writes else ""), file=sys.stderr)
         return 130
 
 
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
         sub = subparsers.add_parser(
             name, help=command.HELP, description=command.HELP, epilog=examples, formatter_class=_Formatter
         )
-        sub.set_defaults(run=command.run, left=getattr(command, "LEFT", ""))
+        sub.set_defaults(run=command.run, writes=getattr(command, "WRITES", False))
         command.add_arguments(sub.add_argument)
     return whole
 

@@ -140,7 +140,32 @@ class Scalars(Column):
         return self._values[ids]
 
 
-class Arrays(Column):
+class _InPages(Column):
+    """Values that stand in the file's pages, and may have checksums."""
+
+    _file: Stored
+    _starts: np.ndarray
+    _checksums: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def check(self, ids: np.ndarray) -> None:
+        compare(self._read(ids), self._checksums, ids, name=self.field.name, path=self._file.path)
+
+    def _verified(self, ids: np.ndarray) -> Any:
+        """What `_read` gives, compared with the checksums where the file verifies."""
+        found = self._read(ids)
+        if self._file.verifies:
+            compare(found, self._checksums, ids, name=self.field.name, path=self._file.path)
+        return found
+
+    def _read(self, ids: np.ndarray) -> Any:
+        """The stored bytes of each value."""
+        raise NotImplementedError
+
+
+class Arrays(_InPages):
     """Arrays of one shape.
 
     Args:
@@ -155,24 +180,12 @@ class Arrays(Column):
         stored = np.dtype(field.dtype)
         self._stored, self._native = stored, stored.newbyteorder("=")
 
-    def __len__(self) -> int:
-        return len(self._starts)
-
     def take(self, ids: np.ndarray) -> np.ndarray:
-        rows = self._rows(ids)
-        if self._file.verifies:
-            self._compare(rows, ids)
-        values = rows.view(self._stored).reshape(len(ids), *self.field.shape)
+        values = self._verified(ids).view(self._stored).reshape(len(ids), *self.field.shape)
         return values.astype(self._native, copy=False)
 
-    def check(self, ids: np.ndarray) -> None:
-        self._compare(self._rows(ids), ids)
-
-    def _compare(self, rows: np.ndarray, ids: np.ndarray) -> None:
-        compare(rows, self._checksums, ids, name=self.field.name, path=self._file.path)
-
-    def _rows(self, ids: np.ndarray) -> np.ndarray:
-        """The stored bytes: uint8 [n, size]."""
+    def _read(self, ids: np.ndarray) -> np.ndarray:
+        """uint8 [n, size]."""
         starts, size, file = self._starts[ids], self.field.entry_bytes, self._file
         if file.mapped:
             file.check_unchanged()
@@ -186,7 +199,7 @@ class Arrays(Column):
         return rows
 
 
-class Stretches(Column):
+class Stretches(_InPages):
     """Values of any length.
 
     Args:
@@ -204,17 +217,11 @@ class Stretches(Column):
         sizes: np.ndarray,
         checksums: np.ndarray | None = None,
     ) -> None:
-        self.field, self._file, self._starts, self._sizes = field, file, starts, sizes
-        self._checksums = checksums
-        self._decode = _DECODERS.get(field.kind, bytes)
-
-    def __len__(self) -> int:
-        return len(self._starts)
+        self.field, self._file, self._starts, self._checksums = field, file, starts, checksums
+        self._sizes, self._decode = sizes, _DECODERS.get(field.kind, bytes)
 
     def take(self, ids: np.ndarray) -> list[Any] | Ragged:
-        parts = self._parts(ids)
-        if self._file.verifies:
-            self._compare(parts, ids)
+        parts = self._verified(ids)
         if self.field.kind == "list":
             return self._list(b"".join(parts), self._sizes[ids], ids)
         found = Plain()
@@ -225,14 +232,7 @@ class Stretches(Column):
             raise self._corrupt(ids[len(found)]) from None
         return found
 
-    def check(self, ids: np.ndarray) -> None:
-        self._compare(self._parts(ids), ids)
-
-    def _compare(self, parts: list[bytes], ids: np.ndarray) -> None:
-        compare(parts, self._checksums, ids, name=self.field.name, path=self._file.path)
-
-    def _parts(self, ids: np.ndarray) -> list[bytes]:
-        """The stored bytes of each."""
+    def _read(self, ids: np.ndarray) -> list[bytes]:
         file, sizes = self._file, self._sizes[ids]
         file.check_unchanged()
         places = zip(self._starts[ids].tolist(), sizes.tolist(), strict=True)

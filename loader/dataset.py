@@ -110,7 +110,7 @@ class Dataset:
         start, size = self.starts[sample], self.sizes[sample]
         data = self._bytes[start : start + size] if self.mapped else self.read_at(int(start), int(size))
         if self._verify:
-            self._check_sum(sample, data)
+            self.check_sum(sample, data)
         return data
 
     def column(self, name: str) -> Column:
@@ -202,7 +202,12 @@ class Dataset:
         with contextlib.suppress(OSError):  # a file system that cannot is read when it is needed
             os.posix_fadvise(self._file.fileno(), start, stop - start, os.POSIX_FADV_WILLNEED)
 
-    def _check_sum(self, sample: int, data: np.ndarray) -> None:
+    def check_sum(self, sample: int, data: np.ndarray) -> None:
+        """Compare a sample's bytes, uint8 [size], with its checksum, which the file has.
+
+        Raises:
+            CorruptSampleError: they differ.
+        """
         assert self.checksums is not None
         if zlib.crc32(data.data) != self.checksums[sample]:
             raise corrupt(self, sample, "its bytes are not those that were written: the checksum differs")

@@ -18,12 +18,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from budgetloader.jpeg_tables import APP11 as _APP11
-from budgetloader.jpeg_tables import SUBSAMPLINGS as SUBSAMPLINGS
-from budgetloader.jpeg_tables import JpegError, with_table
-from budgetloader.jpeg_tables import Subsampling as Subsampling
-from budgetloader.jpeg_tables import encode as encode
-from budgetloader.jpeg_tables import interval_for as interval_for
+from budgetloader.jpeg_tables import APP11, JpegError, with_table
 from budgetloader.limits import MAX_SCANS
 
 _SOF1, _SOS, _DRI, _EOI = 0xC1, 0xDA, 0xDD, 0xD9
@@ -144,7 +139,7 @@ def parse_into(data, head, lengths):
             head[SOF] = at
         elif code == _DRI and length == 4:
             head[_INTERVAL] = (np.int64(data[body]) << 8) | data[body + 1]
-        elif code == _APP11 and end - body >= 14 and _is_table(data, body):
+        elif code == APP11 and end - body >= 14 and _is_table(data, body):
             total, first = _u32(data, body + 6), _u32(data, body + 10)
             entries = (end - body - 14) // 2
             if first == listed:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
-from services import data, environment, served, services
+from services import data, environment, registry_folder, served, services
 from stores import configured, on_s3, own_home, proxy, s3, web
 
 from budgetloader.convert.converting import Settings, convert
@@ -23,7 +23,13 @@ from budgetloader.generate import generate
 if TYPE_CHECKING:
     from budgetloader import BudgetLoader
 
-__all__ = ["data", "environment", "served", "services"]  # fixtures: running services, see services.py
+__all__ = [
+    "data",
+    "environment",
+    "registry_folder",
+    "served",
+    "services",
+]  # fixtures: running services, see services.py
 __all__ += ["configured", "on_s3", "own_home", "proxy", "s3", "web"]  # and object stores, see stores.py
 
 # A shell's background job ignores Ctrl-C, and so would the processes that tests interrupt.

@@ -39,14 +39,14 @@ class _Signals(threading.Thread):
     def __init__(self, *, seconds, seed):
         super().__init__(daemon=True)
         self._seconds, self._rng = seconds, random.Random(seed)
-        self._main, self._armed = threading.get_ident(), False
+        self._main = threading.get_ident()
         self.answered, self._over = threading.Event(), threading.Event()
         self._raised = False  # and nothing is raised again before the trainer goes on, however long it takes
         self._before = signal.signal(signal.SIGUSR2, self._handle)
 
     def _handle(self, *_):
-        if self._armed and not self._raised:
-            self._armed, self._raised = False, True
+        if not self._raised:
+            self._raised = True
             raise Interrupted
 
     def go_on(self):
@@ -57,7 +57,6 @@ class _Signals(threading.Thread):
     def run(self):
         while not self._over.wait(self._rng.uniform(1e-5, self._seconds)):
             self.answered.clear()
-            self._armed = True
             signal.pthread_kill(self._main, signal.SIGUSR2)
             self.answered.wait(0.1)
 

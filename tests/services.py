@@ -248,3 +248,29 @@ def service_processes(server, kind, seconds=60):
             return found
         time.sleep(0.02)
     raise AssertionError(f"no {kind} within {seconds} seconds")
+
+
+@pytest.fixture
+def registry_folder(tmp_path, monkeypatch):
+    """An empty folder in which services are made known, for this test alone."""
+    path = tmp_path / "known"
+    path.mkdir(mode=0o700)
+    monkeypatch.setenv(registry.FOLDER_VARIABLE, str(path))
+    return path
+
+
+def registry_entry(**changed):
+    """The entry of a service, "imagenet", whose server is this process."""
+    pid = os.getpid()
+    fields = {
+        "name": "imagenet",
+        "address": "127.0.0.1:1",
+        "token": "t",
+        "host": registry.socket.gethostname(),
+        "boot": registry.boot(),
+        "pid": pid,
+        "started": registry.start_time(pid),
+        "session": "/nowhere",
+        "node": "127.0.0.1",
+    }
+    return registry.Entry(**{**fields, **changed})

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from budgetloader.convert.converting import Report, Settings
     from budgetloader.convert.sources import Source
 
-LEFT = "; nothing half-written is left"  # by Ctrl-C
+WRITES = True  # whole files, or none: what Ctrl-C is answered with
 HELP = "convert images (a folder, a tar, CIFAR's pickles, IDX files, an .npz, a dataset of your own) to a .beton file"
 _MOST_LISTED = 20  # classes; of more, the smallest and the largest are named
 

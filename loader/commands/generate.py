@@ -6,7 +6,7 @@ import argparse
 
 from budgetloader.commands.arguments import Add
 
-LEFT = "; nothing half-written is left"  # by Ctrl-C
+WRITES = True  # whole files, or none: what Ctrl-C is answered with
 HELP = "make an ImageNet-like folder of JPEGs from photographs that packages ship"
 
 

@@ -90,7 +90,7 @@ class Encoder:
 
     def _keep(self, i: int) -> Encoded | None:
         """Image i's own JPEG with restart markers and the table; None if it is none that we can keep."""
-        from budgetloader import jpeg  # with numba, which takes a process 0.4 s to load
+        from budgetloader import jpeg  # with numba, which other conversions need not load
 
         settings = self._settings
         data = self._source.read(i) if self._source.read is not None else b""

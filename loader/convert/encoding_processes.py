@@ -31,7 +31,7 @@ from budgetloader.parallel import cores
 LEAST_IMAGES = 500  # for each process: fewer are encoded sooner than it starts
 _REQUEST, _ANSWER = struct.Struct("<QQ"), struct.Struct("<IQ")
 _END_SECONDS = 5.0
-_PIPE_BYTES = 1 << 20  # room for an image, so that a process that has encoded one goes on to the next
+_PIPE_BYTES = 1 << 20  # an image fits, so that a process writes it and goes on without waiting
 _AT_ONCE = 2  # requests that a process has: the one that it is at, and the next
 
 

@@ -1,4 +1,4 @@
-"""From a JPEG to an indexed JPEG without an image of Pillow's between them, which takes less time.
+"""From a JPEG to an indexed JPEG without an image of Pillow's between them.
 
 simplejpeg decodes and OpenCV encodes, both with libjpeg-turbo as Pillow does: pixels and bytes are those that Pillow
 would have made. Without OpenCV, which is not required, or for any other image, Pillow does it.

@@ -119,7 +119,7 @@ def reserved(name: str) -> Iterator[None]:
                     f"service {name!r} is running on machine {entry.host}, which shares {lock.parent}; give another "
                     f"--name, or {_ADVICE}, on this machine alone"
                 )
-            path_of(name).unlink()  # of a server that has ended: it held the lock
+            path_of(name).unlink()  # of a server that was killed: one that lives holds the lock
         yield
     finally:
         lock.unlink(missing_ok=True)

@@ -84,7 +84,7 @@ def service(
     if memory_bytes < LEAST_MEMORY_BYTES:
         raise EngineError(f"memory {memory_bytes:,} bytes is too little; give at least {LEAST_MEMORY_BYTES // 10**6}MB")
     host = own_address(host)
-    # The name is let go of first: the guard, which the session's end waits for, then takes what is left under it.
+    # The name is released first: then the guard, for which the session waits at its end, can lock it and clear up.
     with session(entry=registry.path_of(name)) as made, registry.reserved(name):
         free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else memory_bytes
         if memory_bytes > free:

@@ -124,7 +124,7 @@ class RemoteDataset(Dataset):
         """
         data = self._runs.read(int(sample))
         if self._verify:
-            self._check_sum(sample, data)
+            self.check_sum(sample, data)
         return data
 
     def image(self, name: str) -> Dataset:

@@ -268,7 +268,7 @@ assert decode_block(reading, key, 0, 8).images.std() > 9
 
 
 def test_a_process_of_a_conversion_encodes_without_numba(folder):
-    """Loading it takes 0.4 s of a processor, in each process."""
+    """Loading numba would be most of the start of each process."""
     encoding = f"""
 from budgetloader.convert.converting import Settings
 from budgetloader.convert.encoding import Encoder

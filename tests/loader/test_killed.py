@@ -6,7 +6,7 @@ from conftest import damage
 from killed import train
 from PIL import Image
 
-from budgetloader import jpeg
+from budgetloader import jpeg_tables
 from budgetloader.convert.converting import Settings, convert
 from budgetloader.convert.sources import Filled, Source, image_folder
 from budgetloader.fields import Field, Picture
@@ -51,7 +51,7 @@ class Depths:
 
     def __getitem__(self, i):
         ramp = np.add.outer(np.arange(30), np.arange(40) + i).astype(np.uint8)
-        return Picture(jpeg.encode(Image.fromarray(ramp), quality=95, subsampling="4:4:4"), 40, 30)
+        return Picture(jpeg_tables.encode(Image.fromarray(ramp), quality=95, subsampling="4:4:4"), 40, 30)
 
 
 @pytest.fixture(scope="module")

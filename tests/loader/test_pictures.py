@@ -9,7 +9,7 @@ from conftest import damage
 from PIL import Image as Pillow
 from test_engines import PIXELS
 
-from budgetloader import ArgumentError, BudgetLoader, CorruptSampleError, Dataset, Schedule, jpeg
+from budgetloader import ArgumentError, BudgetLoader, CorruptSampleError, Dataset, Schedule, jpeg_tables
 from budgetloader.columns import Images
 from budgetloader.convert.converting import Settings, convert
 from budgetloader.convert.other_sources import beton_source
@@ -37,7 +37,7 @@ class Pixels:
         if not self.half:
             return Picture(image.tobytes(), *image.size, raw=True)
         image = image.resize((image.width // 2, image.height // 2)).convert("L")
-        return Picture(jpeg.encode(image, quality=100, subsampling="4:4:4"), *image.size)
+        return Picture(jpeg_tables.encode(image, quality=100, subsampling="4:4:4"), *image.size)
 
 
 @pytest.fixture(scope="module")

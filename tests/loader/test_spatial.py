@@ -8,7 +8,16 @@ import torch
 from conftest import damage
 from PIL import Image
 
-from budgetloader import ArgumentError, BudgetLoader, CorruptSampleError, DatasetError, Schedule, beton, engines, jpeg
+from budgetloader import (
+    ArgumentError,
+    BudgetLoader,
+    CorruptSampleError,
+    DatasetError,
+    Schedule,
+    beton,
+    engines,
+    jpeg_tables,
+)
 from budgetloader.fields import Field
 from budgetloader.spatial import Boxes, Detection, Mask, Points
 
@@ -40,7 +49,7 @@ def picture(i):
     mask = np.zeros((SIDE, SIDE), np.uint8)
     mask[top:bottom, left:right] = 7
     pixels = np.repeat(np.where(mask, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
-    data = jpeg.encode(Image.fromarray(pixels), quality=100, subsampling="4:4:4", interval=2)
+    data = jpeg_tables.encode(Image.fromarray(pixels), quality=100, subsampling="4:4:4", interval=2)
     values = {
         "boxes": [rectangle(i), (-9, -9, -1, -1)][: 1 + i % 2],
         "kinds": [i, -1][: 1 + i % 2],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from budgetloader import DatasetError, jpeg
+from budgetloader import DatasetError, jpeg, jpeg_tables
 from budgetloader.convert import recoding
 from budgetloader.convert.converting import Settings, convert
 from budgetloader.convert.sources import image_folder, image_of
@@ -31,7 +31,7 @@ def jpeg_of(image, **how):
 
 
 def pillows(data, **how):
-    return jpeg.encode(image_of(data, max_pixels=MAX_PIXELS), **how)
+    return jpeg_tables.encode(image_of(data, max_pixels=MAX_PIXELS), **how)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 50), (17, 16), (150, 111), (233, 90)])

@@ -8,19 +8,11 @@ import threading
 import time
 
 import pytest
-import test_service_registry
 from conftest import ROOT
+from services import registry_entry
 
 from budgetloader import EngineError
 from budgetloader.service import guard, registry
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    path = tmp_path / "known"
-    path.mkdir(mode=0o700)
-    monkeypatch.setenv(registry.FOLDER_VARIABLE, str(path))
-    return path
 
 
 @pytest.fixture
@@ -34,11 +26,11 @@ def clear(session):
     guard.clear(session, str(registry.path_of("imagenet")), spared={os.getpid()})
 
 
-def test_a_lock_that_is_let_go_of_a_moment_late_is_removed(folder, session):
+def test_a_lock_that_is_let_go_of_a_moment_late_is_removed(registry_folder, session):
     held, let_go = threading.Event(), threading.Event()
 
     def hold():
-        descriptor = registry._lock(folder / "imagenet.lock", "imagenet")
+        descriptor = registry._lock(registry_folder / "imagenet.lock", "imagenet")
         held.set()
         let_go.wait(10)
         os.close(descriptor)
@@ -49,23 +41,23 @@ def test_a_lock_that_is_let_go_of_a_moment_late_is_removed(folder, session):
     threading.Timer(0.2, let_go.set).start()
     clear(session)
     thread.join()
-    assert not list(folder.iterdir()) and not os.path.exists(session)
+    assert not list(registry_folder.iterdir()) and not os.path.exists(session)
 
 
-def test_a_new_server_keeps_its_name_and_its_entry(folder, session):
-    entry = folder / "imagenet.json"
+def test_a_new_server_keeps_its_name_and_its_entry(registry_folder, session):
+    entry = registry_folder / "imagenet.json"
     with registry.reserved("imagenet"):
         entry.write_text(json.dumps({"session": "another"}))
         clear(session)
         with pytest.raises(EngineError, match="is running already"), registry.reserved("imagenet"):
             pass
         entry.unlink()
-    assert not list(folder.iterdir())
+    assert not list(registry_folder.iterdir())
 
 
-def test_a_guard_waits_for_no_server_that_has_written_its_entry(folder, session):
-    (folder / "imagenet.json").write_text(json.dumps({"session": "another"}))
-    descriptor = registry._lock(folder / "imagenet.lock", "imagenet")
+def test_a_guard_waits_for_no_server_that_has_written_its_entry(registry_folder, session):
+    (registry_folder / "imagenet.json").write_text(json.dumps({"session": "another"}))
+    descriptor = registry._lock(registry_folder / "imagenet.lock", "imagenet")
     calls = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(guard.time, "sleep", calls.append)
@@ -74,16 +66,16 @@ def test_a_guard_waits_for_no_server_that_has_written_its_entry(folder, session)
     assert not calls
 
 
-def test_the_entry_of_a_server_that_was_killed_goes_with_the_next_of_its_name(folder):
-    dead = test_service_registry.entry(started=1)
+def test_the_entry_of_a_server_that_was_killed_goes_with_the_next_of_its_name(registry_folder):
+    dead = registry_entry(started=1)
     registry.write(dead)
     with registry.reserved("imagenet"):
         pass
-    assert not list(folder.iterdir())
+    assert not list(registry_folder.iterdir())
 
 
 @pytest.mark.parametrize("end", ["os._exit(1)", "os.kill(os.getpid(), 9)", "1 / 0", "pass"])
-def test_a_server_that_ends_in_whatever_way_leaves_nothing_of_its_name(folder, end):
+def test_a_server_that_ends_in_whatever_way_leaves_nothing_of_its_name(registry_folder, end):
     script = f"""
 import os
 from budgetloader.service import registry
@@ -96,6 +88,6 @@ with session(entry=registry.path_of("imagenet")) as made, registry.reserved("ima
     made = run.stdout.strip()
     assert os.path.basename(made).startswith("rrs-"), run.stderr
     deadline = time.monotonic() + 20
-    while (os.path.exists(made) or list(folder.iterdir())) and time.monotonic() < deadline:
+    while (os.path.exists(made) or list(registry_folder.iterdir())) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not os.path.exists(made) and not list(folder.iterdir())
+    assert not os.path.exists(made) and not list(registry_folder.iterdir())

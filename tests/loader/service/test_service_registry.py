@@ -10,40 +10,19 @@ import time
 
 import pytest
 from conftest import ROOT
+from services import registry_entry as entry
 
 from budgetloader import EngineError
 from budgetloader.service import registry
 from budgetloader.service.server import own_address
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path, monkeypatch):
-    path = tmp_path / "known"
-    path.mkdir(mode=0o700)
-    monkeypatch.setenv(registry.FOLDER_VARIABLE, str(path))
-    return path
+pytestmark = pytest.mark.usefixtures("registry_folder")
 
 
-def entry(**changed):
-    pid = os.getpid()
-    fields = {
-        "name": "imagenet",
-        "address": "127.0.0.1:1",
-        "token": "t",
-        "host": registry.socket.gethostname(),
-        "boot": registry.boot(),
-        "pid": pid,
-        "started": registry.start_time(pid),
-        "session": "/nowhere",
-        "node": "127.0.0.1",
-    }
-    return registry.Entry(**{**fields, **changed})
-
-
-def test_an_entry_is_found_while_its_process_lives(folder):
+def test_an_entry_is_found_while_its_process_lives(registry_folder):
     registry.write(entry())
     assert registry.find("imagenet") == entry() and registry.names() == ["imagenet"]
-    assert (folder / "imagenet.json").stat().st_mode & 0o077 == 0
+    assert (registry_folder / "imagenet.json").stat().st_mode & 0o077 == 0
     assert not dataclasses.replace(entry(), started=1).alive
     registry.remove(entry())
     with pytest.raises(EngineError, match="there is no service 'imagenet'"):
@@ -51,33 +30,33 @@ def test_an_entry_is_found_while_its_process_lives(folder):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_that_cannot_be_written_to_can_be_read(folder):
+def test_a_folder_that_cannot_be_written_to_can_be_read(registry_folder):
     registry.write(entry())
-    folder.chmod(0o500)
+    registry_folder.chmod(0o500)
     assert registry.find("imagenet") == entry()
 
 
 @pytest.mark.parametrize("which", ["folder", "entry"])
-def test_what_others_can_write_is_refused(folder, which):
+def test_what_others_can_write_is_refused(registry_folder, which):
     path = registry.write(entry())
-    (folder if which == "folder" else path).chmod(0o777)
+    (registry_folder if which == "folder" else path).chmod(0o777)
     with pytest.raises(EngineError, match="can be written by others; chmod"):
         registry.find("imagenet")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's files")
 @pytest.mark.parametrize("which", ["folder", "entry"])
-def test_what_belongs_to_another_user_is_refused(folder, which):
+def test_what_belongs_to_another_user_is_refused(registry_folder, which):
     path = registry.write(entry())
-    os.chown(folder if which == "folder" else path, 65534, 65534)
+    os.chown(registry_folder if which == "folder" else path, 65534, 65534)
     with pytest.raises(EngineError, match="belongs to another user"):
         registry.find("imagenet")
 
 
-def test_an_entry_behind_a_link_or_a_pipe_is_refused(folder, tmp_path):
+def test_an_entry_behind_a_link_or_a_pipe_is_refused(registry_folder, tmp_path):
     registry.write(entry()).rename(tmp_path / "elsewhere.json")
-    (folder / "imagenet.json").symlink_to(tmp_path / "elsewhere.json")
-    os.mkfifo(folder / "pipe.json")
+    (registry_folder / "imagenet.json").symlink_to(tmp_path / "elsewhere.json")
+    os.mkfifo(registry_folder / "pipe.json")
     for name in ("imagenet", "pipe"):
         with pytest.raises(EngineError, match="cannot be read|is no entry"):
             registry.find(name)
@@ -88,8 +67,8 @@ def test_an_entry_behind_a_link_or_a_pipe_is_refused(folder, tmp_path):
     ["", "[" * 100_000, "null", '{"name": "imagenet"}', json.dumps({**dataclasses.asdict(entry()), "name": "other"}),
      json.dumps({**dataclasses.asdict(entry()), "pid": {"a": 1}}), "\x00" * 70_000],
 )  # fmt: skip
-def test_a_mangled_entry_is_one_error(folder, text):
-    (folder / "imagenet.json").write_text(text)
+def test_a_mangled_entry_is_one_error(registry_folder, text):
+    (registry_folder / "imagenet.json").write_text(text)
     with pytest.raises(EngineError, match=r"imagenet\.json"):
         registry.find("imagenet")
 
@@ -102,7 +81,7 @@ def test_another_machines_entry_is_refused_in_words(changed):
     assert registry.names() == [] and not entry(**changed).alive
 
 
-def test_a_dead_machines_entry_does_not_hold_the_name(folder):
+def test_a_dead_machines_entry_does_not_hold_the_name(registry_folder):
     path = registry.write(entry(host="another"))
     with pytest.raises(EngineError, match="is running on machine another"), registry.reserved("imagenet"):
         pass
