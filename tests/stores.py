@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from budgetloader.bench.stores import S3, FaultProxy, RangeServer, juicefs, serve_s3
+from budgetloader.storage.dataset import RemoteDataset
 
 
 @pytest.fixture
@@ -53,3 +57,14 @@ def proxy(web: RangeServer) -> Iterator[FaultProxy]:
     between = FaultProxy(web.port)
     yield between
     between.close()
+
+
+def nothing_is_held(far: RemoteDataset) -> bool:
+    """Whether nothing is pinned or being fetched any more, soon: what nobody waits for is fetched to its end."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        gc.collect()  # an error that a ticket has, and that was raised, is a circle
+        if not far._ledger._pins.any() and not (far._ledger._records >> np.uint64(62) & np.uint64(1)).any():
+            return True
+        time.sleep(0.01)
+    return False

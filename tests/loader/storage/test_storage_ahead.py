@@ -1,10 +1,10 @@
 """What runs ahead of the engine, and what the loader says of the store."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
+from stores import nothing_is_held
 
 from budgetloader import BudgetLoader, Dataset, Schedule
 from budgetloader.bench.stores import Trouble
@@ -41,10 +41,7 @@ def test_as_much_is_fetched_ahead_as_was_asked_for_and_no_more(far):
     coming = next(iter(ahead._coming)).plan
     assert {int(s) for s in np.flatnonzero(far._ledger._pins)} == {*first.samples.tolist(), *coming.samples.tolist()}
     del ahead  # as when an iteration is left: nothing stays pinned, and what has not begun is not fetched
-    deadline = time.monotonic() + 30
-    while (far._ledger._pins.any() or (far._ledger._records >> np.uint64(62)).any()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not far._ledger._pins.any() and not (far._ledger._records >> np.uint64(62)).any()
+    assert nothing_is_held(far)
 
 
 def test_local_datasets_and_engines_that_read_nothing_are_left_alone(far, beton):
@@ -108,4 +105,4 @@ def test_what_was_planned_ahead_of_a_selection_is_dropped(far, beton):
             return found
 
     assert ids_of(far) == ids_of(beton)
-    assert not far._ledger._pins.any()
+    assert nothing_is_held(far)

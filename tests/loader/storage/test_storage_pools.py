@@ -1,11 +1,10 @@
 """Orders in blocks, read a pool at a time: few large requests, the same stream, and nothing is held too long."""
 
-import gc
 import hashlib
-import time
 
 import numpy as np
 import pytest
+from stores import nothing_is_held
 
 from budgetloader import BudgetLoader, Dataset, Schedule, StorageError
 from budgetloader.bench.stores import Trouble
@@ -45,17 +44,6 @@ def stream_of(path, *, state=None, stop=None, **options):
                 if len(ids_of) == stop:
                     return found.hexdigest(), ids_of, batches.state_dict()
     return found.hexdigest(), ids_of, None
-
-
-def nothing_is_held(far):
-    """Whether nothing is pinned or being fetched any more, soon: what nobody waits for is fetched to its end."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        gc.collect()  # an error that a ticket has, and that was raised, is a circle
-        if not far._ledger._pins.any() and not (far._ledger._records >> np.uint64(62) & np.uint64(1)).any():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 @pytest.mark.slow
@@ -134,7 +122,7 @@ def test_no_more_than_the_next_pool_is_held_and_each_sample_until_its_plan(far, 
         pool_bytes = max(pool_bytes, pools._largest)
         pinned = int(far.sizes[far._ledger._pins > 0].sum())
         assert pinned <= 1.25 * pool_bytes + 5 * far.sizes.max() + (8 << 20)
-    assert next(pools, None) is None and not far._ledger._pins.any() and not pools._pools
+    assert next(pools, None) is None and nothing_is_held(far) and not pools._pools
 
 
 def test_what_was_held_is_let_go_with_the_iteration(far):

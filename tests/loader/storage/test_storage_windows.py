@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from stores import nothing_is_held
 
 from budgetloader import ArgumentError, BudgetLoader, Dataset, Schedule, engines
 from budgetloader.jpeg import Cropper
@@ -71,7 +72,7 @@ def test_the_pixels_are_those_of_the_local_file(web, beton, engine):
         assert fetched >= whole / 2, "each sample whole, at least once"
     else:
         assert fetched < 0.85 * whole  # these images are small, and their headers are a larger part than is usual
-    assert not far._ledger._pins.any() and (far.jpeg(5) == Dataset(beton).jpeg(5)).all()
+    assert nothing_is_held(far) and (far.jpeg(5) == Dataset(beton).jpeg(5)).all()
 
 
 def test_stand_ins_and_whole_images_are_fetched_whole(web, beton, small_beton):
