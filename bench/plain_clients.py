@@ -52,9 +52,9 @@ def rate(wanted: Sequence[tuple[int, int]], read: Read, *, threads: int) -> dict
         RuntimeError: other bytes came than were asked for.
     """
     with ThreadPoolExecutor(threads) as pool:
-        began, worked = time.perf_counter(), _own_seconds()
+        began, worked = time.perf_counter(), own_seconds()
         sizes = list(pool.map(lambda span: len(read(*span)), wanted))
-        seconds, own = time.perf_counter() - began, _own_seconds() - worked
+        seconds, own = time.perf_counter() - began, own_seconds() - worked
     if sizes != [stop - start for start, stop in wanted]:
         raise RuntimeError("a server gave other bytes than it was asked for")
     return {
@@ -64,6 +64,7 @@ def rate(wanted: Sequence[tuple[int, int]], read: Read, *, threads: int) -> dict
     }
 
 
-def _own_seconds() -> float:
+def own_seconds() -> float:
+    """The processor time that this process has had, seconds."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime

@@ -119,19 +119,23 @@ def rates_grid(record: dict[str, Any]) -> Grid:
             f"{measured['images_per_second'][name]:,.0f}",
             ratio("over_the_lower", name),
             ratio("over_both", name),
+            f"{measured['own_ms_per_image'][name]:.2f}",
+            ratio("own_local_over", name),
             f"{first[name]:.2f}" if name in first else "–",
         )
         for name, title in _TITLES.items()
     ]
     return Grid(
         f"images/s at {options['image_size']} pixels, with {latency}",
-        ("", "images/s", "of the lower", "of both on these cores", "opened, and the first batch, s"),
+        ("", "images/s", "of the lower", "of both on these cores", "own ms", "of local", "opened, and the first batch, s"),
         cells,
         f"Medians of {options['turns']} turns of one epoch of {options['images']} images ({options['blocks']}) with "
         f"{latency}, and trimmed means of the turns' ratios with 95 % intervals; store, proxy and loader share the "
         "cores. The lower: of the local file's rate and the plain "
         "client's, turn by turn (of the warm cache: the local file's). Both: what is left if decoding and fetching "
-        "cost what they cost alone, one after the other, 1/(1/local + 1/client).",
+        "cost what they cost alone, one after the other, 1/(1/local + 1/client). Own ms: processor time of "
+        "the loader's process for an image, without the store's and the proxy's; of local: the local file's by it, "
+        "which is the share of the local rate that a trainer has whose store is on another machine.",
     )
 
 
@@ -230,13 +234,15 @@ def _rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Na
         for name, (one, sampling) in ways.items():
             turns[name].append(_run(one, options, sampling=sampling))
         for name, samples in clients.items():
-            turns[name].append({"rate": _plain(read, far, connections, samples=samples)})
+            turns[name].append(_plain(read, far, connections, samples=samples))
     boundaries = {
         name: _run(one, options, epochs=2, sampling=sampling)["boundary"] for name, (one, sampling) in ways.items()
     }
     rates = {name: [turn["rate"] for turn in of] for name, of in turns.items()}
 
     bounds = {"loader": ("local", "client"), "blocks": ("local", "client of blocks"), "cache": ("local",)}
+
+    own = {name: [turn["own_ms"] for turn in of] for name, of in turns.items()}
 
     def over(name: str, bound: Callable[..., float]) -> dict[str, Any]:
         others = zip(*(rates[other] for other in bounds[name]), strict=True)
@@ -248,6 +254,11 @@ def _rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Na
         "over_the_lower": {name: over(name, lambda *turn: min(turn)) for name in bounds},
         "over_both": {
             name: over(name, lambda *turn: 1 / sum(1 / one for one in turn)) for name in ("loader", "blocks")
+        },
+        "own_ms_per_image": {name: statistics.median(of) for name, of in own.items()},
+        "own_local_over": {
+            name: dataclasses.asdict(trimmed_mean([a / b for a, b in zip(own["local"], own[name], strict=True)]))
+            for name in bounds
         },
         "first_batch_seconds": first,
         "boundary_seconds": boundaries,
@@ -263,6 +274,7 @@ def _run(
 ) -> dict[str, Any]:
     """Some epochs of a loader that begins with nothing: images per second, and seconds."""
     from budgetloader import BudgetLoader, Schedule
+    from budgetloader.bench.plain_clients import own_seconds
 
     shape: Any = {
         "batch_size": options.batch_size,
@@ -272,26 +284,30 @@ def _run(
         "sampling": sampling,
     }
     with BudgetLoader(dataset, schedule=Schedule.full(epochs=epochs), seed=epochs, **shape) as batches:
-        began, samples = time.perf_counter(), 0
+        began, worked, samples = time.perf_counter(), own_seconds(), 0
         for _ in batches.epochs():
             samples += sum(len(labels) for _, labels in batches)
-        seconds = time.perf_counter() - began
+        seconds, own = time.perf_counter() - began, own_seconds() - worked
         first, last = batches.stats[0].boundary_seconds, batches.stats[-1].boundary_seconds
-        return {"rate": samples / seconds, "first": first, "boundary": last, "verdict": batches.verdict()}
+        rate, own_ms = samples / seconds, 1000 * own / samples
+        return {"rate": rate, "own_ms": own_ms, "first": first, "boundary": last, "verdict": batches.verdict()}
 
 
-def _plain(read: Callable[[int, int], Any], dataset: Any, connections: int, *, samples: int) -> float:
+def _plain(read: Callable[[int, int], Any], dataset: Any, connections: int, *, samples: int) -> dict[str, float]:
     """Every sample, or every few neighbours, in an order of chance, fetched and dropped: samples per second."""
+    from budgetloader.bench.plain_clients import own_seconds
+
     firsts = np.random.default_rng(0).permutation(np.arange(0, len(dataset), samples))
     lasts = np.minimum(firsts + samples, len(dataset)) - 1
     stops = dataset.starts[lasts] + dataset.sizes[lasts]
     spans = list(zip(dataset.starts[firsts].tolist(), stops.tolist(), strict=True))
     with ThreadPoolExecutor(connections) as pool:
         list(pool.map(lambda span: read(*span), spans[:connections]))
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), own_seconds()
         for _ in pool.map(lambda span: len(read(*span)), spans):
             pass
-        return len(dataset) / (time.perf_counter() - began)
+        seconds, own = time.perf_counter() - began, own_seconds() - worked
+        return {"rate": len(dataset) / seconds, "own_ms": 1000 * own / len(dataset)}
 
 
 if __name__ == "__main__":

@@ -151,7 +151,8 @@ def _try_resident(device: str) -> None:
 def _others() -> Iterator[str]:
     ray = importlib.util.find_spec("ray") is not None
     yield _line(
-        "service", "Ray is installed" if ray else "not installed; pip install '.[service]' for serve and connect"
+        "service",
+        "Ray is installed" if ray else "not installed; pip install 'budgetloader[service]' for serve and connect",
     )
     from budgetloader.engines import turbojpeg
 

@@ -88,8 +88,8 @@ class _Entry:
 _NATIVE = ("simplejpeg", "numba", "torch")
 _ENGINES = {
     "native": _Entry("native", "NativeEngine", _NATIVE, "budgetloader"),
-    "dali": _Entry("dali", "DALIEngine", ("nvidia.dali",), "nvidia-dali-cuda130"),
-    "ffcv": _Entry("ffcv", "FFCVEngine", ("ffcv",), "ffcv"),
+    "dali": _Entry("dali", "DALIEngine", ("nvidia.dali",), "'budgetloader[dali]'"),
+    "ffcv": _Entry("ffcv", "FFCVEngine", ("ffcv",), "'budgetloader[ffcv]'"),
     "resident": _Entry("resident", "ResidentEngine", _NATIVE, "budgetloader"),
     "synthetic": _Entry("synthetic", "SyntheticEngine", ("torch",), "budgetloader"),
 }
@@ -102,7 +102,7 @@ def installed(name: str) -> bool:
 
 
 def package(name: str) -> str:
-    """What to install for engine `name`."""
+    """What to give `pip install` for engine `name`, as it stands in a shell."""
     return _ENGINES[name].install
 
 

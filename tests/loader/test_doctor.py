@@ -32,7 +32,7 @@ def test_a_trainer_that_is_too_fast_is_told_what_to_do(storage, trainer, says):
 def test_what_is_not_installed_or_broken_is_said_and_does_not_end_the_report(beton, monkeypatch):
     monkeypatch.setattr(engines, "installed", lambda name: name != "ffcv")
     work = Work(image_size=32, batch_size=8, epochs=1)
-    assert doctor._try("ffcv", beton, work) == "not installed; pip install ffcv"
+    assert doctor._try("ffcv", beton, work) == "not installed; pip install 'budgetloader[ffcv]'"
     assert "does not work: " in doctor._try("native", beton.with_name("none.beton"), work)
 
 

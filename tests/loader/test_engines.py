@@ -331,7 +331,7 @@ def test_an_engine_of_ones_own_is_a_class_with_one_method(dataset):
 
 def test_an_engine_that_is_not_installed_says_how_to_get_it(dataset, monkeypatch):
     monkeypatch.setattr(engines, "_is_there", lambda package: package != "ffcv")
-    with pytest.raises(EngineError, match="pip install ffcv"):
+    with pytest.raises(EngineError, match=r"pip install 'budgetloader\[ffcv\]'"):
         create("ffcv", dataset)
 
 
