@@ -108,28 +108,45 @@ def answer(study: Study, rows: Rows) -> str:
     whole = len(found) == len(pairs) and all(_whole(study, rows, contrast) for contrast in found.values())
     state = "" if whole else " so far (the primary contrasts are not finished, and so are not tested yet)"
     lines = [f"{study.title}, {seeds} seeds{state}:", ""]
-    for budget in dict.fromkeys(arm.budget for arm in study.arms if arm.kind == "flat"):
+    budgets = list(dict.fromkeys(arm.budget for arm in study.arms if arm.kind == "flat"))
+    for budget in budgets:
         parts = [
-            f"{_difference(found[pair], whole=whole)} {words}"
+            _compared(found[pair], words, whole=whole)
             for words, pair in (
                 ("fewer full epochs of the same cost", (f"flat@{budget}", f"short@{budget}")),
-                ("these with linear decay", (f"flat@{budget}", f"short-linear@{budget}")),
+                ("fewer full epochs with linear decay", (f"flat@{budget}", f"short-linear@{budget}")),
             )
             if pair in found
         ]
         if parts:
-            lines.append(f"- A fresh fraction of **{budget}** was {', and '.join(parts)}{_cost(rows, budget)}.")
-    return "\n".join(lines)
+            lines.append(f"- At **{budget}** a fresh fraction was {', and '.join(parts)}{_cost(rows, budget)}.")
+    return "\n".join([*lines, *_both_linear(rows, budgets)])
 
 
-def _difference(contrast: Contrast, *, whole: bool) -> str:
-    """ "0.31 ± 0.20 points (equivalent) worse than" and the like; the verdict only where all contrasts are whole."""
-    direction = "better than" if contrast.mean > 0 else "worse than"
-    if f"{abs(contrast.mean):.2f}" == "0.00":
-        direction = "different from"
-    verdict = {"better": "significant", "worse": "significant", "open": "undecided"}.get(contrast.verdict, "equivalent")
-    said = f" ({verdict})" if whole else ""
-    return f"{abs(contrast.mean):.2f} ± {contrast.half_width:.2f} points{said} {direction}"
+def _compared(contrast: Contrast, other: str, *, whole: bool) -> str:
+    """ "0.31 ± 0.20 points more accurate than …" and the like; the verdict only where all contrasts are whole."""
+    mean, half_width = contrast.mean, contrast.half_width
+    if whole and contrast.verdict == "equivalent":
+        return f"as accurate as {other} ({mean:+.2f} ± {half_width:.2f} points, equivalent)"
+    size = f"{abs(mean):.2f} ± {half_width:.2f} points {'more' if mean > 0 else 'less'} accurate than {other}"
+    if not whole:
+        return size
+    return f"{size} ({'undecided' if contrast.verdict == 'open' else 'significant'})"
+
+
+def _both_linear(rows: Rows, budgets: Sequence[str]) -> list[str]:
+    """A sentence on the two arms with linear decay, of which the protocol has no contrast."""
+    pairs = [(f"flat-linear@{budget}", f"short-linear@{budget}") for budget in budgets]
+    found = {c.first.partition("@")[2]: c for c in statistics.contrasts(rows, pairs)}
+    if not found:
+        return []
+    said = [f"{c.mean:+.2f} ± {c.half_width:.2f} at {budget}" for budget, c in found.items()]
+    listed = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
+    return [
+        "",
+        f"With linear decay in both, a fresh fraction minus fewer full epochs was, in points: {listed}. The protocol has "
+        "no such contrast, so it is not tested.",
+    ]
 
 
 def _cost(rows: Rows, budget: str) -> str:
