@@ -68,6 +68,8 @@ class FakeCUDA:
         # FFCV asks for a GPU once, as it is imported: it must not be told of one that goes away again.
         with contextlib.suppress(ImportError):
             import budgetloader.engines.ffcv  # noqa: F401
+        import torch._dynamo  # as some calls do: it looks at functions that are replaced here
+
         self._stack = ExitStack()
         patch = self._stack.enter_context
         if self.kind == "cuda":
@@ -323,6 +325,7 @@ class Event:
 
     def query(self) -> bool:
         self._fake.on_operation()
+        self._fake.touch(f"{self._fake.kind}:{self._fake.thread.device}", "a look at an event")
         return not self.clock or self._fake.order.passed(self.clock)
 
     def synchronize(self) -> None:
@@ -364,6 +367,7 @@ def _torch_cuda(fake: FakeCUDA) -> dict[str, Any]:
                 yield
             finally:
                 state.streams[which.place] = before
+        fake.touch(place(), "a stream that is set back")  # torch then sets the device, too, which makes a context there
 
     def set_device(which: Any) -> None:
         state.device = int(place(which).partition(":")[2])

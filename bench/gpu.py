@@ -58,6 +58,8 @@ _DEFAULTS: dict[str, tuple[Any, Any]] = {  # on a GPU, on a CPU
     "minutes": (7.5, 4.5),
 }
 _LEAST_SECONDS = 10  # that are left for a measurement to begin
+_MOST_SECONDS = 120  # of one: one that hangs is not to take all that there are
+_GOODBYE_SECONDS = 20  # that a bench has to write down what it has
 
 
 class Bench:
@@ -80,7 +82,7 @@ class Bench:
 
         return Child(f"budgetloader.bench.gpu_parts:{part}_part", name=name, arguments=arguments)
 
-    def ask(self, child: Any, *, most_seconds: int = 240) -> dict[str, Any]:
+    def ask(self, child: Any, *, most_seconds: int = _MOST_SECONDS) -> dict[str, Any]:
         """A process's answer, or {"error": why there is none}."""
         if self.seconds_left < _LEAST_SECONDS:
             return {"error": f"left out: the {self.options.minutes:g} minutes are over"}
@@ -97,15 +99,30 @@ class Bench:
         """The settings' rows of another bench, or one row with an error."""
         if self.seconds_left < _LEAST_SECONDS:
             return [{"error": f"left out: the {self.options.minutes:g} minutes are over"}]
+        results = Path(str(arguments[arguments.index("--out") + 1])) / "results.json"
+        results.unlink(missing_ok=True)
+        process, late = subprocess.Popen(apart.command(module, *map(str, arguments))), False
         try:
-            subprocess.run(apart.command(module, *map(str, arguments)), check=True, timeout=self.seconds_left)
+            process.wait(self.seconds_left)
         except subprocess.TimeoutExpired:
-            return [{"error": f"{module} took longer than the {self.options.minutes:g} minutes that there are"}]
-        except subprocess.CalledProcessError as error:
-            return [{"error": _ending(f"{module} ended with status {error.returncode}")}]
-        folder = Path(str(arguments[arguments.index("--out") + 1]))
-        rows = json.loads((folder / "results.json").read_text())["settings"]
+            late = True
+            process.send_signal(signal.SIGINT)  # it writes down what it has
+        finally:
+            _end(process)
+        if process.returncode and not (late and results.exists()):
+            if late:
+                return [{"error": f"{module} took longer than the {self.options.minutes:g} minutes that there are"}]
+            return [{"error": _ending(f"{module} ended with status {process.returncode}")}]
+        rows = json.loads(results.read_text())["settings"]
         return [{**row, **row["seeds"][0], "seeds": 1} for row in rows]
+
+
+def _end(process: subprocess.Popen) -> None:
+    try:
+        process.wait(_GOODBYE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _ending(message: str) -> str:
@@ -140,10 +157,14 @@ def _installed(engines_: Sequence[str], say: Any) -> list[str]:
     return kept
 
 
+def _has_nvimagecodec() -> bool:
+    return importlib.util.find_spec("nvidia") is not None and importlib.util.find_spec("nvidia.nvimgcodec") is not None
+
+
 def hardware(bench: Bench) -> list[dict[str, Any]]:
     from budgetloader.bench.gpu_parts import JPEGS
 
-    if importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.nvimgcodec") is None:
+    if not _has_nvimagecodec():
         bench.say("nvImageCodec is not installed (it comes with DALI); the hardware is not asked")
         return []
     device = bench.options.device
@@ -159,6 +180,8 @@ def loaders(bench: Bench) -> dict[str, Any]:
     options = bench.options
     names = [engine for engine in _installed(options.engines, bench.say) if engine != "resident"]
     names += [name for name in OTHERS if importable(name)]
+    if options.device != "cpu" and not _has_nvimagecodec():  # which decodes what is cropped there
+        names = [name for name in names if name != "cropped decoding alone"]
     work = {
         "beton": bench.beton,
         "folder": str(bench.out / "data" / "jpegs" / "train"),
@@ -314,11 +337,11 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
             options.device = engines.check_device(options.device)
         except EngineError as error:
             raise EngineError(f"{error}; --device cpu tries the command") from None
-    bench = Bench(options, console.print)
     with bars(console) as progress:
         made: Any = {"evaluation": None, "seed": 0, "progress": progress}
-        prepare(None, folder=bench.out / "data", images=options.images, **made)
-        prepare(None, folder=bench.out / "small", images=1440, builtin="digits", image_size=32, **made)
+        prepare(None, folder=Path(options.out) / "data", images=options.images, **made)
+        prepare(None, folder=Path(options.out) / "small", images=1440, builtin="digits", image_size=32, **made)
+    bench = Bench(options, console.print)  # its minutes begin here
     results: dict[str, Any] = {"environment": environment(), "options": {**vars(options), "out": None}}
     results["command"] = command("budgetloader.bench.gpu", arguments)
     results["environment"] |= {"cuda": _driver(), "nvimagecodec": version("nvidia-nvimgcodec-cu13")}

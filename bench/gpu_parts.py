@@ -21,7 +21,8 @@ Answer = Callable[..., dict[str, Any]]
 TOLERANCE = {"native": 0.0, "dali": 1.5, "ffcv": 1.5, "resident": 0.05}  # mean difference, of 255
 _OTHERS = 1.5  # an engine of somebody's own
 SIZE = {"resident": 32}  # of the images; others have 128
-LOAD = (4096, 12)  # products of matrices of this size, this many before each batch: some 10 ms of an H100
+LOAD_SIZE, LOAD_SECONDS = 4096, 0.025  # products of such matrices before each batch, and how long they take
+_LOAD_MOST = 1000  # of them
 JPEGS = ("as stored", "cropped", "without restart markers", "optimised tables")
 _RATE_IMAGES = 64
 
@@ -67,25 +68,42 @@ def engine_of(name: str) -> Any:
 
 
 class _Load:
-    """A trainer's kernels, queued so that the device is behind the host when a batch is handed over."""
+    """A trainer's kernels, queued so that the device is behind the host when a batch is handed over.
 
-    def __init__(self, device: str, size: int, count: int) -> None:
+    Args:
+        device: any; nothing is queued on a CPU.
+        size: of a square matrix that is multiplied by itself.
+        count: how many times; None: for `LOAD_SECONDS`, as measured first.
+    """
+
+    def __init__(self, device: str, size: int, count: int | None) -> None:
         import torch
 
-        self._count = count if torch.device(device).type == "cuda" else 0
-        self._matrix = torch.ones((size, size) if self._count else (0, 0), dtype=torch.float16, device=device)
+        cuda = torch.device(device).type == "cuda"
+        self._count = 0 if not cuda else count or 8
+        self._matrix = torch.ones((size, size) if cuda else (0, 0), dtype=torch.float16, device=device)
+        if cuda and count is None:
+            self.queue()
+            torch.cuda.synchronize(device)
+            began = time.perf_counter()
+            self.queue()
+            torch.cuda.synchronize(device)
+            seconds = (time.perf_counter() - began) / self._count
+            self._count = min(max(round(LOAD_SECONDS / seconds), 1), _LOAD_MOST)
 
     def queue(self) -> None:
         for _ in range(self._count):
             self._matrix.mm(self._matrix)
 
 
-def contract(engine: str, *, beton: str, device: str, load: tuple[int, int] = LOAD) -> dict[str, Any]:
+def contract(
+    engine: str, *, beton: str, device: str, load: tuple[int, int | None] = (LOAD_SIZE, None)
+) -> dict[str, Any]:
     """Every batch of one engine on the device, under load, against native's on the CPU.
 
     Through epochs of changing budgets, and the first again, in bytes and in float16. Each batch is copied by a
-    kernel behind the queued ones, and dropped at once: were it read too early, or its memory given away too
-    early, the copy would show it.
+    kernel behind the queued ones, and dropped when the next one is taken: were it read too early, or its memory given
+    away too early, the copy would show it.
     """
     import torch
 

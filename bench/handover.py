@@ -20,7 +20,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -135,8 +135,14 @@ class _Trainer:
                 images + 1
 
 
-def _on(stream: torch.cuda.Stream | None) -> AbstractContextManager:
-    return nullcontext() if stream is None else torch.cuda.stream(stream)
+@contextmanager
+def _on(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """As a trainer uses a stream that knows its GPU: torch would set the device back to another one, and touch that."""
+    if stream is None:
+        yield
+        return
+    with torch.cuda.device(stream.device), torch.cuda.stream(stream):
+        yield
 
 
 @contextmanager

@@ -97,7 +97,7 @@ class _Pipeline:
         size, count = self._output.image_size, self._scheduled.popleft()
         shape = (size, size, 3) if self._output.layout == "channels_last" else (3, size, size)
         dtype = torch.uint8 if self._output.dtype == "uint8" else torch.float16
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
             made = torch.ones((count, *shape), dtype=dtype, device=self._stream.device)
         self._stream.synchronize()
         block = self._fake.memory.block(made)

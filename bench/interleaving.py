@@ -176,14 +176,21 @@ class _Lock:
     def __init__(self, run: Interleaving) -> None:
         self._run, self._taken = run, False
 
-    def __enter__(self) -> bool:
-        self._run.wait(lambda: not self._taken)
+    def acquire(self, timeout: float = -1) -> bool:
+        if not self._run.wait(lambda: not self._taken, timeout=timeout >= 0):
+            return False
         self._taken = True
         return True
 
-    def __exit__(self, *details: object) -> None:
+    def release(self) -> None:
         self._taken = False
         self._run.give_way()
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *details: object) -> None:
+        self.release()
 
 
 class _Queue:

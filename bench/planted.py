@@ -78,12 +78,21 @@ def _hold_only_what_worked(self: _Beside, work: Any, keep: Sequence[object]) -> 
         kept.append(pinned)
         return torch.from_numpy(pinned).to(self._device, non_blocking=True)
 
-    with self._lock, torch.cuda.stream(self._stream):
+    with self._lock, torch.cuda.device(self._device), torch.cuda.stream(self._stream):
         self._let_go()
         made = work(put)
         event = torch.cuda.Event()
         event.record(self._stream)
         self._held.append((event, kept))
+    return made, event
+
+
+def _on_stream_without_the_device(self: _Beside, work: Any, keep: Sequence[object]) -> tuple[Any, Any]:
+    with self._lock, torch.cuda.stream(self._stream):
+        made = work(lambda array: torch.from_numpy(array).to(self._device))
+        event = torch.cuda.Event()
+        event.record(self._stream)
+        self._held.append((event, list(keep)))
     return made, event
 
 
@@ -204,6 +213,9 @@ PLANTED = {
     ),
     "memory pinned through the thread's current GPU": Planted(
         "service", _threads_without_their_device, "belongs to another process"
+    ),
+    "a stream that sets the thread's GPU back": Planted(
+        "native", _method(_Beside, "_on_stream", _on_stream_without_the_device), "set back"
     ),
     "labels drain the trainer's queue": Planted(
         "synthetic", _method(_Beside, "make", _labels_that_wait), "waited for the trainer's"

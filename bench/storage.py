@@ -127,7 +127,15 @@ def rates_grid(record: dict[str, Any]) -> Grid:
     ]
     return Grid(
         f"images/s at {options['image_size']} pixels, with {latency}",
-        ("", "images/s", "of the lower", "of both on these cores", "own ms", "of local", "opened, and the first batch, s"),
+        (
+            "",
+            "images/s",
+            "of the lower",
+            "of both on these cores",
+            "own ms",
+            "of local",
+            "opened, and the first batch, s",
+        ),
         cells,
         f"Medians of {options['turns']} turns of one epoch of {options['images']} images ({options['blocks']}) with "
         f"{latency}, and trimmed means of the turns' ratios with 95 % intervals; store, proxy and loader share the "

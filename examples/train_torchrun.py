@@ -14,6 +14,8 @@ def train(network: nn.Module, data: str, schedule: budgetloader.Schedule, *, bat
     cuda = torch.cuda.is_available()
     distributed.init_process_group("nccl" if cuda else "gloo")
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)  # or this process takes memory of GPU 0, too
     network = DistributedDataParallel(network.to(device))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     batches = budgetloader.BudgetLoader(  # it takes its rank's share of each batch of batch_size

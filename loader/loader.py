@@ -180,7 +180,7 @@ class BudgetLoader(Choosing, Closing):
         self.dataset = options.open_dataset(path, cache, cache_bytes, verify=verify, label_field=label_field)
         self.crop, self.crop_reason = options.choose_crop(crop, self.dataset)
         drawn: Any = {"batch_size": batch_size, "seed": self.seed, "crop": self.crop, "on_corrupt": on_corrupt}
-        drawn |= {"wanted": Wanted(sampling, where(self.dataset, samples), weights, selection), "shard": shard}
+        drawn |= {"wanted": Wanted(sampling, where(self.dataset, samples), weights, selection, device), "shard": shard}
         self._planner, self._cursor = options.make_plans(self.dataset, train=train, schedule=schedule, **drawn)
         self._views = Views(self.dataset, train=train, views=views, crops=crops, crop=self.crop, seed=self.seed)
         self.image_sizes = sizes = image_sizes(image_size, epochs=len(self._planner.steps))

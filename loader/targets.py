@@ -259,6 +259,7 @@ def _array(asked: Any, source: _Source) -> Callable[[Rows], Any]:
         if tensor.device.type == "cpu" and tensor.dtype != torch.bfloat16:  # torch would wake threads for it
             array = tensor.numpy()
             return lambda rows: array[rows.ids]
+        tensor[:1].cpu()  # waits for what was written to it: it is looked up on another stream than the trainer's
         return lambda rows: tensor[torch.from_numpy(np.array(rows.ids)).to(tensor.device)]
     try:
         array = asked if isinstance(asked, np.ndarray) else np.asarray(asked)

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +166,10 @@ def _in_turn(ready: Callable[[], Data], *, rank: int) -> Data:
     """The data; rank 0 converts what has to be converted, and the others wait for it."""
     if not distributed.is_initialized():
         return ready()
+    # A group of its own: the usual one gives up after 10 minutes (NCCL), and a conversion may take hours.
+    waiting = distributed.new_group(backend="gloo", timeout=timedelta(days=2))
     found = ready() if rank == 0 else None
-    distributed.barrier()
+    distributed.barrier(group=waiting)  # type: ignore[arg-type]  # torch's stub has it for ranks outside of it
     return found or ready()
 
 

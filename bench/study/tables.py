@@ -144,8 +144,8 @@ def _both_linear(rows: Rows, budgets: Sequence[str]) -> list[str]:
     listed = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
     return [
         "",
-        f"With linear decay in both, a fresh fraction minus fewer full epochs was, in points: {listed}. The protocol has "
-        "no such contrast, so it is not tested.",
+        f"With linear decay in both, a fresh fraction minus fewer full epochs was, in points: {listed}. The protocol "
+        "has no such contrast, so it is not tested.",
     ]
 
 

@@ -130,7 +130,7 @@ def choose(*, output: Output, dataset: Any = None) -> tuple[str, str]:
         return "native", f"{gpu} is not known to decode JPEGs in hardware; threads decode, and the GPU normalises"
     if not installed("dali"):
         return "native", f"{gpu} decodes JPEGs in hardware, but DALI is not installed; pip install {package('dali')}"
-    return "dali", f"{gpu} decodes JPEGs in hardware"
+    return "dali", f"{gpu} is of a kind that decodes JPEGs in hardware"
 
 
 def _jpeg_hardware(device: str) -> tuple[str, bool]:

@@ -103,7 +103,7 @@ class Output:
         """Each channel's output value for each pixel value: [channels, 256] in the output's dtype."""
         import torch
 
-        values = torch.arange(256, dtype=torch.float32).expand(self.channels, 256)
+        values = torch.arange(256, dtype=torch.float32, device="cpu").expand(self.channels, 256)
         if self.dtype != "uint8":
             affine = torch.from_numpy(self.affine())
             values = values * affine[:, :1] + affine[:, 1:]

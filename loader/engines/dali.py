@@ -175,7 +175,8 @@ class _Maker:
         try:
             batch = self._renderer.batch(plan, self._uploader)
         finally:
-            self._problem, self._pipeline = None, self._build()
+            self._problem, self._pipeline = None, None  # its memory, before the next one takes some
+            self._pipeline = self._build()
             for at in range(len(self._fed)):
                 self._feed(at)
         if not batch.replaced and not isinstance(error, (JpegError, CorruptSampleError)):

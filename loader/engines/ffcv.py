@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import llvmlite.binding
@@ -239,13 +240,23 @@ def _make_loader(job: Job, output: Output) -> Any:
             torch.set_num_threads(threads)  # FFCV sets them to its workers; a trainer on the CPU needs them
 
 
+def _without_gpu(method: Any) -> Any:
+    """A method of FFCV's that makes no CUDA streams. They are not used here, and would set up a context on a GPU."""
+    return FunctionType(
+        method.__code__, {**method.__globals__, "IS_CUDA": False}, closure=method.__closure__, name=method.__name__
+    )
+
+
 class _Endless(EpochIterator):
     """FFCV's iterator, given plans one at a time: it holds no order, and its thread is never started."""
+
+    run_pipeline = _without_gpu(EpochIterator.run_pipeline)
+    _begin = _without_gpu(EpochIterator.__init__)
 
     depth = 1
 
     def __init__(self, loader: Any, job: Job, work: Work, uploader: Uploader) -> None:
-        super().__init__(loader, [])
+        self._begin(loader, [])
         self._job, self._work, self._uploader = job, work, uploader
         self._renderer = Renderer(job, work, uploader.host)
         self._threads = min(job.workers, _MOST_THREADS)
@@ -302,7 +313,7 @@ class FFCVEngine(ThreadedEngine):
         self.crops_bytes = crops_bytes(job)
         work = Work()
         up = uploader(job)
-        # FFCV makes things, which are not used here, on whichever GPU is the current one.
-        endless = up.run(lambda put: _Endless(_make_loader(job, up.host), job, work, up))
+        with torch.device("cpu"):  # FFCV's arrays are the host's, whatever a trainer's default device is
+            endless = _Endless(_make_loader(job, up.host), job, work, up)
         endless.warm_up()
         super().__init__(endless, capacity=job.capacity, work=work, name="ffcv")

@@ -63,7 +63,7 @@ class ResidentEngine(DirectEngine):
 
     def _stop(self) -> None:
         self._uploader.close()
-        self._images = torch.empty(0, dtype=torch.uint8)  # a part of it would keep the whole
+        self._images = torch.empty(0, dtype=torch.uint8, device="cpu")  # a part of it would keep the whole
 
     def _mended(self, plan: BatchPlan) -> BatchPlan:
         """The plan, with other samples in place of those that do not decode."""
@@ -102,9 +102,12 @@ class ResidentEngine(DirectEngine):
                     matrix[y, first[y] : first[y] + count[y]] = weights[y, : count[y]]
             if plan.flips[i]:
                 across[i] = across[i, ::-1]
-        images = self._images[put(plan.samples)].float()
-        blended = torch.einsum("nyh,nhwc,nxw->nyxc", put(down), images, put(across))
-        return (blended + 0.5).clamp_(0, 255).byte()
+        images, place = self._images[put(plan.samples)], self._images.device.type
+        # The trainer's thread runs this: its autocast is not ours, nor its leave to multiply float32 as TF32.
+        wide = torch.float64 if place == "cuda" else torch.float32
+        with torch.autocast(place, enabled=False):
+            factors = put(down).to(wide), images.to(wide), put(across).to(wide)
+            return (torch.einsum("nyh,nhwc,nxw->nyxc", *factors) + 0.5).clamp_(0, 255).byte()
 
 
 def bytes_of(dataset: Any, *, crop: Crop, channels: int = 3) -> int:

@@ -36,7 +36,7 @@ class SyntheticEngine(DirectEngine):
         """A batch of images of a size, on the device."""
         output, generator = self._job.output, torch.Generator().manual_seed(0)
         shape = (self._job.batch_size, size, size, output.channels)
-        pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+        pixels = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8, device="cpu")
         table = output.table()
         images = torch.stack([table[c][pixels[..., c].long()] for c in range(output.channels)], dim=1)
         memory = torch.channels_last if output.layout == "channels_last" else torch.contiguous_format

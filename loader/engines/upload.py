@@ -7,7 +7,7 @@ the order right, whichever threads and streams the trainer and the engine use:
    and the allocation of the memory that they write to. One stream runs them in order.
 2. A batch ends with an event on that stream. The engine's `get` runs on the trainer's thread; there
    `Batch.arrived` has the trainer's current stream wait for the event, and tells the allocator that the
-   trainer's stream uses the batch, so that its memory is not given away under a queued kernel.
+   trainer's stream uses the batch, its targets included, so that no memory of it is given away under a queued kernel.
 3. Memory that the GPU reads (pinned buffers, another library's tensors) is held until that event has passed,
    also where making the batch failed half-way.
 4. The uploader's stream waits for no other, and no call waits for the trainer's stream: the trainer's queue is
@@ -24,7 +24,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -36,7 +36,7 @@ from budgetloader.engines.base import Job, Output
 from budgetloader.engines.buffers import BufferPool
 from budgetloader.engines.normalize import Normalize
 from budgetloader.engines.threads import JOIN_SECONDS
-from budgetloader.errors import EngineError
+from budgetloader.errors import EngineError, first_line
 
 Put = Callable[[np.ndarray], torch.Tensor]
 """Copies an array to the device. It belongs to the call of `Uploader.make` or `run` that gives it."""
@@ -202,7 +202,7 @@ class _Beside(_Pooled):
         self._stream = torch.cuda.Stream(device)
         self._normalize = self.run(lambda put: Normalize(job.output))
         # Pinned memory goes back to torch's allocator when the last array is gone: not before it was read.
-        self._finalizer = weakref.finalize(self, _wait, self._held)
+        self._finalizer = weakref.finalize(self, _wait, self._held, device)
         self._finalizer.atexit = False
 
     def send(self, buffer: np.ndarray, labels: np.ndarray, *, foreign: bool = False) -> Sent:
@@ -228,8 +228,14 @@ class _Beside(_Pooled):
         torch.cuda.set_device(self._device)
 
     def close(self) -> None:
-        with self._lock:
-            _wait(self._held)
+        if not self._lock.acquire(timeout=JOIN_SECONDS):
+            _log.warning("a batch has been on its way to the GPU for %.0f s; it may hang", JOIN_SECONDS)
+            _given_up.append(self._held)
+            return
+        try:
+            _wait(self._held, self._device)
+        finally:
+            self._lock.release()
 
     def _on_stream(self, work: Callable[[Put], Made], keep: Sequence[object]) -> tuple[Made, torch.cuda.Event]:
         """Some work on the stream, and the event behind it."""
@@ -241,7 +247,8 @@ class _Beside(_Pooled):
             kept.append(pinned)
             return torch.from_numpy(pinned).to(self._device, non_blocking=True)
 
-        with self._lock, torch.cuda.stream(self._stream):
+        # The stream's own guard would set the thread's device back to GPU 0, and so make a context there.
+        with self._lock, torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             self._let_go()
             try:
                 made = work(put)
@@ -264,7 +271,7 @@ class _Beside(_Pooled):
     def _pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         with torch.cuda.device(self._device):  # or it would be pinned through GPU 0, and set up a context there
             return (
-                torch.empty(int(np.prod(shape)) * dtype.itemsize, dtype=torch.uint8, pin_memory=True)
+                torch.empty(int(np.prod(shape)) * dtype.itemsize, dtype=torch.uint8, device="cpu", pin_memory=True)
                 .numpy()
                 .view(dtype)
                 .reshape(shape)
@@ -276,18 +283,26 @@ def _raw(output: Output) -> Output:
     return replace(output, dtype="uint8", layout="channels_last", device="cpu")
 
 
-def _wait(held: deque[tuple[torch.cuda.Event, list[object]]]) -> None:
-    """Wait until the GPU has read all held memory; after 10 seconds the rest is never freed."""
+def _wait(held: deque[tuple[torch.cuda.Event, list[object]]], device: torch.device) -> None:
+    """Wait until the GPU has read all held memory. After 10 seconds, or where it failed, the rest is never freed."""
     deadline = time.monotonic() + JOIN_SECONDS
     while held:
-        if held[0][0].query():
-            held.popleft()
-        elif time.monotonic() < deadline:
-            time.sleep(0.001)
+        try:
+            with torch.cuda.device(device):
+                read = held[0][0].query()
+        except RuntimeError as error:  # an error of the GPU's is told by every later call
+            why = first_line(error)
         else:
-            _log.warning("the GPU has not copied %d batches within %.0f s; it may hang", len(held), JOIN_SECONDS)
-            _given_up.extend(held)
-            held.clear()
+            if read:
+                held.popleft()
+                continue
+            if time.monotonic() < deadline:
+                time.sleep(0.001)
+                continue
+            why = f"it has not read them within {JOIN_SECONDS:.0f} s, and may hang"
+        _log.warning("the GPU has not copied %d batches: %s", len(held), why)
+        _given_up.extend(held)
+        held.clear()
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,5 +315,15 @@ class _Handover:
     def __call__(self, batch: Batch) -> None:
         stream = torch.cuda.current_stream(self.device)
         stream.wait_event(self.event)
-        batch.images.record_stream(stream)
-        batch.labels.record_stream(stream)
+        for tensor in _tensors((batch.images, batch.labels, batch.targets)):
+            if tensor.device.type == self.device.type:
+                tensor.record_stream(stream)
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """All tensors in targets, whatever they stand in."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list, Mapping)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(part)

@@ -52,12 +52,14 @@ class Wanted:
         samples: some of the set: their numbers, or a boolean mask with an entry per sample.
         weights: a number per sample of the whole set, or "balanced": draws in proportion, with replacement.
         selection: one's own.
+        device: the loader's, where ranks tell each other their losses if they have no other way.
     """
 
     sampling: Sampling = "independent"
     samples: ArrayLike | None = None
     weights: ArrayLike | str | None = None
     selection: Selection | ScoreSelection | None = None
+    device: str = "cpu"
 
 
 class Chosen:
@@ -172,7 +174,8 @@ def choose(
     """
     _check_together(wanted, mixture)
     total, shard = len(labels), shard or Shard()
-    ranks = Ranks(shard, most=-(-batch_size // shard.world_size), gather=getattr(wanted.selection, "gather", None))
+    most, gather = -(-batch_size // shard.world_size), getattr(wanted.selection, "gather", None)
+    ranks = Ranks(shard, most=most, gather=gather, device=wanted.device)
     members = None if wanted.samples is None else members_of(wanted.samples, size=total)
 
     learning = isinstance(wanted.selection, ScoreSelection)

@@ -20,10 +20,11 @@ class Ranks:
         shard: this rank's part.
         most: rows, at most, that a rank has to tell at a time: the samples of its part of a batch.
         gather: one's own way to tell each other; default: torch.distributed's default group.
+        device: this rank's, for a group that tells each other through GPUs (NCCL).
     """
 
-    def __init__(self, shard: Shard, *, most: int, gather: Gather | None = None) -> None:
-        self.shard, self.most = shard, most
+    def __init__(self, shard: Shard, *, most: int, gather: Gather | None = None, device: str = "cpu") -> None:
+        self.shard, self.most, self._device = shard, most, device
         self._gather = gather
         if gather is None and shard.world_size > 1 and _group() == shard.world_size:
             self._gather = self._through_torch
@@ -84,8 +85,10 @@ class Ranks:
         import torch
         from torch import distributed
 
-        on = "cuda" if distributed.get_backend() == "nccl" else "cpu"
-        own = torch.zeros(self.most + 1, 2, dtype=torch.int64)
+        on = "cpu"
+        if distributed.get_backend() == "nccl":  # which refuses two ranks on one GPU
+            on = self._device if self._device.startswith("cuda") else "cuda"
+        own = torch.zeros(self.most + 1, 2, dtype=torch.int64, device="cpu")
         own[0, 0] = len(rows)
         own[1 : len(rows) + 1] = torch.from_numpy(np.ascontiguousarray(rows))
         own = own.to(on)

@@ -252,7 +252,9 @@ def test_an_unfinished_record_is_called_so_and_not_tested():
     rows |= pilot_rows(TINY, spread=0.1)  # which asks for these two seeds, and their spread for two more
     assert [row[2] for row in tables.primary(TINY, rows).rows] == ["2 of 4", "2 of 4"]
     rows |= made_up(flat=2 * [80.1, 80.3], short=2 * [80.0, 80.1], short_linear=2 * [81.0, 81.1])
-    assert "as accurate as fewer full epochs of the same cost (+0.15 ± 0.09 points, equivalent), and" in tables.answer(TINY, rows)
+    assert "as accurate as fewer full epochs of the same cost (+0.15 ± 0.09 points, equivalent), and" in tables.answer(
+        TINY, rows
+    )
     assert [row[2] for row in tables.primary(TINY, rows).rows] == ["4 of 4", "4 of 4"]
     assert "not finished" not in {row[-1] for row in tables.primary(TINY, rows).rows}
 

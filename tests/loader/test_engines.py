@@ -261,6 +261,16 @@ def test_torchs_threads_are_left_alone(make, data):
     assert torch.get_num_threads() == before
 
 
+@every_engine
+def test_torchs_settings_of_a_trainer_change_no_pixel(make, data):
+    """Some engines work on the trainer's thread: its autocast and its default device are not theirs."""
+    todo, size = plans(data, 4), 24
+    expected = [batch.images for batch in produce(make(image_size=size), todo)]
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
+        found = [batch.images for batch in produce(make(image_size=size), todo)]
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_unknown_engines_and_outputs_are_refused():
     with pytest.raises(EngineError, match="native"):
         engines.resolve("warp", output=Output(8))
@@ -356,6 +366,21 @@ def test_auto_says_which_engine_and_why(monkeypatch):
 
 
 @pytest.mark.skipif(not engines.installed("ffcv"), reason="ffcv is not installed")
+def test_ffcv_makes_no_stream_on_a_gpu_that_batches_do_not_go_to(dataset, monkeypatch):
+    pytest.importorskip("ffcv")
+    from ffcv.loader import epoch_iterator
+
+    def refuse(*_):
+        raise AssertionError("a context would be set up on a GPU")
+
+    monkeypatch.setattr(epoch_iterator, "IS_CUDA", True)
+    for name in ("Stream", "stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, refuse)
+    engine = create("ffcv", dataset)
+    assert len(produce(engine, plans(dataset, 2))) == 2
+    engine.close()
+
+
 def test_ffcvs_compiled_code_is_not_reused_when_the_code_within_it_changes():
     """Numba looks at one file only: this engine's has the cropping and resizing of two others in it."""
     from budgetloader.engines import ffcv

@@ -5,11 +5,16 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from learning import COMMON, Meeting, losses_of, on_ranks, trained
+from torch import distributed
 
 from budgetloader import ArgumentError, BudgetLoader, EngineError, InfoBatch, Schedule, ScheduleError
+from budgetloader.bench.fake_cuda import FakeCUDA
+from budgetloader.selections import agreement
+from budgetloader.shard import Shard
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -85,6 +90,21 @@ with BudgetLoader(path, **options) as batches:
         print(json.dumps([found, batches.state_dict()["chosen"], str(error)]))
 distributed.destroy_process_group()
 """
+
+
+def test_ranks_tell_each_other_on_their_own_gpu_where_the_group_wants_one(monkeypatch):
+    def all_gather(parts, own):
+        assert str(own.device) == "cuda:1"
+        for part in parts:
+            part.copy_(own)
+
+    monkeypatch.setattr(distributed, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(distributed, "all_gather", all_gather)
+    monkeypatch.setattr(agreement, "_group", lambda: 2)
+    with FakeCUDA(devices=2, home={1}) as fake:
+        ranks = agreement.Ranks(Shard(1, 2), most=3, device="cuda:1")
+        assert ranks.all(np.array([[4, 5]])).tolist() == [[4, 5], [4, 5]]
+    assert not fake.order.faults
 
 
 @pytest.mark.slow

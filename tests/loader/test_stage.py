@@ -17,7 +17,7 @@ from test_engines import (  # the contract: pytest runs what is imported with th
     test_two_engines_in_one_process_do_not_disturb_each_other,
 )
 
-from budgetloader import ArgumentError, Dataset, EngineError, engines
+from budgetloader import ArgumentError, BudgetLoader, Dataset, EngineError, Schedule, engines
 from budgetloader.bench.fake_cuda import FakeCUDA
 from budgetloader.engines import DirectEngine
 from budgetloader.engines.base import Job, Output
@@ -257,6 +257,10 @@ def brighter(images, targets, keys):
     return images // 2 + more.view(-1, 1, 1, 1), targets
 
 
+def several(images, targets, keys):
+    return images, {"sum": targets + 0, "pair": (targets * 2, [targets * 3, "text"] * len(targets))}
+
+
 PLACES = [brighter, PerBatch(lambda i: i.clamp(max=0.5), on="device"), PerSample(lambda i: 255 - i)]
 
 
@@ -278,3 +282,43 @@ def test_on_a_gpu_the_order_of_all_operations_is_kept(beton, transform, options,
     assert not fake.order.faults
     for (images, labels), batch in zip(found, reference, strict=True):
         assert torch.equal(images, batch.images) and torch.equal(labels, batch.labels)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_real_gpu_no_target_is_given_away_under_a_trainers_kernel(beton):
+    options = {"schedule": Schedule.full(epochs=4), "batch_size": 8, "image_size": 16, "targets": np.arange(70)}
+    sums = []
+    with BudgetLoader(beton, device="cuda:0", transform=several, with_ids=True, **options) as batches:
+        for _ in batches.epochs():
+            for _, targets, ids in batches:
+                torch.cuda._sleep(20_000_000)  # some 10 ms, in which what is queued below has not been read
+                sums.append((targets["sum"] + targets["pair"][0], ids))
+                del targets
+    assert all(torch.equal(total.cpu(), 3 * ids) for total, ids in sums)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "wanted, transform, read",
+    [
+        ((np.arange(70), np.arange(70) * 2), same, lambda targets: targets[0] + targets[1]),
+        (np.arange(70), several, lambda targets: targets["sum"] + targets["pair"][0]),
+        (np.arange(70), several, lambda targets: targets["pair"][1][0] * 1),
+    ],
+    ids=["arrays", "a dict of the transform's", "a list in it"],
+)
+def test_on_a_gpu_no_target_is_given_away_under_a_trainers_kernel(beton, wanted, transform, read, seed):
+    """Targets in tuples, dicts and lists are read by kernels that are still queued when the trainer drops them."""
+    options = {"schedule": Schedule.full(epochs=1), "batch_size": 8, "image_size": 16, "targets": wanted}
+    with (
+        FakeCUDA(seed=seed) as fake,
+        BudgetLoader(beton, device="cuda:0", transform=transform, with_ids=True, **options) as batches,
+    ):
+        sums = []
+        for _, targets, ids in batches:
+            sums.append((read(targets), ids))
+            del targets
+        found = [(total.cpu(), ids) for total, ids in sums]
+    assert not fake.order.faults
+    assert all(torch.equal(total, 3 * ids) for total, ids in found)
