@@ -14,6 +14,7 @@ devices against the host and against each other. `budgetloader.bench.interleavin
 from __future__ import annotations
 
 import contextlib
+import importlib
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -68,8 +69,8 @@ class FakeCUDA:
         # FFCV asks for a GPU once, as it is imported: it must not be told of one that goes away again.
         with contextlib.suppress(ImportError):
             import budgetloader.engines.ffcv  # noqa: F401
-        import torch._dynamo  # as some calls do: it looks at functions that are replaced here
-
+        # Before anything is replaced: it looks at torch.cuda's functions when it is first imported.
+        importlib.import_module("torch._dynamo")
         self._stack = ExitStack()
         patch = self._stack.enter_context
         if self.kind == "cuda":
@@ -330,6 +331,7 @@ class Event:
 
     def synchronize(self) -> None:
         self._fake.on_operation()
+        self._fake.touch(f"{self._fake.kind}:{self._fake.thread.device}", "a wait for an event")
         if self._on is not None:
             self._fake.order.host_waits(self.clock, self._on.name)
 

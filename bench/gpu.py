@@ -4,13 +4,14 @@ Claims: every engine gives on a GPU, under load, the batches that native gives o
 loading faster, or halve what goes over the bus; with a loader that keeps up, a trainer runs as fast as on
 batches from memory, and training time follows the corollaries to half a percentage point.
 
-    python -m budgetloader.bench.gpu                               # everything, on an NVIDIA GPU, in 8 minutes
+    python -m budgetloader.bench.gpu                               # everything, on an NVIDIA GPU, in about 8 minutes
     python -m budgetloader.bench.gpu --parts contract loader       # some of it
     python -m budgetloader.bench.gpu --engines dali mypackage.mymodule:MyEngine
     python -m budgetloader.bench.gpu --device cpu                  # without one: as far as it goes, and small
 
 Each measurement has a process of its own: one that fails, crashes or hangs is a row that says so, and the
-others go on; the command's status is 1 then. Parts for which no time is left are left out, and said. How
+others go on; the command's status is 1 then. Parts for which no time is left are left out, and said; what commands
+before this one have measured in the same folder, of the same code, is kept. How
 time is measured: as in bench/throughput.py (every loader in turn, warm-up first; a measurement ends when the
 device has finished) and bench/imagenet_mnv2.py (settings interleaved, epoch by epoch). The trainer's ceiling
 is the same trainer on the synthetic engine, in turn with the loader.
@@ -109,12 +110,15 @@ class Bench:
             process.send_signal(signal.SIGINT)  # it writes down what it has
         finally:
             _end(process)
-        if process.returncode and not (late and results.exists()):
-            if late:
-                return [{"error": f"{module} took longer than the {self.options.minutes:g} minutes that there are"}]
+        over = {"error": f"{module} took longer than the {self.options.minutes:g} minutes that there are"}
+        if late and not results.exists():
+            return [over]
+        if process.returncode and not late:
             return [{"error": _ending(f"{module} ended with status {process.returncode}")}]
-        rows = json.loads(results.read_text())["settings"]
-        return [{**row, **row["seeds"][0], "seeds": 1} for row in rows]
+        rows = [{**row, **row["seeds"][0], "seeds": 1} for row in json.loads(results.read_text())["settings"]]
+        if not late:
+            return rows
+        return [row for row in rows if len(row["epoch_records"]) > 1] + [over]  # an epoch alone is warm-up
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -240,11 +244,12 @@ def imagenet(bench: Bench) -> list[dict[str, Any]]:
         *("--image-size", options.image_size, "--width", options.width, "--device", options.device),
         *("--boundary", "off", "--extra-rounds", options.extra_rounds, "--out", bench.out / "imagenet", "--fresh"),
     )
-    if "error" in rows[0]:
+    timed = [row for row in rows if "error" not in row]
+    if not timed:
         return rows
-    full = rows[0]["epoch_records"]
+    full = timed[0]["epoch_records"]
     seconds = sum(r["full_batch_seconds"] for r in full[1:]) / sum(r["full_batches"] for r in full[1:])
-    for row in rows:
+    for row in timed:
         row["batch_seconds"] = seconds
         row["imagenet_hours"] = hours(row, batch_size=options.batch_size)
         del row["epoch_records"]
@@ -342,9 +347,9 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         prepare(None, folder=Path(options.out) / "data", images=options.images, **made)
         prepare(None, folder=Path(options.out) / "small", images=1440, builtin="digits", image_size=32, **made)
     bench = Bench(options, console.print)  # its minutes begin here
-    results: dict[str, Any] = {"environment": environment(), "options": {**vars(options), "out": None}}
-    results["command"] = command("budgetloader.bench.gpu", arguments)
-    results["environment"] |= {"cuda": _driver(), "nvimagecodec": version("nvidia-nvimgcodec-cu13")}
+    here = environment() | {"cuda": _driver(), "nvimagecodec": version("nvidia-nvimgcodec-cu13")}
+    results = _earlier(bench.out / "results.json", here) | {"environment": here}
+    results |= {"options": {**vars(options), "out": None}, "command": command("budgetloader.bench.gpu", arguments)}
     parts = {"contract": contracts, "hardware": hardware, "loader": loaders}
     parts |= {"trainer": trainers, "imagenet": imagenet, "cifar": cifar}  # type: ignore[dict-item]
     for part in options.parts:
@@ -365,6 +370,17 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         console.print(line, soft_wrap=True)
     console.print(f"report.html and results.json: {bench.out}", soft_wrap=True)
     return 1 if errors(results) else 0
+
+
+def _earlier(path: Path, here: dict[str, Any]) -> dict[str, Any]:
+    """Parts that a command before this one has measured, of the same code on the same machine; by which command."""
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    if {**found["environment"], "date": ""} != {**json.loads(json.dumps(here)), "date": ""}:
+        return {}
+    commands = {**found.get("commands", {}), **dict.fromkeys(found["options"]["parts"], found["command"])}
+    return {**{part: found[part] for part in PARTS if part in found}, "commands": commands}
 
 
 def _driver() -> dict[str, Any] | None:

@@ -132,8 +132,8 @@ def rates_grid(record: dict[str, Any]) -> Grid:
             "images/s",
             "of the lower",
             "of both on these cores",
-            "own ms",
-            "of local",
+            "processor ms an image",
+            "local's ÷ its own",
             "opened, and the first batch, s",
         ),
         cells,
@@ -141,9 +141,10 @@ def rates_grid(record: dict[str, Any]) -> Grid:
         f"{latency}, and trimmed means of the turns' ratios with 95 % intervals; store, proxy and loader share the "
         "cores. The lower: of the local file's rate and the plain "
         "client's, turn by turn (of the warm cache: the local file's). Both: what is left if decoding and fetching "
-        "cost what they cost alone, one after the other, 1/(1/local + 1/client). Own ms: processor time of "
-        "the loader's process for an image, without the store's and the proxy's; of local: the local file's by it, "
-        "which is the share of the local rate that a trainer has whose store is on another machine.",
+        "cost what they cost alone, one after the other, 1/(1/local + 1/client). Processor "
+        "ms: of the loader's process, without the store's and the proxy's; local's ÷ its own: the local file's by it, "
+        "which is what a trainer could have of the local rate whose store is elsewhere, if nothing but its "
+        "processor limited it.",
     )
 
 
@@ -274,6 +275,7 @@ def _rates(s3: S3, address: str, local: Path, folder: Path, options: argparse.Na
         "traffic": str(far.traffic),
         "verdict": str(turns["loader"][-1]["verdict"]),
         "turns": rates,
+        "turns_own_ms": own,
     }
 
 

@@ -77,7 +77,8 @@ def measure(file: str | Path, *, engine: str, work: Work) -> Rates:
             count = 0
             for _, labels in batches:
                 count += len(labels)
-            int(labels[-1])  # on a GPU, the last batch has arrived then
+            if count:
+                int(labels[-1])  # on a GPU, the last batch has arrived then
             rates.append(count / (time.perf_counter() - began))
     return Rates(engine, rates[1:])
 

@@ -169,7 +169,7 @@ def _in_turn(ready: Callable[[], Data], *, rank: int) -> Data:
     # A group of its own: the usual one gives up after 10 minutes (NCCL), and a conversion may take hours.
     waiting = distributed.new_group(backend="gloo", timeout=timedelta(days=2))
     found = ready() if rank == 0 else None
-    distributed.barrier(group=waiting)  # type: ignore[arg-type]  # torch's stub has it for ranks outside of it
+    distributed.barrier(group=waiting)  # type: ignore[arg-type]  # new_group's type has what ranks outside of it get
     return found or ready()
 
 

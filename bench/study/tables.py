@@ -98,7 +98,7 @@ def secondary_pairs(study: Study) -> list[tuple[str, str]]:
 
 
 def answer(study: Study, rows: Rows) -> str:
-    """What the primary contrasts and the comparison with full training say, in sentences."""
+    """What the primary contrasts, the comparison with full training, and the two arms with linear decay say."""
     found = {(c.first, c.second): c for c in statistics.contrasts(rows, statistics.primary_pairs(study))}
     if not found:
         return "There are no two seeds of a primary contrast yet, and so there is nothing to say."
@@ -120,32 +120,34 @@ def answer(study: Study, rows: Rows) -> str:
         ]
         if parts:
             lines.append(f"- At **{budget}** a fresh fraction was {', and '.join(parts)}{_cost(rows, budget)}.")
-    return "\n".join([*lines, *_both_linear(rows, budgets)])
+    return "\n".join([*lines, *_both_linear(study, rows, budgets)])
 
 
 def _compared(contrast: Contrast, other: str, *, whole: bool) -> str:
     """ "0.31 ± 0.20 points more accurate than …" and the like; the verdict only where all contrasts are whole."""
     mean, half_width = contrast.mean, contrast.half_width
     if whole and contrast.verdict == "equivalent":
-        return f"as accurate as {other} ({mean:+.2f} ± {half_width:.2f} points, equivalent)"
-    size = f"{abs(mean):.2f} ± {half_width:.2f} points {'more' if mean > 0 else 'less'} accurate than {other}"
+        return f"within {statistics.MARGIN:g} points of {other} ({mean:+.2f} ± {half_width:.2f}, equivalent)"
+    than = f"{'more' if mean > 0 else 'less'} accurate than" if f"{abs(mean):.2f}" != "0.00" else "from"
+    size = f"{abs(mean):.2f} ± {half_width:.2f} points {than} {other}"
     if not whole:
         return size
     return f"{size} ({'undecided' if contrast.verdict == 'open' else 'significant'})"
 
 
-def _both_linear(rows: Rows, budgets: Sequence[str]) -> list[str]:
+def _both_linear(study: Study, rows: Rows, budgets: Sequence[str]) -> list[str]:
     """A sentence on the two arms with linear decay, of which the protocol has no contrast."""
     pairs = [(f"flat-linear@{budget}", f"short-linear@{budget}") for budget in budgets]
     found = {c.first.partition("@")[2]: c for c in statistics.contrasts(rows, pairs)}
     if not found:
         return []
     said = [f"{c.mean:+.2f} ± {c.half_width:.2f} at {budget}" for budget, c in found.items()]
+    so_far = "" if all(_whole(study, rows, contrast) for contrast in found.values()) else " so far"
     listed = " and ".join([", ".join(said[:-1]), said[-1]] if len(said) > 1 else said)
     return [
         "",
-        f"With linear decay in both, a fresh fraction minus fewer full epochs was, in points: {listed}. The protocol "
-        "has no such contrast, so it is not tested.",
+        f"With linear decay in both, a fresh fraction minus fewer full epochs was{so_far}, in points: {listed}. The "
+        "protocol has no such contrast, so it is not tested.",
     ]
 
 

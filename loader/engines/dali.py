@@ -16,6 +16,7 @@ which names the sample or replaces it, and a new pipeline goes on behind it.
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -175,7 +176,8 @@ class _Maker:
         try:
             batch = self._renderer.batch(plan, self._uploader)
         finally:
-            self._problem, self._pipeline = None, None  # its memory, before the next one takes some
+            self._problem, self._pipeline = None, None
+            traceback.clear_frames(error.__traceback__)  # they hold the pipeline, whose memory the next one may need
             self._pipeline = self._build()
             for at in range(len(self._fed)):
                 self._feed(at)

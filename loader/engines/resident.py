@@ -103,7 +103,8 @@ class ResidentEngine(DirectEngine):
             if plan.flips[i]:
                 across[i] = across[i, ::-1]
         images, place = self._images[put(plan.samples)], self._images.device.type
-        # The trainer's thread runs this: its autocast is not ours, nor its leave to multiply float32 as TF32.
+        # The trainer's thread runs this. Its autocast is not ours, nor its leave to multiply float32 as TF32: that is a
+        # setting of the whole process, and float64 is not touched by it.
         wide = torch.float64 if place == "cuda" else torch.float32
         with torch.autocast(place, enabled=False):
             factors = put(down).to(wide), images.to(wide), put(across).to(wide)

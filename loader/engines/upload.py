@@ -228,12 +228,12 @@ class _Beside(_Pooled):
         torch.cuda.set_device(self._device)
 
     def close(self) -> None:
+        deadline = time.monotonic() + JOIN_SECONDS
         if not self._lock.acquire(timeout=JOIN_SECONDS):
             _log.warning("a batch has been on its way to the GPU for %.0f s; it may hang", JOIN_SECONDS)
-            _given_up.append(self._held)
             return
         try:
-            _wait(self._held, self._device)
+            _wait(self._held, self._device, deadline)
         finally:
             self._lock.release()
 
@@ -283,9 +283,11 @@ def _raw(output: Output) -> Output:
     return replace(output, dtype="uint8", layout="channels_last", device="cpu")
 
 
-def _wait(held: deque[tuple[torch.cuda.Event, list[object]]], device: torch.device) -> None:
+def _wait(
+    held: deque[tuple[torch.cuda.Event, list[object]]], device: torch.device, deadline: float | None = None
+) -> None:
     """Wait until the GPU has read all held memory. After 10 seconds, or where it failed, the rest is never freed."""
-    deadline = time.monotonic() + JOIN_SECONDS
+    deadline = time.monotonic() + JOIN_SECONDS if deadline is None else deadline
     while held:
         try:
             with torch.cuda.device(device):
@@ -316,12 +318,12 @@ class _Handover:
         stream = torch.cuda.current_stream(self.device)
         stream.wait_event(self.event)
         for tensor in _tensors((batch.images, batch.labels, batch.targets)):
-            if tensor.device.type == self.device.type:
+            if tensor.device == self.device:
                 tensor.record_stream(stream)
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors in targets, whatever they stand in."""
+    """All tensors in targets: in tuples, lists and mappings, at any depth."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (tuple, list, Mapping)):

@@ -52,7 +52,7 @@ class Wanted:
         samples: some of the set: their numbers, or a boolean mask with an entry per sample.
         weights: a number per sample of the whole set, or "balanced": draws in proportion, with replacement.
         selection: one's own.
-        device: the loader's, where ranks tell each other their losses if they have no other way.
+        device: the loader's: where ranks tell each other their losses if torch.distributed's group is NCCL's.
     """
 
     sampling: Sampling = "independent"

@@ -135,7 +135,7 @@ def published(tiny, root, capsys):
     science.write_text(quoted)
     assert tiny("--check") == 1 and tiny("--publish") == 0 and tiny("--check") == 0
     text = science.read_text()
-    assert "`flat@0.618` − `short@0.618`" in text and "| `infobatch@0.618` |" in text and "A fresh fraction of" in text
+    assert "`flat@0.618` − `short@0.618`" in text and "| `infobatch@0.618` |" in text and "a fresh fraction was" in text
     science.write_text(text.replace("points", "points!", 1))
     assert tiny("--check") == 1
     science.write_text(text)
@@ -252,11 +252,23 @@ def test_an_unfinished_record_is_called_so_and_not_tested():
     rows |= pilot_rows(TINY, spread=0.1)  # which asks for these two seeds, and their spread for two more
     assert [row[2] for row in tables.primary(TINY, rows).rows] == ["2 of 4", "2 of 4"]
     rows |= made_up(flat=2 * [80.1, 80.3], short=2 * [80.0, 80.1], short_linear=2 * [81.0, 81.1])
-    assert "as accurate as fewer full epochs of the same cost (+0.15 ± 0.09 points, equivalent), and" in tables.answer(
+    assert "within 0.5 points of fewer full epochs of the same cost (+0.15 ± 0.09, equivalent), and" in tables.answer(
         TINY, rows
     )
     assert [row[2] for row in tables.primary(TINY, rows).rows] == ["4 of 4", "4 of 4"]
     assert "not finished" not in {row[-1] for row in tables.primary(TINY, rows).rows}
+
+
+def test_the_answer_says_what_a_contrast_shows_and_no_more():
+    rows = pilot_rows(TINY, spread=0.1)
+    rows |= made_up(flat=2 * [80.3, 80.5], short=2 * [80.0, 80.2], short_linear=2 * [81.0, 79.8])
+    rows |= made_up(flat_linear=2 * [81.2, 80.0])
+    answer = tables.answer(TINY, rows)
+    assert "was within 0.5 points of fewer full epochs of the same cost (+0.30 ± 0.00, equivalent), and" in answer
+    assert "0.00 ± 1.29 points from fewer full epochs with linear decay (undecided)" in answer
+    assert "With linear decay in both, a fresh fraction minus fewer full epochs was, in points: +0.20 ± 0.00" in answer
+    few = {name: row for name, row in rows.items() if "flat-linear" not in name or row["seed"] < 2}
+    assert "epochs was so far, in points: +0.20" in tables.answer(TINY, few)
 
 
 def test_a_picture_carries_the_numbers_that_it_shows(tmp_path):

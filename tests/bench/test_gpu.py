@@ -72,6 +72,37 @@ def test_what_there_is_no_time_for_is_left_out(tmp_path):
     assert gpu_report.errors({"cifar": bench.bench("x")}) == ["cifar: left out: the 0.1 minutes are over"]
 
 
+LATE = """
+import json, pathlib, sys, time
+epochs = [[{"full_batch_seconds": 1.0, "full_batches": 2}] * count for count in json.loads(sys.argv[1])]
+try:
+    time.sleep(100)
+except KeyboardInterrupt:
+    rows = [{"setting": str(n), "seeds": [{"epoch_records": those}]} for n, those in enumerate(epochs)]
+    pathlib.Path(sys.argv[3], "results.json").write_text(json.dumps({"settings": rows}))
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("epochs, kept", [([3, 2, 1], ["0", "1"]), ([1], []), ([], [])])
+def test_what_a_bench_had_measured_when_the_time_was_over_is_kept(tmp_path, monkeypatch, epochs, kept):
+    (tmp_path / "late.py").write_text(LATE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(gpu, "_LEAST_SECONDS", 0)
+    bench = gpu.Bench(gpu.argparse.Namespace(out=str(tmp_path), minutes=0.05), print)
+    *rows, over = bench.bench("late", json.dumps(epochs), "--out", tmp_path)
+    assert [row["setting"] for row in rows] == kept and "took longer than" in over["error"]
+
+
+def test_parts_of_earlier_commands_are_kept_if_they_are_of_the_same_code_and_machine(tmp_path):
+    earlier = {"environment": {"date": "yesterday", "gpu": "T4"}, "command": "gpu --parts contract", "contract": [1]}
+    (tmp_path / "r.json").write_text(json.dumps(earlier | {"options": {"parts": ["contract"]}}))
+    kept = gpu._earlier(tmp_path / "r.json", {"date": "today", "gpu": "T4"})
+    assert kept == {"contract": [1], "commands": {"contract": "gpu --parts contract"}}
+    assert gpu._earlier(tmp_path / "r.json", {"date": "today", "gpu": "H200"}) == {}
+    assert gpu._earlier(tmp_path / "none.json", {}) == {}
+
+
 @pytest.mark.parametrize("kind", gpu_parts.JPEGS)
 def test_the_probe_decodes_each_kind_of_jpeg(beton, kind):
     pytest.importorskip("nvidia.nvimgcodec")

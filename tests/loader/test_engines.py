@@ -365,7 +365,6 @@ def test_auto_says_which_engine_and_why(monkeypatch):
         assert chosen == name and gpu in why and ("pip install" in why) == (not there)
 
 
-@pytest.mark.skipif(not engines.installed("ffcv"), reason="ffcv is not installed")
 def test_ffcv_makes_no_stream_on_a_gpu_that_batches_do_not_go_to(dataset, monkeypatch):
     pytest.importorskip("ffcv")
     from ffcv.loader import epoch_iterator
@@ -381,6 +380,7 @@ def test_ffcv_makes_no_stream_on_a_gpu_that_batches_do_not_go_to(dataset, monkey
     engine.close()
 
 
+@pytest.mark.skipif(not engines.installed("ffcv"), reason="ffcv is not installed")
 def test_ffcvs_compiled_code_is_not_reused_when_the_code_within_it_changes():
     """Numba looks at one file only: this engine's has the cropping and resizing of two others in it."""
     from budgetloader.engines import ffcv

@@ -258,7 +258,8 @@ def brighter(images, targets, keys):
 
 
 def several(images, targets, keys):
-    return images, {"sum": targets + 0, "pair": (targets * 2, [targets * 3, "text"] * len(targets))}
+    listed = [targets * 3] * len(targets)  # an entry for each sample
+    return images, {"sum": targets + 0, "pair": (targets * 2, listed)}
 
 
 PLACES = [brighter, PerBatch(lambda i: i.clamp(max=0.5), on="device"), PerSample(lambda i: 255 - i)]

@@ -212,7 +212,7 @@ def test_closing_does_not_wait_for_a_batch_that_hangs_on_its_way(dataset, monkey
         assert "may hang" in caplog.text
         go_on.set()
         hanging.join()
-        upload._given_up.clear()
+        up.close()
 
 
 def test_closing_says_that_a_gpu_has_failed(dataset, monkeypatch, caplog):
