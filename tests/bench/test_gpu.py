@@ -1,4 +1,5 @@
 import json
+import subprocess
 import time
 
 import pytest
@@ -76,6 +77,7 @@ LATE = """
 import json, pathlib, sys, time
 epochs = [[{"full_batch_seconds": 1.0, "full_batches": 2}] * count for count in json.loads(sys.argv[1])]
 try:
+    pathlib.Path(sys.argv[3], "ready").touch()
     time.sleep(100)
 except KeyboardInterrupt:
     rows = [{"setting": str(n), "seeds": [{"epoch_records": those}]} for n, those in enumerate(epochs)]
@@ -86,10 +88,23 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("epochs, kept", [([3, 2, 1], ["0", "1"]), ([1], []), ([], [])])
 def test_what_a_bench_had_measured_when_the_time_was_over_is_kept(tmp_path, monkeypatch, epochs, kept):
+    class Late(subprocess.Popen):
+        """Is over its time as soon as it is ready for that."""
+
+        late = False
+
+        def wait(self, timeout=None):
+            if self.late:
+                return super().wait(timeout)
+            while not (tmp_path / "ready").exists() and self.poll() is None:
+                time.sleep(0.01)
+            self.late = True
+            raise subprocess.TimeoutExpired(self.args, timeout)
+
     (tmp_path / "late.py").write_text(LATE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(gpu, "_LEAST_SECONDS", 0)
-    bench = gpu.Bench(gpu.argparse.Namespace(out=str(tmp_path), minutes=0.05), print)
+    monkeypatch.setattr(gpu.subprocess, "Popen", Late)
+    bench = gpu.Bench(gpu.argparse.Namespace(out=str(tmp_path), minutes=5), print)
     *rows, over = bench.bench("late", json.dumps(epochs), "--out", tmp_path)
     assert [row["setting"] for row in rows] == kept and "took longer than" in over["error"]
 
