@@ -30,6 +30,7 @@ PAGES = (
     "docs/views.md",
     "docs/storage.md",
     "docs/speed.md",
+    "docs/service.md",
 )
 _BLOCK = re.compile(r"(<!-- quote:([\w-]+) -->\n).*?(<!-- /quote -->)", re.S)
 
@@ -93,6 +94,7 @@ QUOTES: dict[str, tuple[str, Callable[[dict[str, Any]], Grid]]] = {
     "scaling": ("scaling_2_cores", _grid_of("scaling")),
     "starting": ("starting_2_cores", _grid_of("starting")),
     "stored": ("stored_2_cores", _grid_of("stored")),
+    "sweep": ("sweep_2_cores", _grid_of("sweep")),
     "sizes": ("sizes_2_cores", _grid_of("sizes")),
     "augmenting": ("augmenting_2_cores", _grid_of("augmenting")),
     "conversion": ("converting_2_cores", _grid_of("converting")),

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from budgetloader.bench.child import Child, once, together
 from budgetloader.bench.entry import generated, parser_of
+from budgetloader.bench.grid import Grid
 from budgetloader.bench.serving import serving
 
 if TYPE_CHECKING:  # the processes that measure do not need it
@@ -39,6 +40,8 @@ if TYPE_CHECKING:  # the processes that measure do not need it
 SETTINGS = (("full", 0.05), ("0.8", 0.02), ("0.618", 0.01), ("R1_0.618", 0.005))  # schedule, learning rate
 PARTS = ("take", "copy", "one", "train")
 KINDS = ("private", "service", "tensorsocket")
+_DOING = {"take": "only take batches", "copy": "copy them", "one": "only take batches", "train": "train"}
+_LOADERS = {"private": "private", "service": "the service", "tensorsocket": "tensorsocket"}
 NAME = "bench-sweep"
 LIMIT_SECONDS = 300.0  # of a turn; a longer one hangs
 
@@ -281,23 +284,22 @@ def _main(options: argparse.Namespace, arguments: list[str], console: Console) -
         console,
         title="Trainers with private loaders and over a service",
         claim="Trainers over the service decode what one does, and together get more images from the same cores.",
-        parts=[_grid(rows, turns=options.turns)],
+        parts=[grid(results)],
     )
     return 0
 
 
-def _grid(rows: list[dict[str, Any]], *, turns: int) -> Any:
-    from budgetloader.bench.grid import Grid
-
+def grid(record: dict[str, Any]) -> Grid:
+    """The trainers' rates, beside those with private loaders."""
     cells = []
-    for row in rows:
+    for row in record["rows"]:
         decoded = [t["decoded"] / t["images"] for t in row["turns"] if t["decoded"] is not None]
         half = row["of_private_half_width"]
         cells.append(
             (
-                row["part"],
-                row["kind"],
                 str(row["trainers"]),
+                _DOING[row["part"]],
+                _LOADERS[row["kind"]],
                 f"{row['images_per_second']:,.0f} ({row['spread']:,.0f})",
                 (f"{row['of_private']:.2f}" + (f" ± {half:.2f}" if half else "")) if row["of_private"] else "—",
                 f"{statistics.median(decoded):.3f}" if decoded else "—",
@@ -305,10 +307,11 @@ def _grid(rows: list[dict[str, Any]], *, turns: int) -> Any:
         )
     return Grid(
         "images per second of all trainers together",
-        ("part", "loaders", "trainers", "images/s", "of private", "decoded per emitted"),
+        ("trainers", "that", "loaders", "images/s of all", "of private", "decoded for each taken"),
         cells,
-        f"Medians of {turns} turns (interquartile range); of private: mean of the turns' ratios, with Student's 95 % "
-        "interval.",
+        f"Medians of {record['options']['turns']} turns of {record['options']['epochs']} epochs (interquartile range "
+        "in brackets), the first of which finds nothing decoded. Of private: mean of the turns' ratios, with Student's "
+        "95 % interval.",
     )
 
 
