@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # the processes that measure do not need it
 SETTINGS = (("full", 0.05), ("0.8", 0.02), ("0.618", 0.01), ("R1_0.618", 0.005))  # schedule, learning rate
 PARTS = ("take", "copy", "one", "train")
 KINDS = ("private", "service", "tensorsocket")
-_DOING = {"take": "only take batches", "copy": "copy them", "one": "only take batches", "train": "train"}
+_DOING = {"take": "taking only", "copy": "copying", "one": "taking only", "train": "training"}
 _LOADERS = {"private": "private", "service": "the service", "tensorsocket": "tensorsocket"}
 NAME = "bench-sweep"
 LIMIT_SECONDS = 300.0  # of a turn; a longer one hangs
@@ -307,7 +307,7 @@ def grid(record: dict[str, Any]) -> Grid:
         )
     return Grid(
         "images per second of all trainers together",
-        ("trainers", "that", "loaders", "images/s of all", "of private", "decoded for each taken"),
+        ("trainers", "doing", "loaders", "images/s of all", "of private", "decoded for each taken"),
         cells,
         f"Medians of {record['options']['turns']} turns of {record['options']['epochs']} epochs (interquartile range "
         "in brackets), the first of which finds nothing decoded. Of private: mean of the turns' ratios, with Student's "
