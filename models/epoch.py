@@ -114,9 +114,10 @@ class Clock:
         """The laps' lengths; waits for the last one's end."""
         if not self._cuda:
             return [end - begin for begin, end in self._laps]
-        if self._laps:
-            self._laps[-1][1].synchronize()
-        return [begin.elapsed_time(end) / 1000 for begin, end in self._laps]
+        with torch.cuda.device(self._device):  # or an event is waited for through GPU 0, where that makes a context
+            if self._laps:
+                self._laps[-1][1].synchronize()
+            return [begin.elapsed_time(end) / 1000 for begin, end in self._laps]
 
     def _mark(self) -> Any:
         if not self._cuda:
