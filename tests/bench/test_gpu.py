@@ -86,6 +86,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs, kept", [([3, 2, 1], ["0", "1"]), ([1], []), ([], [])])
 def test_what_a_bench_had_measured_when_the_time_was_over_is_kept(tmp_path, monkeypatch, epochs, kept):
     class Late(subprocess.Popen):

@@ -365,6 +365,7 @@ def test_auto_says_which_engine_and_why(monkeypatch):
         assert chosen == name and gpu in why and ("pip install" in why) == (not there)
 
 
+@pytest.mark.slow
 def test_ffcv_makes_no_stream_on_a_gpu_that_batches_do_not_go_to(dataset, monkeypatch):
     pytest.importorskip("ffcv")
     from ffcv.loader import epoch_iterator
