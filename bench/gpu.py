@@ -60,7 +60,6 @@ _DEFAULTS: dict[str, tuple[Any, Any]] = {  # on a GPU, on a CPU
 }
 _LEAST_SECONDS = 10  # that are left for a measurement to begin
 _MOST_SECONDS = 120  # of one: one that hangs is not to take all that there are
-_GOODBYE_SECONDS = 20  # that a bench has to write down what it has
 
 
 class Bench:
@@ -97,7 +96,9 @@ class Bench:
             return self.ask(child)
 
     def bench(self, module: str, *arguments: Any) -> list[dict[str, Any]]:
-        """The settings' rows of another bench, or one row with an error."""
+        """The settings' rows of another bench; with a row that has an error where it failed or the time was over."""
+        from budgetloader.bench.child import end
+
         if self.seconds_left < _LEAST_SECONDS:
             return [{"error": f"left out: the {self.options.minutes:g} minutes are over"}]
         results = Path(str(arguments[arguments.index("--out") + 1])) / "results.json"
@@ -109,7 +110,7 @@ class Bench:
             late = True
             process.send_signal(signal.SIGINT)  # it writes down what it has
         finally:
-            _end(process)
+            end(process)
         over = {"error": f"{module} took longer than the {self.options.minutes:g} minutes that there are"}
         if late and not results.exists():
             return [over]
@@ -119,14 +120,6 @@ class Bench:
         if not late:
             return rows
         return [row for row in rows if len(row["epoch_records"]) > 1] + [over]  # an epoch alone is warm-up
-
-
-def _end(process: subprocess.Popen) -> None:
-    try:
-        process.wait(_GOODBYE_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _ending(message: str) -> str:

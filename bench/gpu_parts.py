@@ -21,8 +21,8 @@ Answer = Callable[..., dict[str, Any]]
 TOLERANCE = {"native": 0.0, "dali": 1.5, "ffcv": 1.5, "resident": 0.05}  # mean difference, of 255
 _OTHERS = 1.5  # an engine of somebody's own
 SIZE = {"resident": 32}  # of the images; others have 128
-LOAD_SIZE, LOAD_SECONDS = 4096, 0.025  # products of such matrices before each batch, and how long they take
-_LOAD_TIMED, _LOAD_MOST = 8, 1000  # of them: multiplied to see how long one takes, and at most
+LOAD_SIZE, LOAD_SECONDS = 4096, 0.025  # of the matrices that are multiplied before each batch; for how long
+_LOAD_TIMED, _LOAD_MOST = 8, 1000  # products: timed to find how many take so long, and at most so many
 JPEGS = ("as stored", "cropped", "without restart markers", "optimised tables")
 _RATE_IMAGES = 64
 
@@ -80,9 +80,7 @@ class _Load:
         import torch
 
         cuda = torch.device(device).type == "cuda"
-        self._count = _LOAD_TIMED if count is None else count
-        if not cuda:
-            self._count = 0
+        self._count = (_LOAD_TIMED if count is None else count) if cuda else 0
         self._matrix = torch.ones((size, size) if cuda else (0, 0), dtype=torch.float16, device=device)
         if cuda and count is None:
             self.queue()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from budgetloader import apart
+from budgetloader.bench.child import end
 
 START_SECONDS = 180.0  # that a service has until it serves
 _END_SECONDS = 60.0
@@ -44,11 +45,7 @@ def start(path: str | Path, *, name: str, memory: str, log: IO[str] | None = Non
 def stop(process: subprocess.Popen[str]) -> None:
     """End a service, and wait until it has."""
     process.terminate()
-    try:
-        process.wait(timeout=_END_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    end(process, seconds=_END_SECONDS)
 
 
 @contextlib.contextmanager
